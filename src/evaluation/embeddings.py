@@ -1,0 +1,60 @@
+"""Clips to embeddings: by the encoder, and by plain mel statistics, the floor an encoder has to beat."""
+
+import numpy as np
+import torch
+
+from src.models.log_mel import LogMel
+from src.models.vit import AudioViT, Pooling, pool
+
+
+@torch.no_grad()
+def embed_clips(
+    encoder: AudioViT,
+    waveforms: list[np.ndarray],
+    layer: int | None = None,
+    pooling: Pooling = "mean",
+    batch_seconds: float = 60.0,
+) -> np.ndarray:
+    """(n, D) fp32, or (n, 2 D) for "mean_std", in the order of `waveforms` ((T,) each, at the encoder's rate).
+
+    Clips of like length go through together, at most `batch_seconds` of padded sound at a time. The encoder's
+    training mode is left as it was found.
+    """
+    was_training = encoder.training
+    encoder.eval()
+    device = encoder.time_pos_embed.device
+    rows: dict[int, np.ndarray] = {}
+    for chosen in batches_by_length([len(w) for w in waveforms], round(batch_seconds * encoder.sample_rate)):
+        waveform, length = _pad([waveforms[i] for i in chosen])
+        embedding = encoder.embed(waveform.to(device), length.to(device), layer, pooling)
+        rows.update(zip(chosen, embedding.float().cpu().numpy(), strict=True))
+    encoder.train(was_training)
+    return np.stack([rows[i] for i in range(len(waveforms))])
+
+
+@torch.no_grad()
+def mel_statistics(waveforms: list[np.ndarray]) -> np.ndarray:
+    """(n, 128): mean and deviation over time of each of the 64 log-mel bands."""
+    log_mel = LogMel()
+    rows = []
+    for waveform in waveforms:
+        bands, _ = log_mel(torch.from_numpy(waveform)[None])  # (1, 64, F)
+        rows.append(pool(bands.transpose(1, 2), torch.tensor([bands.shape[2]]), "mean_std")[0].numpy())
+    return np.stack(rows)
+
+
+def batches_by_length(lengths: list[int], most_samples: int) -> list[list[int]]:
+    """Indices sorted by length, cut so that number x longest stays within `most_samples` (a longer clip goes alone)."""
+    batches: list[list[int]] = []
+    for i in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if batches and (len(batches[-1]) + 1) * lengths[i] <= most_samples:
+            batches[-1].append(i)
+        else:
+            batches.append([i])
+    return batches
+
+
+def _pad(waveforms: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
+    length = torch.tensor([len(w) for w in waveforms])
+    padded = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(w) for w in waveforms], batch_first=True)
+    return padded, length

@@ -1,0 +1,11 @@
+"""Networks: waveform in; tokens, embeddings or a reconstruction loss out. Nothing here knows of training or data.
+
+Letters in shapes: B clips, T samples, F frames (10 ms), N tokens (40 ms), K tokens the encoder sees,
+M masked tokens of the whole batch, D width, P values of a patch (64 mel bands x 4 frames = 256).
+`mask` is True where a token is hidden from the encoder; `valid` is True where a token or frame is sound, not padding.
+"""
+
+from src.models.sizes import SIZES, create_encoder, create_mae
+from src.models.vit import AudioViT
+
+__all__ = ["SIZES", "AudioViT", "create_encoder", "create_mae"]

@@ -1,0 +1,56 @@
+"""Initial weights as a pure function of (seed, parameter name), on any device, whole or sharded.
+
+The distributions are the official code's: Xavier in the encoder, truncated normal 0.02 in the decoder.
+"""
+
+import hashlib
+import math
+
+import torch
+from timm.layers import LayerScale
+from torch import Tensor, nn
+
+from src.models.log_mel import LogMel
+
+
+@torch.no_grad()
+def initialize(module: nn.Module, seed: int, part: str) -> None:
+    """Fill all parameters and buffers of an encoder or decoder in place.
+
+    Args:
+        module: its parameters may be uninitialised (`to_empty`).
+        part: "encoder" or "decoder": chooses the distribution of the matrices and enters the names.
+    """
+    for name, parameter in module.named_parameters():
+        parameter.copy_(initial_value(f"{part}.{name}", parameter.shape, seed, _scale_of(module, name)))
+    for child in module.modules():
+        if isinstance(child, LogMel):
+            child.reset_buffers()
+        elif isinstance(child, nn.BatchNorm1d):
+            child.reset_running_stats()
+
+
+def initial_value(name: str, shape: torch.Size, seed: int, layer_scale: float = 1.0) -> Tensor:
+    """Value of one parameter, fp32 on the CPU. `name` starts with "encoder." or "decoder."."""
+    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") % 2**63)
+    value = torch.empty(shape, device="cpu")
+    if name.endswith(".gamma"):
+        return value.fill_(layer_scale)
+    if name.endswith(("time_pos_embed", "freq_pos_embed", "mask_token")):
+        return value.normal_(std=0.02, generator=generator)
+    if "patch_embed.proj" in name:  # PyTorch's own for a convolution of 256 inputs
+        bound = 1 / math.sqrt(256 if len(shape) == 1 else value[0].numel())
+        return value.uniform_(-bound, bound, generator=generator)
+    if name.endswith("bias") or name.endswith("pos_embed"):
+        return value.zero_()
+    if len(shape) == 1:  # norms
+        return value.fill_(1.0)
+    if name.startswith("encoder."):
+        return nn.init.xavier_uniform_(value, generator=generator)
+    return nn.init.trunc_normal_(value, std=0.02, generator=generator)
+
+
+def _scale_of(module: nn.Module, name: str) -> float:
+    owner = module.get_submodule(name.rpartition(".")[0])
+    return owner.init_values if isinstance(owner, LayerScale) else 1.0

@@ -1,0 +1,164 @@
+"""Waveform to normalised log-mel spectrogram: the front end of Dasheng (STFT 512 / hop 160, 64 HTK mel bands).
+
+Each clip is treated as if it were alone: reflection at its own end, dB floor under its own maximum,
+batch-norm statistics over real frames only. The filter bank is torchaudio's.
+"""
+
+import torch
+import torch.distributed as dist
+import torchaudio.functional as AF
+from torch import Tensor, nn
+
+
+class LogMel(nn.Module):
+    """Power mel spectrogram in dB.
+
+    Args:
+        sample_rate: of the waveform, in Hz.
+        n_fft: samples of the periodic Hann window and of the Fourier transform.
+        hop_length: samples from one frame to the next.
+        n_mels: mel bands between f_min and f_max (Hz), HTK scale, triangles of height one.
+        floor_db: values further below the clip's maximum than this are raised to it.
+    """
+
+    window: Tensor  # (n_fft,)
+    filters: Tensor  # (n_fft // 2 + 1, n_mels)
+    amin = 1e-10  # power under this is taken as this, -100 dB (torchaudio's AmplitudeToDB)
+    shortest_seconds = 0.05  # shorter clips are padded with zeros: one token and the reflection need it
+
+    def __init__(
+        self,
+        sample_rate: int = 16000,
+        n_fft: int = 512,
+        hop_length: int = 160,
+        n_mels: int = 64,
+        f_min: float = 0.0,
+        f_max: float = 8000.0,
+        floor_db: float = 120.0,
+    ) -> None:
+        super().__init__()
+        self.sample_rate, self.n_fft, self.hop_length, self.n_mels = sample_rate, n_fft, hop_length, n_mels
+        self.f_min, self.f_max, self.floor_db = f_min, f_max, floor_db
+        self.shortest_samples = round(self.shortest_seconds * sample_rate)
+        self.register_buffer("window", torch.empty(n_fft), persistent=False)
+        self.register_buffer("filters", torch.empty(n_fft // 2 + 1, n_mels), persistent=False)
+        self.reset_buffers()
+
+    def reset_buffers(self) -> None:
+        """Compute window and filter bank, on whatever device they are; needed again after `to_empty`."""
+        if self.window.is_meta:
+            return
+        with torch.device("cpu"):
+            window = torch.hann_window(self.n_fft)
+            filters = AF.melscale_fbanks(
+                self.n_fft // 2 + 1, self.f_min, self.f_max, self.n_mels, self.sample_rate, norm=None, mel_scale="htk"
+            )
+        self.window.copy_(window)
+        self.filters.copy_(filters)
+
+    def num_frames(self, length):
+        """Frames of a clip of `length` samples (int or tensor)."""
+        if isinstance(length, Tensor):
+            return length.clamp(min=self.shortest_samples) // self.hop_length + 1
+        return max(length, self.shortest_samples) // self.hop_length + 1
+
+    def forward(self, waveform: Tensor, length: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """dB values and which frames are real.
+
+        Args:
+            waveform: (B, T) in [-1, 1].
+            length: (B,) samples of each clip; None when all fill their row.
+
+        Returns:
+            (B, n_mels, F) in dB, fp32 also under autocast; and (B, F) bool, None when all frames are real.
+        """
+        with torch.autocast(waveform.device.type, enabled=False):
+            waveform = waveform.float()
+            if length is not None:
+                waveform, length = self._hide_padding(waveform, length)
+            if waveform.shape[1] < self.shortest_samples:
+                waveform = nn.functional.pad(waveform, (0, self.shortest_samples - waveform.shape[1]))
+            frames = _reflect_ends(waveform, self._clip_end(waveform, length), self.n_fft // 2)
+            frames = frames.unfold(-1, self.n_fft, self.hop_length) * self.window  # (B, F, n_fft)
+            real, imaginary = torch.view_as_real(torch.fft.rfft(frames)).unbind(-1)
+            power = (real.square() + imaginary.square()) @ self.filters  # (B, F, n_mels)
+            decibel = 10.0 * power.clamp(min=self.amin).log10()
+            valid = None
+            if length is not None:
+                index = torch.arange(power.shape[1], device=power.device)
+                valid = index < self.num_frames(length)[:, None]
+                decibel = decibel.masked_fill(~valid[..., None], -torch.inf)
+            floor = decibel.amax(dim=(1, 2), keepdim=True) - self.floor_db
+            return torch.maximum(decibel, floor).transpose(1, 2), valid
+
+    def _hide_padding(self, waveform: Tensor, length: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Zeros after clips under 50 ms (the reflection covers the rest); no length where all clips fill their row."""
+        num_samples = waveform.shape[1]
+        shortest, longest = torch.stack(length.aminmax()).tolist()
+        if longest > num_samples:
+            raise ValueError(f"a length of {longest} samples is more than the {num_samples} of the waveform")
+        if shortest < self.shortest_samples:
+            beyond = torch.arange(num_samples, device=waveform.device) >= length[:, None]
+            waveform = waveform.masked_fill(beyond, 0.0)
+        return waveform, None if shortest == num_samples else length
+
+    def _clip_end(self, waveform: Tensor, length: Tensor | None) -> Tensor:
+        if length is None:
+            return torch.full((waveform.shape[0],), waveform.shape[1], device=waveform.device)
+        return length.clamp(min=self.shortest_samples)
+
+    def extra_repr(self) -> str:
+        return f"{self.sample_rate} Hz, n_fft={self.n_fft}, hop_length={self.hop_length}, n_mels={self.n_mels}"
+
+
+def _reflect_ends(waveform: Tensor, length: Tensor, pad: int) -> Tensor:
+    """(B, T) -> (B, T + 2 pad), each row mirrored about its first sample and about its own last one (`length` - 1)."""
+    step = torch.arange(1, pad + 1, device=waveform.device)
+    extended = nn.functional.pad(waveform, (pad, pad))
+    extended[:, :pad] = waveform[:, 1 : pad + 1].flip(1)
+    end = length[:, None] - 1
+    return extended.scatter(1, end + pad + step, waveform.gather(1, end - step))
+
+
+class MelBatchNorm(nn.BatchNorm1d):
+    """BatchNorm over mel bands whose training statistics count real frames only, of all processes together.
+
+    The running statistics are plain means over the first 1 / momentum steps and exponential means from then on, so that
+    they are unbiased from the first step (PyTorch's start from 0 and 1). Gradients do not flow through the statistics:
+    the front end has no parameters before this layer.
+    """
+
+    def __init__(self, n_mels: int, momentum: float = 0.01) -> None:
+        super().__init__(n_mels, momentum=momentum)
+
+    def forward(self, log_mel: Tensor, valid: Tensor | None = None) -> Tensor:
+        """(B, n_mels, F) in dB and (B, F) bool -> (B, n_mels, F), each band normalised, then the affine map."""
+        with torch.autocast(log_mel.device.type, enabled=False):
+            mean, var = self._update_statistics(log_mel, valid) if self.training else self._running()
+            scale = self.weight * torch.rsqrt(var + self.eps)
+            return torch.addcmul((self.bias - mean * scale)[:, None], log_mel, scale[:, None])
+
+    @torch.no_grad()
+    def _update_statistics(self, log_mel: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
+        frames = log_mel.transpose(0, 1).flatten(1)  # (n_mels, B F)
+        weight = torch.ones_like(frames[:1]) if valid is None else valid.reshape(1, -1).to(frames.dtype)
+        total = _sum_over_processes(torch.cat([(frames * weight).sum(1), weight.sum(1)]))
+        count, mean = total[-1], total[:-1] / total[-1]
+        var = _sum_over_processes(((frames - mean[:, None]).square() * weight).sum(1)) / count
+        running_mean, running_var = self._running()
+        assert self.num_batches_tracked is not None and self.momentum is not None
+        self.num_batches_tracked.add_(1)
+        share = (1.0 / self.num_batches_tracked).clamp(min=self.momentum)
+        running_mean.lerp_(mean, share)
+        running_var.lerp_(var * (count / (count - 1)), share)
+        return mean, var
+
+    def _running(self) -> tuple[Tensor, Tensor]:
+        assert self.running_mean is not None and self.running_var is not None
+        return self.running_mean, self.running_var
+
+
+def _sum_over_processes(values: Tensor) -> Tensor:
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(values)
+    return values

@@ -1,0 +1,76 @@
+"""Masked autoencoding of log-mel tokens: the encoder sees a quarter, the decoder fills in the rest.
+
+Dasheng, section 2, after He et al. (2022).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from src.models.decoder import Decoder
+from src.models.masking import group_mask
+from src.models.vit import AudioViT
+
+
+@dataclass
+class MAEOutput:
+    """loss: scalar, mean over the M masked tokens. prediction, target: (M, P), normalised patches in the order of
+    `mask.nonzero()`. mask: (B, N) bool. mean, deviation: (M, 1) dB, what the target was normalised with."""
+
+    loss: Tensor
+    prediction: Tensor
+    target: Tensor
+    mask: Tensor
+    mean: Tensor
+    deviation: Tensor
+
+
+class MaskedAutoencoder(nn.Module):
+    """Encoder and decoder with the paper's objective.
+
+    Args:
+        mask_ratio: share of each clip's tokens that is hidden.
+        mask_group: neighbouring tokens that are hidden together.
+    """
+
+    def __init__(self, encoder: AudioViT, decoder: Decoder, mask_ratio: float = 0.75, mask_group: int = 2) -> None:
+        super().__init__()
+        self.encoder, self.decoder = encoder, decoder
+        self.mask_ratio, self.mask_group = mask_ratio, mask_group
+
+    def forward(self, waveform: Tensor, length: Tensor | None = None, seeds: Tensor | None = None) -> MAEOutput:
+        """Hide, encode, decode, compare.
+
+        Args:
+            waveform: (B, T), at most as long as the encoder's time table (10.08 s).
+            length: (B,) samples; None when all clips fill their row.
+            seeds: (B,) integers that fix each clip's mask, wherever it is computed; None draws them.
+        """
+        if seeds is None:
+            seeds = torch.randint(2**62, (len(waveform),), device=waveform.device)
+        patches, patches_db, valid = self.encoder.tokenize(waveform, length)
+        assert patches.shape[1] <= self.encoder.max_tokens, "the clip is longer than the time table; crop it"
+        mask = group_mask(seeds, patches.shape[1], valid, self.mask_ratio, self.mask_group)
+
+        visible = _take(patches, mask.visible)
+        positions = _take(self.encoder.positions().expand(len(patches), -1, -1), mask.visible)
+        latent = self.encoder.encode(self.encoder.patch_embed(visible) + positions, mask.visible_valid)
+        prediction = self.decoder(latent, mask, valid).float()
+
+        target, mean, deviation = normalise_patches(patches_db[mask.mask])
+        error = (prediction - target).square().mean(-1)
+        loss = error.sum() / max(1, len(error))
+        return MAEOutput(loss, prediction, target, mask.mask, mean, deviation)
+
+
+def normalise_patches(patches: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(M, P) in dB -> the same with mean 0 and (unbiased) deviation 1 a patch, and both as (M, 1)."""
+    mean = patches.mean(-1, keepdim=True)
+    deviation = (patches.var(-1, keepdim=True) + 1e-6).sqrt()
+    return (patches - mean) / deviation, mean, deviation
+
+
+def _take(values: Tensor, index: Tensor) -> Tensor:
+    """(B, N, D) at (B, K) -> (B, K, D)."""
+    return values.gather(1, index[..., None].expand(-1, -1, values.shape[-1]))

@@ -1,0 +1,73 @@
+"""The four sizes, and how a network is made from one."""
+
+from typing import NamedTuple
+
+import torch
+
+from src.models.decoder import Decoder
+from src.models.initialize import initialize
+from src.models.mae import MaskedAutoencoder
+from src.models.vit import AudioViT
+
+
+class Shape(NamedTuple):
+    width: int
+    depth: int
+    num_heads: int
+
+
+class Size(NamedTuple):
+    encoder: Shape
+    decoder: Shape
+
+
+# Base, 0.6B and 1.2B are the paper's (table 1); tiny is DeiT-tiny's.
+SIZES = {
+    "tiny": Size(Shape(192, 12, 3), Shape(192, 4, 3)),
+    "base": Size(Shape(768, 12, 12), Shape(512, 8, 16)),
+    "0.6b": Size(Shape(1280, 32, 16), Shape(512, 8, 16)),
+    "1.2b": Size(Shape(1536, 40, 24), Shape(768, 8, 24)),
+}
+
+
+def create_encoder(
+    size: str,
+    drop_path: float = 0.0,
+    layer_scale: float | None = None,
+    gradient_checkpointing: bool = False,
+    seed: int = 0,
+    device: str = "cpu",
+) -> AudioViT:
+    """An encoder with initial weights that depend on `seed` and the parameters' names only.
+
+    Args:
+        size: a key of SIZES.
+        device: "meta" gives shapes without memory or weights.
+    """
+    with torch.device("meta"):
+        encoder = AudioViT(*SIZES[size].encoder, drop_path, layer_scale, gradient_checkpointing)
+    return _materialise(encoder, seed, "encoder", device)
+
+
+def create_mae(
+    size: str,
+    mask_ratio: float = 0.75,
+    mask_group: int = 2,
+    drop_path: float = 0.0,
+    layer_scale: float | None = None,
+    gradient_checkpointing: bool = False,
+    seed: int = 0,
+    device: str = "cpu",
+) -> MaskedAutoencoder:
+    """A masked autoencoder; its encoder equals `create_encoder` with the same arguments."""
+    encoder = create_encoder(size, drop_path, layer_scale, gradient_checkpointing, seed, device)
+    with torch.device("meta"):
+        decoder = Decoder(encoder.embed_dim, *SIZES[size].decoder, max_tokens=encoder.max_tokens)
+    return MaskedAutoencoder(encoder, _materialise(decoder, seed, "decoder", device), mask_ratio, mask_group)
+
+
+def _materialise(module, seed: int, part: str, device: str):
+    if device != "meta":
+        module.to_empty(device=device)
+        initialize(module, seed, part)
+    return module

@@ -1,0 +1,171 @@
+"""The encoder: a ViT of timm blocks over log-mel tokens of 64 bands x 4 frames (Dasheng, section 2).
+
+Names of parameters follow timm and the official encoder, so that conversions of weights stay short.
+"""
+
+from functools import partial
+from typing import Literal
+
+import torch
+from timm.layers import LayerNorm
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from src.models.log_mel import LogMel, MelBatchNorm
+
+Pooling = Literal["mean", "mean_std"]
+
+
+class PatchEmbed(nn.Module):
+    """Linear map of patches; its weight has the shape of timm's convolution."""
+
+    def __init__(self, n_mels: int, patch_frames: int, width: int) -> None:
+        super().__init__()
+        self.patch_frames = patch_frames
+        self.proj = nn.Conv2d(1, width, (n_mels, patch_frames), (n_mels, patch_frames))
+
+    def patchify(self, log_mel: Tensor) -> Tensor:
+        """(B, n_mels, F) -> (B, N, P); frames that do not fill a patch are dropped. Values run band by band."""
+        num_patches = log_mel.shape[2] // self.patch_frames
+        log_mel = log_mel[:, :, : num_patches * self.patch_frames]
+        return log_mel.unflatten(2, (num_patches, self.patch_frames)).transpose(1, 2).flatten(2)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """(B, N, P) -> (B, N, D)."""
+        return nn.functional.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
+
+
+class AudioViT(nn.Module):
+    """Audio encoder.
+
+    Args:
+        width: D. depth: number of blocks. num_heads: of each block; divides width.
+        drop_path: share of residual branches dropped in the last block, rising linearly from 0 in the first.
+        layer_scale: initial LayerScale value; None leaves it out.
+        gradient_checkpointing: recompute activations in the backward pass.
+        max_tokens: entries of the time table; longer clips go through in consecutive chunks of this many tokens.
+        patch_frames: frames a token.
+        log_mel: front end; None makes the paper's.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        depth: int,
+        num_heads: int,
+        drop_path: float = 0.0,
+        layer_scale: float | None = None,
+        gradient_checkpointing: bool = False,
+        max_tokens: int = 252,
+        patch_frames: int = 4,
+        log_mel: LogMel | None = None,
+    ) -> None:
+        super().__init__()
+        self.embed_dim, self.depth, self.max_tokens = width, depth, max_tokens
+        self.gradient_checkpointing = gradient_checkpointing
+        self.log_mel = log_mel or LogMel()
+        self.init_bn = MelBatchNorm(self.log_mel.n_mels)
+        self.patch_embed = PatchEmbed(self.log_mel.n_mels, patch_frames, width)
+        self.time_pos_embed = nn.Parameter(torch.zeros(1, width, 1, max_tokens))
+        self.freq_pos_embed = nn.Parameter(torch.zeros(1, width, 1, 1))
+        self.blocks = nn.ModuleList(
+            make_block(width, num_heads, drop_path * i / max(depth - 1, 1), layer_scale) for i in range(depth)
+        )
+        self.norm = LayerNorm(width, eps=1e-6)
+
+    @property
+    def sample_rate(self) -> int:
+        return self.log_mel.sample_rate
+
+    @property
+    def hop_seconds(self) -> float:
+        """Seconds from one token to the next."""
+        return self.patch_embed.patch_frames * self.log_mel.hop_length / self.sample_rate
+
+    def num_tokens(self, length):
+        """Real tokens of a clip of `length` samples (int or tensor)."""
+        return self.log_mel.num_frames(length) // self.patch_embed.patch_frames
+
+    def forward(self, waveform: Tensor, length: Tensor | None = None, layer: int | None = None) -> Tensor:
+        """Tokens of each clip, the same as if it were alone.
+
+        Args:
+            waveform: (B, T) at `sample_rate`, in [-1, 1]; what lies beyond `length` is not looked at.
+            length: (B,) samples; None when all clips fill their row.
+            layer: read the output of this block instead of the normed last one; 1 is the first, 0 the patch embedding.
+
+        Returns:
+            (B, N, D); rows beyond `num_tokens(length)` are zeros.
+        """
+        patches, _, valid = self.tokenize(waveform, length)
+        chunks = []
+        for start in range(0, patches.shape[1], self.max_tokens):
+            part = slice(start, start + self.max_tokens)
+            part_valid = None if valid is None else valid[:, part]
+            tokens = self.patch_embed(patches[:, part])
+            tokens = tokens + self.positions()[:, : tokens.shape[1]]
+            chunks.append(self.encode(tokens, part_valid, layer))
+        tokens = chunks[0] if len(chunks) == 1 else torch.cat(chunks, dim=1)
+        return tokens if valid is None else tokens * valid[..., None]
+
+    def embed(
+        self, waveform: Tensor, length: Tensor | None = None, layer: int | None = None, pooling: Pooling = "mean"
+    ) -> Tensor:
+        """One vector a clip: (B, D), or (B, 2 D) for "mean_std"; arguments as in `forward`."""
+        tokens = self(waveform, length, layer)
+        full = torch.full((len(waveform),), waveform.shape[1], device=waveform.device)
+        return pool(tokens, self.num_tokens(full if length is None else length), pooling)
+
+    def tokenize(self, waveform: Tensor, length: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Normalised patches (B, N, P), the same in dB (B, N, P), and which are real (B, N), None when all are."""
+        log_mel, valid = self.log_mel(waveform, length)
+        patchify = self.patch_embed.patchify
+        frames = self.patch_embed.patch_frames
+        if valid is not None:  # a token is real when its last frame is
+            valid_tokens = valid[:, frames - 1 :: frames]
+        return patchify(self.init_bn(log_mel, valid)), patchify(log_mel), None if valid is None else valid_tokens
+
+    def positions(self) -> Tensor:
+        """(1, max_tokens, D)."""
+        return (self.time_pos_embed + self.freq_pos_embed).flatten(2).transpose(1, 2)
+
+    def encode(self, tokens: Tensor, valid: Tensor | None, layer: int | None = None) -> Tensor:
+        """(B, N, D) through the blocks; padding is not attended to. `layer` as in `forward`."""
+        depth = self.depth if layer is None else layer
+        assert 0 <= depth <= self.depth, f"layer {layer} of {self.depth}"
+        tokens = run_blocks(self.blocks[:depth], tokens, valid, self.gradient_checkpointing and self.training)
+        return self.norm(tokens) if layer is None else tokens
+
+
+def make_block(width: int, num_heads: int, drop_path: float = 0.0, layer_scale: float | None = None) -> Block:
+    """timm's pre-norm block with the paper's settings."""
+    return Block(width, num_heads, qkv_bias=True, drop_path=drop_path, init_values=layer_scale)
+
+
+def run_blocks(blocks: nn.ModuleList, tokens: Tensor, valid: Tensor | None, recompute: bool = False) -> Tensor:
+    """(B, N, D) through timm blocks; `valid` (B, N) says which tokens may be attended to."""
+    attended = None
+    if valid is not None:
+        # A row without any real token (a chunk beyond a short clip) attends to all; its output is dropped later.
+        attended = (valid | ~valid.any(1, keepdim=True))[:, None, None]
+    for block in blocks:
+        run = partial(checkpoint, block, use_reentrant=False) if recompute else block
+        tokens = run(tokens, attended)
+    return tokens
+
+
+def pool(tokens: Tensor, num_tokens: Tensor, pooling: Pooling = "mean") -> Tensor:
+    """Mean (and deviation) over a clip's real tokens.
+
+    Args:
+        tokens: (B, N, D). num_tokens: (B,) real tokens of each row, from the left.
+        pooling: "mean" (B, D), the paper's; "mean_std" (B, 2 D) appends the deviation over time.
+    """
+    valid = (torch.arange(tokens.shape[1], device=tokens.device) < num_tokens[:, None])[..., None]
+    count = num_tokens[:, None].to(tokens.dtype)
+    mean = (tokens * valid).sum(1) / count
+    if pooling == "mean":
+        return mean
+    variance = ((tokens - mean[:, None]).square() * valid).sum(1) / count
+    return torch.cat([mean, variance.clamp(min=1e-12).sqrt()], dim=1)  # the root has no slope at 0 (clips of one token)

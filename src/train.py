@@ -1,0 +1,98 @@
+"""Train, validate, test or embed with one command.
+
+    python -m src.train fit --config configs/quickstart.yaml
+    python -m src.train fit --config configs/pretrain/base.yaml --config configs/data/folder.yaml data.path=/my/audio
+
+Files are merged from left to right, then come `key=value` overrides (also `--key value`), then `${...}`.
+Exit status: 0 done, 2 wrong use (one sentence says what), 128 + signal when stopped early and saved.
+"""
+
+import argparse
+import logging
+import os
+import sys
+
+from src.config import Config, ConfigError, describe_keys, load_config, to_yaml
+
+COMMANDS = {
+    "fit": "pretrain an encoder",
+    "validate": "loss of a checkpoint on data.validation",
+    "test": "loss of a checkpoint on data.test",
+    "predict": "embeddings of data.test by a checkpoint, as embeddings.npz in the run folder",
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    try:
+        options, overrides = parse(sys.argv[1:] if arguments is None else arguments)
+        config = load_config(options.config, overrides)
+        if options.print_config:
+            print(to_yaml(config), end="")
+            return 0
+        return run(config, options)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def run(config: Config, options: argparse.Namespace) -> int:
+    """The heavy part: torch, timm and lightning are imported from here on."""
+    logging.captureWarnings(True)
+    logger = logging.getLogger("src")
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    logger.handlers = [logging.StreamHandler(sys.stdout)] if not int(os.environ.get("LOCAL_RANK", 0)) else []
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+
+    from src.training import run as training
+
+    if options.command != "fit":
+        return training.evaluate(config, options.command, options.checkpoint)
+    if options.plan:
+        print(training.plan_run(config, training.prepare_data(config)))
+        return 0
+    return training.fit(config, options.resume)
+
+
+def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Options, and `key=value` overrides."""
+    commands = "\n".join(f"  {name:<9} {text}" for name, text in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m src.train",
+        description=f"{(__doc__ or '').strip()}\n\ncommands:\n{commands}",
+        epilog="settings:\n" + "\n".join(f"  {key}\n      {text}" for key, text in describe_keys().items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("command", choices=COMMANDS, metavar="{" + ",".join(COMMANDS) + "}")
+    parser.add_argument("--config", action="append", default=[], metavar="FILE", help="YAML of settings; repeatable")
+    parser.add_argument("--resume", metavar="auto|CHECKPOINT", help="fit: go on from the run's newest checkpoint")
+    parser.add_argument("--plan", action="store_true", help="fit: print the plan and stop")
+    parser.add_argument("--checkpoint", metavar="PATH", help="validate, test, predict: whose weights")
+    parser.add_argument("--print-config", action="store_true", help="print the resolved settings and stop")
+    options, rest = parser.parse_known_args(arguments)
+    return options, join_overrides(rest)
+
+
+def join_overrides(words: list[str]) -> list[str]:
+    """`--key value`, `--key=value` and `key=value` as `key=value`."""
+    joined: list[str] = []
+    waiting: str | None = None
+    for word in words:
+        if waiting is not None:
+            joined.append(f"{waiting}={word}")
+            waiting = None
+        elif word.startswith("--") and "=" not in word:
+            waiting = word.removeprefix("--")
+        else:
+            joined.append(word)
+    if waiting is not None:
+        raise ConfigError(f"--{waiting} has no value; write {waiting}=VALUE")
+    return joined
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,49 @@
+"""Unreadable clips met on the way: listed once by name and reason in `skipped.csv`, an error when they are too many."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+
+from src.config import ConfigError
+
+
+class BadClips(L.Callback):
+    """Args: file: the list. known: (name, reason) found before the run. max_share: of the clips seen, 0 to 1."""
+
+    smallest_sample = 100  # clips seen before a share means anything
+
+    def __init__(self, file: Path, known: list[tuple[str, str]], max_share: float) -> None:
+        self.file, self.known, self.max_share = file, dict(known), max_share
+        self.met: dict[str, str] = {}
+        self._seen_clips = 0
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if trainer.is_global_zero:
+            self._write()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: dict[str, Any], batch_idx: int
+    ) -> None:
+        self._seen_clips += len(batch["key"])
+        new = {name: reason for name, reason in batch["bad"] if name not in self.met}
+        if not new:
+            return
+        self.met.update(new)
+        if trainer.is_global_zero:
+            self._write()
+        share = len(self.met) / max(self._seen_clips, self.smallest_sample)
+        if share > self.max_share:
+            name, reason = next(iter(new.items()))
+            raise ConfigError(
+                f"{len(self.met)} of {self._seen_clips} clips could not be read (the last: {name}: {reason}), "
+                f"more than data.max_bad_share={self.max_share}; see {self.file}, mend the files or raise the share"
+            )
+
+    def _write(self) -> None:
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.file, "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["name", "reason"])
+            writer.writerows({**self.known, **self.met}.items())

@@ -1,0 +1,85 @@
+"""Is it learning? k-NN and linear probe on a small labelled set during the run, beside floors measured before it."""
+
+import time
+from dataclasses import asdict
+from typing import Any
+
+import lightning.pytorch as L
+import numpy as np
+
+from src.data.labels import LabelledClips
+from src.evaluation.embeddings import embed_clips, mel_statistics
+from src.evaluation.probes import ProbeScores, majority_accuracy, probe
+from src.models.vit import Pooling
+from src.training.pretrain import Pretraining
+
+
+class LearningCheck(L.Callback):
+    """Probes the encoder every `every_steps` optimiser steps and at the end.
+
+    All processes embed (a sharded encoder needs them all). `floors` and `scores` (of the last check) are for the
+    closing table; `seconds` is what the checks during the run cost.
+
+    Args:
+        train, test: labelled clips. layer, pooling: the read-out (`AudioViT.embed`).
+    """
+
+    def __init__(
+        self, train: LabelledClips, test: LabelledClips, every_steps: int, layer: int | None, pooling: Pooling
+    ) -> None:
+        self.train, self.test, self.every_steps, self.layer, self.pooling = train, test, every_steps, layer, pooling
+        self.floors: dict[str, dict[str, float]] = {}
+        self.scores: ProbeScores | None = None
+        self.seconds = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"floors": self.floors, "seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.floors, self.seconds = state_dict["floors"], state_dict["seconds"]
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.floors:  # a resumed run
+            return
+        majority = majority_accuracy(self.train.labels, self.test.labels)
+        mel = self._probe(mel_statistics(self.train.waveforms), mel_statistics(self.test.waveforms))
+        untrained = self.measure(pl_module)
+        self.floors = {
+            "majority": {"knn": majority, "linear": majority},
+            "mel": {"knn": mel.knn, "linear": mel.linear},
+            "untrained": {"knn": untrained.knn, "linear": untrained.linear},
+        }
+        self._log(trainer, {f"floor/{name}_{key}": v for name, row in self.floors.items() for key, v in row.items()})
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if stepped and trainer.global_step % self.every_steps == 0 and trainer.global_step < trainer.max_steps:
+            start = time.perf_counter()
+            self._check(trainer, pl_module)
+            self.seconds += time.perf_counter() - start
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.global_step >= trainer.max_steps:
+            self._check(trainer, pl_module)
+
+    def measure(self, pl_module: L.LightningModule) -> ProbeScores:
+        """Scores of the module's encoder as it is now."""
+        assert isinstance(pl_module, Pretraining)
+        encoder = pl_module.model.encoder
+        return self._probe(
+            embed_clips(encoder, self.train.waveforms, self.layer, self.pooling),
+            embed_clips(encoder, self.test.waveforms, self.layer, self.pooling),
+        )
+
+    def _probe(self, train: np.ndarray, test: np.ndarray) -> ProbeScores:
+        return probe(train, self.train.labels, test, self.test.labels)
+
+    def _check(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.scores = self.measure(pl_module)
+        self._log(trainer, {f"check/{key}": value for key, value in asdict(self.scores).items()})
+
+    def _log(self, trainer: L.Trainer, values: dict[str, float]) -> None:
+        for logger in trainer.loggers:
+            logger.log_metrics(values, step=trainer.global_step)

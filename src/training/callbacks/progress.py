@@ -1,0 +1,53 @@
+"""A progress bar on a terminal, a line now and then elsewhere."""
+
+from typing import Any
+
+import lightning.pytorch as L
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from src.training.callbacks.throughput import Throughput
+
+
+class ProgressLine(L.Callback):
+    """Loss, speed and time to go; on a terminal as a rich bar, in a log file as some fifty lines a run."""
+
+    def __init__(self, console: Console, throughput: Throughput) -> None:
+        self.console, self.throughput = console, throughput
+        self._bar: Progress | None = None
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._every = max(1, trainer.max_steps // 50)
+        if trainer.is_global_zero and self.console.is_terminal:
+            columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+            self._bar = Progress(*columns, console=self.console)
+            self._task = self._bar.add_task("", total=trainer.max_steps, completed=trainer.global_step)
+            self._bar.start()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if not trainer.is_global_zero or (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
+        step = trainer.global_step
+        if self._bar is None and step % self._every and step != trainer.max_steps:
+            return
+        seconds = round(self.throughput.seconds_to_go(trainer))
+        text = (
+            f"loss {float(outputs['loss']):.3f}  {self.throughput.clips_per_second:.0f} clips/s  "
+            f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02} to go"
+        )
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step, description=text)
+        else:
+            self.console.print(f"step {step} of {trainer.max_steps}  {text}", highlight=False)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._stop()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()

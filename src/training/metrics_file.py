@@ -1,0 +1,60 @@
+"""`metrics.csv` of a run: a row for each thing logged, in columns that grow; a resume continues it."""
+
+import csv
+import os
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+
+class MetricsFile(Logger):
+    """Lightning's CSVLogger deletes the file of an earlier start; this one keeps its rows up to the resumed step.
+
+    Args:
+        path: of the file. resumed_at: optimiser step the run goes on from; later rows are dropped (they come again).
+    """
+
+    def __init__(self, path: Path, resumed_at: int = 0) -> None:
+        super().__init__()
+        self.path = path
+        self._columns = ["step"]
+        if getattr(rank_zero_only, "rank", 0) == 0 and path.exists():
+            with open(path, newline="", encoding="utf-8") as file:
+                rows = [row for row in csv.DictReader(file) if int(row["step"]) <= resumed_at]
+            self._columns = list(dict.fromkeys(["step", *(key for row in rows for key in row)]))
+            self._rewrite(rows)
+
+    @property
+    def name(self) -> str:
+        return "metrics"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """The run's config.yaml says them."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        row = {"step": step, **{key: repr(float(value)) for key, value in metrics.items() if key != "epoch"}}
+        if new := [key for key in row if key not in self._columns]:
+            rows = []
+            if self.path.exists():
+                with open(self.path, newline="", encoding="utf-8") as file:
+                    rows = list(csv.DictReader(file))
+            self._columns += new
+            self._rewrite(rows)
+        with open(self.path, "a", newline="", encoding="utf-8") as file:
+            csv.DictWriter(file, self._columns).writerow(row)
+
+    def _rewrite(self, rows: list[dict]) -> None:
+        partial = self.path.with_suffix(".partial")
+        with open(partial, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, self._columns)
+            writer.writeheader()
+            writer.writerows(rows)
+        os.replace(partial, self.path)

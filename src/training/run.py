@@ -1,0 +1,221 @@
+"""One run from settings to files: data, plan, network, trainer, closing table."""
+
+import logging
+import platform
+import secrets
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+import numpy as np
+import torch
+from lightning.pytorch.loggers import Logger, WandbLogger
+from omegaconf import OmegaConf
+from rich.console import Console
+
+from src.config import Config, ConfigError
+from src.data.datamodule import PretrainData
+from src.data.labels import load_labelled
+from src.models.mae import MaskedAutoencoder
+from src.models.sizes import create_mae
+from src.training.callbacks.bad_clips import BadClips
+from src.training.callbacks.checkpoints import AtomicCheckpointIO, Checkpoints
+from src.training.callbacks.exact_resume import ExactResume
+from src.training.callbacks.learning_check import LearningCheck
+from src.training.callbacks.preemption import Preemption
+from src.training.callbacks.progress import ProgressLine
+from src.training.callbacks.reconstruction import Reconstruction
+from src.training.callbacks.throughput import Throughput
+from src.training.closing import closing_table
+from src.training.metrics_file import MetricsFile
+from src.training.plan import Plan, make_plan
+from src.training.pretrain import Pretraining
+from src.training.run_folder import checkpoint_to_resume, compare, free_folder, read_run, start_folder
+
+log = logging.getLogger("src")
+
+
+def fit(config: Config, resume: str | None = None) -> int:
+    """Train; returns the exit status: 0, or 128 + the signal that ended the run early."""
+    checkpoint = checkpoint_to_resume(config.runs_folder, config.name, resume) if resume else None
+    about, folder = _about(config, checkpoint), _folder(config, checkpoint)
+    config.name = folder.name
+    start_folder(folder, config)
+    _log_to(folder / "log.txt")
+    if checkpoint:
+        log.info("going on from %s, step %d", checkpoint, about["step"])
+        for line in compare(config, about, checkpoint):
+            log.info("changed: %s", line)
+    data = prepare_data(config)
+    plan = plan_run(config, data)
+    (folder / "plan.txt").write_text(f"{plan}\n", encoding="utf-8")
+    log.info("\n%s\n", plan)
+
+    module = Pretraining(build_model(config), config.optimizer, plan.clips_per_step, config.trainer.steps)
+    callbacks = make_callbacks(config, folder, data, about)
+    trainer = make_trainer(config, folder, callbacks, make_loggers(config, folder, about))
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True if checkpoint else None)
+    except (KeyboardInterrupt, SystemExit):
+        log.info("interrupted before the step was done; %s", how_to_resume(folder))
+        return 130
+    by_type: dict[type, Any] = {type(callback): callback for callback in callbacks}
+    if signal := by_type[Preemption].signal:
+        log.info("stopped at step %d and saved; %s", trainer.global_step, how_to_resume(folder))
+        return 128 + signal
+    if trainer.is_global_zero:
+        log.info("\n%s", closing_table(trainer, by_type, folder))
+    return 0
+
+
+def evaluate(config: Config, command: str, checkpoint: str | None) -> int:
+    """`validate`, `test` or `predict` with the weights of a checkpoint."""
+    if not checkpoint:
+        raise ConfigError(f"{command} needs --checkpoint PATH, for example runs/{config.name}/checkpoints/last.ckpt")
+    path = checkpoint_to_resume(config.runs_folder, config.name, checkpoint)
+    if path is None:
+        raise ConfigError(f"--checkpoint auto: {config.runs_folder}/{config.name} has no checkpoint")
+    compare(config, read_run(path), path)
+    wanted = "validation" if command == "validate" else "test"
+    if getattr(config.data, wanted) is None:
+        raise ConfigError(f"data.{wanted} is not set; {command} needs it, for example data.{wanted}.path=FOLDER")
+    data = prepare_data(config)
+    module = Pretraining(build_model(config), config.optimizer, 256, config.trainer.steps)
+    content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    module.load_state_dict(content["state_dict"])
+    trainer = make_trainer(config, path.parent, [], [])
+    if command == "predict":
+        batches = trainer.predict(module, datamodule=data)
+        keys = [key for batch in batches or [] for key in batch[0]]
+        embeddings = torch.cat([batch[1] for batch in batches or []]).float().cpu().numpy()
+        target = path.parent.parent / "embeddings.npz"
+        np.savez(target, key=np.array(keys), embedding=embeddings)
+        log.info("%d embeddings of %d values: %s", len(keys), embeddings.shape[1], target)
+        return 0
+    run = trainer.validate if command == "validate" else trainer.test
+    for name, value in run(module, datamodule=data, verbose=False)[0].items():
+        log.info("%s %.4f", name, value)
+    return 0
+
+
+def prepare_data(config: Config) -> PretrainData:
+    data = PretrainData(config.data, config.seed)
+    data.prepare_data()
+    data.setup()
+    return data
+
+
+def plan_run(config: Config, data: PretrainData) -> Plan:
+    model = build_model(config, device="meta")
+    return make_plan(config, model, data.facts(), precision(config) == "bf16-mixed")
+
+
+def build_model(config: Config, device: str = "cpu") -> MaskedAutoencoder:
+    return create_mae(
+        config.model.size,
+        mask_ratio=config.objective.mask_ratio,
+        mask_group=config.objective.mask_group,
+        drop_path=config.model.drop_path,
+        layer_scale=config.model.layer_scale,
+        gradient_checkpointing=config.model.gradient_checkpointing,
+        seed=config.seed,
+        device=device,
+    )
+
+
+def make_callbacks(config: Config, folder: Path, data: PretrainData, about: dict[str, Any]) -> list[L.Callback]:
+    """In the order in which they act at the end of a step."""
+    throughput, examples = Throughput(config.trainer.log_every_steps), None
+    callbacks: list[L.Callback] = [ExactResume(config.seed), Preemption()]
+    callbacks.append(BadClips(folder / "skipped.csv", data.bad, config.data.max_bad_share))
+    check = config.check
+    if check.train is not None and check.test is not None:
+        train, test = (load_labelled(source, check.max_clips, config.seed) for source in (check.train, check.test))
+        callbacks.append(LearningCheck(train, test, check.every_steps, check.layer, check.pooling))
+        examples = test.waveforms[:: max(1, len(test.waveforms) // 3)][:3]
+    callbacks.append(Reconstruction(folder / "pictures", check.every_steps, examples))
+    trainer = config.trainer
+    callbacks.append(Checkpoints(folder / "checkpoints", trainer.save_every_steps, trainer.save_best, about))
+    return [*callbacks, throughput, ProgressLine(Console(), throughput)]
+
+
+def make_trainer(config: Config, folder: Path, callbacks: list[L.Callback], loggers: list[Logger]) -> L.Trainer:
+    settings = config.trainer
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    return L.Trainer(
+        default_root_dir=folder,
+        accelerator=settings.accelerator,
+        devices=settings.devices,
+        num_nodes=settings.num_nodes,
+        strategy="ddp" if settings.devices * settings.num_nodes > 1 else "auto",
+        precision=precision(config),
+        max_steps=settings.steps,
+        max_epochs=-1,
+        accumulate_grad_batches=settings.accumulate,
+        gradient_clip_val=config.optimizer.gradient_clip,
+        val_check_interval=config.check.every_steps * settings.accumulate,
+        check_val_every_n_epoch=None,
+        limit_val_batches=1.0 if config.data.validation is not None else 0,
+        log_every_n_steps=settings.log_every_steps,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,  # the order of clips is src.data.order's; Lightning would shuffle once more
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,  # callbacks/checkpoints.py saves
+        callbacks=callbacks,
+        logger=loggers,
+        plugins=[AtomicCheckpointIO()],
+    )
+
+
+def make_loggers(config: Config, folder: Path, about: dict[str, Any]) -> list[Logger]:
+    loggers: list[Logger] = [MetricsFile(folder / "metrics.csv", about.get("step", 0))]
+    if config.tracking.wandb:
+        loggers.append(
+            WandbLogger(
+                project=config.tracking.project,
+                name=config.name,
+                id=about["wandb_id"],
+                resume="allow",
+                save_dir=folder,
+                offline=config.tracking.wandb == "offline",
+                config=about["config"],
+            )
+        )
+    return loggers
+
+
+def precision(config: Config) -> Any:
+    if config.trainer.precision != "auto":
+        return config.trainer.precision
+    gpu = config.trainer.accelerator in ("auto", "gpu") and torch.cuda.is_available()
+    return "bf16-mixed" if gpu and torch.cuda.is_bf16_supported() else "32-true"
+
+
+def how_to_resume(folder: Path) -> str:
+    return f"go on with: python -m src.train fit --config {folder / 'config.yaml'} --resume auto"
+
+
+def _about(config: Config, checkpoint: Path | None) -> dict[str, Any]:
+    """What a checkpoint says of its run: settings, versions, and the W&B run it belongs to."""
+    before = read_run(checkpoint) if checkpoint else {}
+    return {
+        "config": OmegaConf.to_container(OmegaConf.structured(config)),
+        "wandb_id": before.get("wandb_id") or secrets.token_hex(4),
+        "versions": {"python": platform.python_version(), "torch": str(torch.__version__), "lightning": L.__version__},
+        **({"step": before["step"]} if checkpoint else {}),
+    }
+
+
+def _folder(config: Config, checkpoint: Path | None) -> Path:
+    if checkpoint is not None and checkpoint.parent.name == "checkpoints":
+        return checkpoint.parent.parent
+    return free_folder(config.runs_folder, config.name)
+
+
+def _log_to(file: Path) -> None:
+    handler = logging.FileHandler(file, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    for name in ("src", "py.warnings", "lightning.pytorch"):
+        logging.getLogger(name).addHandler(handler)
