@@ -68,7 +68,9 @@ def test_a_file_that_is_missing_broken_or_unknown_is_named(tmp_path):
         load_config([str(broken)], [])
     unknown = tmp_path / "unknown.yaml"
     unknown.write_text("trainer: {step: 4}\n")
-    with pytest.raises(ConfigError, match=r"unknown.yaml: there is no setting trainer.step; did you mean trainer.steps"):
+    with pytest.raises(
+        ConfigError, match=r"unknown.yaml: there is no setting trainer.step; did you mean trainer.steps"
+    ):
         load_config([QUICKSTART, str(unknown)], [])
 
 

@@ -67,8 +67,9 @@ class MaskedAutoencoder(nn.Module):
 def normalise_patches(patches: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(M, P) in dB -> the same with mean 0 and (unbiased) deviation 1 a patch, and both as (M, 1)."""
     mean = patches.mean(-1, keepdim=True)
-    deviation = (patches.var(-1, keepdim=True) + 1e-6).sqrt()
-    return (patches - mean) / deviation, mean, deviation
+    centred = patches - mean
+    deviation = (centred.square().sum(-1, keepdim=True) / (patches.shape[-1] - 1) + 1e-6).sqrt()
+    return centred / deviation, mean, deviation
 
 
 def _take(values: Tensor, index: Tensor) -> Tensor:

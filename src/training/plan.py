@@ -3,28 +3,9 @@
 from dataclasses import dataclass
 
 from src.config import Config
+from src.data.datamodule import DataFacts
 from src.models.mae import MaskedAutoencoder
 from src.training.optimizer import scaled_learning_rate
-
-
-@dataclass(frozen=True)
-class DataFacts:
-    """What the plan has to know of the data, of all sources together.
-
-    num_clips, crops: of an epoch; None for a stream, whose length is not known. seconds: of audio, decoded.
-    crop_seconds: mean length of a crop in a batch, padding included. clips_per_batch: mean, of one process.
-    shards: tar files, None if there are none. overlap: validation clips that are also in train.
-    """
-
-    num_clips: int | None
-    crops: int | None
-    seconds: float | None
-    crop_seconds: float
-    clips_per_batch: float
-    cache_bytes: int
-    shards: int | None
-    overlap: int
-    bad: int
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,97 @@
+"""Requests to batches: what a worker does. It holds no state, so the number of workers changes nothing."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from src.data.decode import SAMPLE_RATE, AudioError, decode
+from src.data.order import Crops, uniform
+from src.data.sources import Source
+
+MOST_TRIES = 100  # clips tried in place of an unreadable one
+
+
+class Request(NamedTuple):
+    """A batch to be made. position: clips consumed by all processes once it is trained on. encoded: the clips' bytes
+    with their names, where the source is a stream; None where `crops` number clips of a source."""
+
+    crops: Crops
+    position: int
+    encoded: list[tuple[str, bytes]] | None = None
+
+
+class Batches(Dataset):
+    """`batches[request]` is the batch: waveform (B, T), zero-padded; length (B,) samples; seed (B,); key, a name a clip;
+    position; bad, (name, reason) of clips that could not be decoded; label (B,) where the sources have one.
+
+    Args:
+        sources: numbered as in the requests. pad_seconds: pad every clip with zeros that count as sound; None pads to
+            the longest with zeros that do not. gain_db: louder or softer by up to this much; None leaves the level.
+        labelled: add the labels.
+    """
+
+    def __init__(
+        self,
+        sources: list[Source],
+        pad_seconds: float | None = None,
+        gain_db: float | None = None,
+        labelled: bool = False,
+    ) -> None:
+        self.sources, self.pad_seconds, self.gain_db, self.labelled = sources, pad_seconds, gain_db, labelled
+
+    def __getitem__(self, request: Request) -> dict[str, Any]:
+        crops, bad = request.crops, []
+        waveforms, keys, labels = [], [], []
+        gains = uniform(crops.seed, 2) * 2 - 1
+        for row in range(len(crops)):
+            waveform, key, label = self._clip(request, row, bad)
+            if self.gain_db is not None:
+                waveform = waveform * np.float32(10 ** (gains[row] * self.gain_db / 20))
+            waveforms.append(torch.from_numpy(np.ascontiguousarray(waveform)))
+            keys.append(key)
+            labels.append(label)
+        batch = pad(waveforms, self.pad_seconds)
+        batch.update(seed=torch.from_numpy(crops.seed), key=keys, position=request.position, bad=bad)
+        if self.labelled:
+            batch["label"] = torch.tensor(labels)
+        return batch
+
+    def _clip(self, request: Request, row: int, bad: list[tuple[str, str]]) -> tuple[np.ndarray, str, int | None]:
+        """The waveform of a row. For an unreadable clip the next readable one stands in: a batch is never short."""
+        crops = request.crops
+        start, seconds = float(crops.start_seconds[row]), float(crops.seconds[row])
+        most_samples = round(seconds * SAMPLE_RATE)
+        clip, source = int(crops.clip[row]), None
+        if request.encoded is None:
+            source = self.sources[crops.source[row]]
+        count = len(source) if source is not None else len(request.encoded or [])
+        for attempt in range(min(count, MOST_TRIES)):
+            number = (clip + attempt) % count
+            name = source.name(number) if source is not None else request.encoded[number][0]  # type: ignore[index]
+            begin = start if attempt == 0 else 0.0
+            try:
+                if source is not None:
+                    waveform = source.waveform(number, begin, seconds)
+                else:
+                    waveform = decode(request.encoded[number][1], begin, seconds)  # type: ignore[index]
+            except AudioError as error:
+                bad.append((name, str(error)))
+                continue
+            label = source.label(number) if self.labelled and source is not None else None
+            return waveform[:most_samples], name, label
+        name, reason = bad[-1]
+        raise AudioError(f"{min(count, MOST_TRIES)} clips in a row could not be read, the last {name}: {reason}")
+
+
+def pad(waveforms: list[torch.Tensor], pad_seconds: float | None = None) -> dict[str, Any]:
+    """waveform (B, T) and length (B,) of clips (T,)."""
+    length = torch.tensor([len(waveform) for waveform in waveforms])
+    if pad_seconds is None:
+        return {"waveform": torch.nn.utils.rnn.pad_sequence(waveforms, batch_first=True), "length": length}
+    samples = round(pad_seconds * SAMPLE_RATE)
+    padded = torch.zeros(len(waveforms), samples)
+    for row, waveform in enumerate(waveforms):
+        padded[row, : len(waveform)] = waveform[:samples]
+    return {"waveform": padded, "length": torch.full_like(length, samples)}

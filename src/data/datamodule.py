@@ -1,0 +1,224 @@
+"""Audio as a LightningDataModule: sources, cache, order and batches put together."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch.utils.data import DataLoader
+
+from src.config import ConfigError, DataConfig, SourceConfig
+from src.data.batch import Batches, Request
+from src.data.cache import CachedSource, cache_bytes
+from src.data.decode import Encoded
+from src.data.hub import load_hub
+from src.data.order import Batching, Crops, Order, arrange, mix
+from src.data.sampler import OrderSampler, StreamSampler
+from src.data.sources import Source, open_source
+
+_MOST_COMPARED = 20_000  # clips of a side; larger sets are not searched for overlaps
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What the plan of a run has to know of the data, all sources together.
+
+    num_clips, crops (of an epoch), seconds (of audio): None for a stream, whose length is not known.
+    crop_seconds: mean length of a row of a batch, padding included. clips_per_batch: mean, of one process.
+    shards: tar files, None if there are none. overlap: validation clips that are also in train.
+    """
+
+    num_clips: int | None
+    crops: int | None
+    seconds: float | None
+    crop_seconds: float
+    clips_per_batch: float
+    cache_bytes: int
+    shards: int | None
+    overlap: int
+    bad: int
+
+
+class PretrainData(L.LightningDataModule):
+    """Batches of waveforms (`src.data.batch.Batches` says what is in one), endless for training.
+
+    Attributes:
+        position: crops consumed; a callback sets it to that of the batch in training. With the seed it is the whole
+            state, but for streams, whose state at the start of their window goes with it.
+        bad: (name, reason) of clips left out.
+    """
+
+    def __init__(self, config: DataConfig, seed: int = 0) -> None:
+        super().__init__()
+        self.config, self.seed, self.position = config, seed, 0
+        self.sources: list[Source] = []
+        self.bad: list[tuple[str, str]] = []
+        self._held_out: dict[str, Source] = {}
+        self._sampler: OrderSampler | StreamSampler | None = None
+        self._stream_state: dict[str, Any] | None = None
+        self.streaming = any(source.streaming for source in config.sources)
+        if self.streaming and len(config.sources) > 1:
+            raise ConfigError(
+                "a streamed source cannot be mixed with others; download it (streaming: false) or take it alone"
+            )
+
+    def prepare_data(self) -> None:
+        """Header scans and the decoded cache, by one process a node."""
+        self._open()
+
+    def setup(self, stage: str | None = None) -> None:
+        if not self.sources and not self.streaming:
+            self._open()
+
+    def _open(self) -> None:
+        opened = [] if self.streaming else [open_source(source) for source in self.config.sources]
+        fits = sum(map(cache_bytes, opened)) <= self.config.cache_gigabytes * 1e9
+        self.sources = [CachedSource(source) for source in opened] if fits else opened
+        self.cached = fits and bool(opened)
+        self.bad = [entry for source in self.sources for entry in source.bad]
+        total = sum(map(len, self.sources)) + len(self.bad)
+        if len(self.bad) > self.config.max_bad_share * total:
+            examples = "; ".join(f"{name}: {reason}" for name, reason in self.bad[:3])
+            raise ConfigError(
+                f"{len(self.bad)} of {total} clips cannot be read, more than data.max_bad_share="
+                f"{self.config.max_bad_share} ({examples}); mend them or raise the share"
+            )
+        for name in ("validation", "test"):
+            source = getattr(self.config, name)
+            if source is not None:
+                self._held_out[name] = open_source(source)
+
+    def train_dataloader(self) -> DataLoader:
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        if self.streaming:
+            self._sampler = self._stream_sampler(rank, world_size)
+        else:
+            self._sampler = OrderSampler(self._order(), self._batching(world_size), rank, self.position)
+        pad_seconds = self.config.crop_seconds if self.config.pad_to_crop else None
+        return self._loader(Batches(self.sources, pad_seconds, self.config.gain_db), self._sampler)
+
+    def val_dataloader(self) -> DataLoader | list:
+        return self._held_out_loader("validation")
+
+    def test_dataloader(self) -> DataLoader | list:
+        return self._held_out_loader("test")
+
+    def predict_dataloader(self) -> DataLoader | list:
+        return self._held_out_loader("test")
+
+    def state_dict(self) -> dict[str, Any]:
+        state: dict[str, Any] = {"seed": self.seed, "position": self.position, "streams": None}
+        if isinstance(self._sampler, StreamSampler):
+            mine = {"position": self.position, "window": self._sampler.state_at(self.position)}
+            state["streams"] = [mine]
+            if dist.is_available() and dist.is_initialized():
+                state["streams"] = [None] * dist.get_world_size()
+                dist.all_gather_object(state["streams"], mine)
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.position, self.seed = state_dict["position"], state_dict["seed"]
+        streams = state_dict["streams"]
+        if streams is not None:
+            rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+            if len(streams) != world_size:
+                raise ConfigError(
+                    f"the stream was read by {len(streams)} processes and goes on only with as many, not {world_size}"
+                )
+            self.position, self._stream_state = streams[rank]["position"], streams[rank]["window"]
+
+    def facts(self) -> DataFacts:
+        """After `setup`."""
+        config = self.config
+        if self.streaming:
+            clips = config.batch_size or config.batch_seconds / config.crop_seconds  # type: ignore[operator]
+            return DataFacts(None, None, None, config.crop_seconds, clips, 0, None, 0, 0)
+        order, batching = self._order(), self._batching(1)
+        window = order.crops(np.arange(order.window_size(batching)))
+        batches = arrange(window, batching, 0)
+        rows = np.concatenate([np.full(len(batch), batch.seconds.max()) for batch in batches])
+        shards = [source.shards for source in self.sources if source.shards is not None]
+        return DataFacts(
+            num_clips=sum(map(len, self.sources)),
+            crops=order.num_crops,
+            seconds=float(sum(source.seconds.sum() for source in self.sources)),
+            crop_seconds=config.crop_seconds if config.pad_to_crop else float(rows.mean()),
+            clips_per_batch=len(window) / len(batches),
+            cache_bytes=sum(map(cache_bytes, self.sources)) if self.cached else 0,
+            shards=sum(shards) if shards else None,
+            overlap=self._overlap(),
+            bad=len(self.bad),
+        )
+
+    def _order(self) -> Order:
+        config = self.config
+        seconds, weights = [s.seconds for s in self.sources], [s.weight for s in config.sources]
+        return Order(seconds, weights, config.crop_seconds, config.window_clips, self.seed)
+
+    def _batching(self, world_size: int) -> Batching:
+        return Batching(world_size, self.config.batch_size, self.config.batch_seconds)
+
+    def _stream_sampler(self, rank: int, world_size: int) -> StreamSampler:
+        source, config = self.config.sources[0], self.config
+        return StreamSampler(
+            lambda: open_stream(source, rank, world_size), source.audio_column, config.window_clips,
+            config.crop_seconds, self._batching(1), mix(self.seed, rank), self.position, self._stream_state,
+        )  # fmt: skip
+
+    def _held_out_loader(self, name: str) -> DataLoader | list:
+        """Every crop once, in the order of length; rank r takes rows r, r + world_size, ... and the ranks' batches pair."""
+        if name not in self._held_out:
+            return []
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        source = self._held_out[name]
+        order = Order([source.seconds], [1.0], self.config.crop_seconds, 1, seed=0)
+        crops = order.crops(np.arange(order.num_crops))
+        crops = crops.take(np.lexsort((crops.start_seconds, crops.clip, crops.seconds)))
+        size = self.config.batch_size or max(1, int(self.config.batch_seconds / self.config.crop_seconds))  # type: ignore[operator]
+        requests = [Request(part, 0) for part in _split(crops, size, rank, world_size)]
+        pad_seconds = self.config.crop_seconds if self.config.pad_to_crop else None
+        return self._loader(Batches([source], pad_seconds), requests)
+
+    def _loader(self, batches: Batches, requests: Iterable[Request]) -> DataLoader:
+        workers = self.config.num_workers
+        return DataLoader(
+            batches,
+            batch_size=None,  # a request is a batch already
+            sampler=requests,  # type: ignore[arg-type]
+            num_workers=workers,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=workers > 0,
+        )
+
+    def _overlap(self) -> int:
+        """Validation clips whose bytes also stand in train."""
+        held_out = self._held_out.get("validation")
+        if held_out is None or max([len(held_out), *map(len, self.sources)]) > _MOST_COMPARED:
+            return 0
+        train = {_digest(source.read(i)) for source in self.sources for i in range(len(source))}
+        return sum(_digest(held_out.read(i)) in train for i in range(len(held_out)))
+
+
+def open_stream(source: SourceConfig, rank: int, world_size: int) -> Any:
+    """A process's part of a streamed dataset."""
+    from datasets.distributed import split_dataset_by_node
+
+    stream = load_hub(source)
+    return split_dataset_by_node(stream, rank, world_size) if world_size > 1 else stream
+
+
+def _split(crops: Crops, size: int, rank: int, world_size: int) -> list[Crops]:
+    """Batches of a process; each process has as many, the last ones may differ by a crop but none is empty."""
+    count = max(1, len(crops) // (size * world_size))
+    parts = np.array_split(np.arange(len(crops)), count)
+    return [crops.take(part[rank::world_size]) for part in parts]
+
+
+def _digest(encoded: Encoded) -> bytes:
+    data = encoded if isinstance(encoded, bytes) else Path(encoded).read_bytes()
+    return hashlib.md5(data, usedforsecurity=False).digest()

@@ -1,0 +1,54 @@
+"""Small labelled sets, decoded into memory: what the probes during a run learn from and are scored on."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from src.config import ConfigError, SourceConfig
+from src.data.decode import AudioError
+from src.data.sources import open_source
+
+LONGEST_SECONDS = 10.08  # of a clip; the rest is not looked at
+
+
+@dataclass(frozen=True)
+class LabelledClips:
+    """waveforms: (T,) each, 16 kHz. labels: (n,) places in class_names."""
+
+    waveforms: list[np.ndarray]
+    labels: np.ndarray
+    class_names: list[str]
+
+
+def load_labelled(config: SourceConfig, max_clips: int, seed: int = 0) -> LabelledClips:
+    """The readable clips of a labelled source; of more than `max_clips` a part with the classes' shares, fixed by seed.
+
+    Raises:
+        ConfigError: as `open_source`; no labels; fewer than two classes.
+    """
+    source = open_source(config)
+    if not source.class_names:
+        raise ConfigError(f"{config.path} has no labels; set label_column to the column that holds them")
+    labels = np.array([source.label(i) for i in range(len(source))])
+    waveforms, kept = [], []
+    for i in stratified(labels, max_clips, seed):
+        try:
+            waveforms.append(source.waveform(i, 0.0, LONGEST_SECONDS))
+            kept.append(labels[i])
+        except AudioError:  # the probes are scored on what can be read; training lists what can't
+            continue
+    if len(set(kept)) < 2:
+        raise ConfigError(f"{config.path} has clips of {len(set(kept))} class; a probe needs two or more")
+    return LabelledClips(waveforms, np.array(kept), list(source.class_names))
+
+
+def stratified(labels: np.ndarray, most: int, seed: int) -> list[int]:
+    """Up to `most` indices, ascending, each class in proportion."""
+    if len(labels) <= most:
+        return list(range(len(labels)))
+    random = np.random.default_rng(seed)
+    place = np.empty(len(labels))  # where a clip stands within its class, 0 to 1
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        place[random.permutation(rows)] = (np.arange(len(rows)) + 0.5) / len(rows)
+    return sorted(np.argsort(place, kind="stable")[:most].tolist())

@@ -1,0 +1,190 @@
+"""The order of crops as a pure function of (seed, position): nothing is stored, nothing is fast-forwarded.
+
+Position counts crops consumed by all processes since the start of training. The endless sequence of crops is cut into
+windows. A window's crops are shuffled, sorted by length, cut into batches of like length, and the batches shuffled.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+BLOCK = (
+    64  # neighbouring crops that stay together before the window is shuffled: reads of a shard go almost in sequence
+)
+_SLOTS = 1000  # a mixture's shares are exact over so many crops
+
+
+@dataclass(frozen=True)
+class Crops:
+    """Rows of a window or batch, as arrays of one length. seed: 62 bits a crop, whatever process reads it."""
+
+    source: np.ndarray
+    clip: np.ndarray
+    start_seconds: np.ndarray
+    seconds: np.ndarray
+    seed: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.clip)
+
+    def take(self, rows: np.ndarray) -> "Crops":
+        return Crops(self.source[rows], self.clip[rows], self.start_seconds[rows], self.seconds[rows], self.seed[rows])
+
+
+@dataclass(frozen=True)
+class Batching:
+    """How crops become global batches. Either `clips` or `seconds` (of padded audio) is a process's share of a batch."""
+
+    world_size: int
+    clips: int | None
+    seconds: float | None
+
+    def cut(self, seconds: np.ndarray) -> np.ndarray:
+        """Ends of the batches in a list of lengths that ascends; each is a multiple of world_size if their number is."""
+        if self.clips is not None:
+            return np.append(np.arange(self.unit, len(seconds), self.unit), len(seconds))
+        assert self.seconds is not None
+        longest = seconds[self.world_size - 1 :: self.world_size]  # of each row of one crop a process
+        ends, start = [], 0
+        for row, length in enumerate(longest):
+            if row > start and (row + 1 - start) * length > self.seconds:
+                ends.append(row)
+                start = row
+        return np.array([*ends, len(longest)]) * self.world_size
+
+    @property
+    def unit(self) -> int:
+        """A window's number of crops is a multiple of this."""
+        return self.world_size * (self.clips or 1)
+
+
+class Order:
+    """Crops of one or several sources.
+
+    Args:
+        seconds: (n,) lengths of the clips of each source. weights: share of the crops from each source.
+        crop_seconds: a longer clip gives floor(seconds / crop_seconds) crops, each from its own stretch of the clip.
+        window_clips: crops that are shuffled together, at least; not more than an epoch, but for whole batches.
+    """
+
+    def __init__(
+        self, seconds: list[np.ndarray], weights: list[float], crop_seconds: float, window_clips: int, seed: int
+    ) -> None:
+        self.seconds, self.crop_seconds, self.window_clips, self.seed = seconds, crop_seconds, window_clips, seed
+        self._counts = [crops_of(s, crop_seconds) for s in seconds]
+        self._ends = [np.cumsum(counts) for counts in self._counts]
+        share = np.array(weights, dtype=np.float64) / sum(weights) * _SLOTS
+        slots = np.floor(share).astype(int)
+        slots[np.argsort(slots - share, kind="stable")[: _SLOTS - slots.sum()]] += 1
+        self._pattern = np.argsort(np.concatenate([(np.arange(n) + 0.5) / max(n, 1) for n in slots]), kind="stable")
+        self._pattern = np.repeat(np.arange(len(slots)), slots)[self._pattern]
+        self._slots = slots
+        self._rank = np.zeros(_SLOTS, dtype=np.int64)  # how many of the same source stand before a slot
+        for source in range(len(slots)):
+            self._rank[self._pattern == source] = np.arange(slots[source])
+
+    @property
+    def num_crops(self) -> int:
+        """Of an epoch, all sources together."""
+        return int(sum(ends[-1] for ends in self._ends))
+
+    def window_size(self, batching: Batching) -> int:
+        size = min(self.window_clips, self.num_crops)
+        return -(-size // batching.unit) * batching.unit
+
+    def crops(self, positions: np.ndarray) -> Crops:
+        """The crops at places of the endless sequence, before windows are shuffled."""
+        block, slot = np.divmod(positions, _SLOTS)
+        source = self._pattern[slot]
+        draw = block * self._slots[source] + self._rank[slot]
+        clip, start, seconds, seed = (np.zeros(len(positions), t) for t in (np.int64, float, float, np.int64))
+        for s in np.unique(source):
+            rows = np.flatnonzero(source == s)
+            epoch, place = np.divmod(draw[rows], self._ends[s][-1])
+            index = self._permute(place, epoch, s)
+            clip[rows] = np.searchsorted(self._ends[s], index, side="right")
+            number = index - (self._ends[s] - self._counts[s])[clip[rows]]
+            seed[rows] = crop_seeds(self.seed, int(s), epoch, clip[rows], number)
+            length, count = self.seconds[s][clip[rows]], self._counts[s][clip[rows]]
+            start[rows], seconds[rows] = place_crops(length, count, number, self.crop_seconds, seed[rows])
+        return Crops(source, clip, start, seconds, seed)
+
+    def _permute(self, place: np.ndarray, epoch: np.ndarray, source: int) -> np.ndarray:
+        """Places in an epoch onto crops: whole blocks are permuted, the incomplete last one stays at the end."""
+        blocks = int(self._ends[source][-1]) // BLOCK
+        block, inner = np.divmod(place, BLOCK)
+        permuted = block.copy()
+        for e in np.unique(epoch):
+            rows = np.flatnonzero((epoch == e) & (block < blocks))
+            permuted[rows] = permute(block[rows], blocks, mix(self.seed, source, int(e)))
+        return permuted * BLOCK + inner
+
+
+def arrange(crops: Crops, batching: Batching, key: int) -> list[Crops]:
+    """One window's crops as global batches, a pure function of its arguments."""
+    random = np.random.Generator(np.random.Philox(key=[key & (2**64 - 1), 1]))
+    shuffled = crops.take(random.permutation(len(crops)))
+    ascending = shuffled.take(np.argsort(np.round(shuffled.seconds, 2), kind="stable"))
+    ends = batching.cut(ascending.seconds)
+    batches = np.split(np.arange(len(crops)), ends[:-1]) if len(crops) else []
+    return [ascending.take(batches[i]) for i in random.permutation(len(batches))]
+
+
+def crops_of(seconds: np.ndarray, crop_seconds: float) -> np.ndarray:
+    """Crops an epoch takes from clips of these lengths."""
+    return np.maximum(1, np.floor(seconds / crop_seconds + 1e-6)).astype(np.int64)
+
+
+def place_crops(
+    length: np.ndarray, count: np.ndarray, number: np.ndarray, crop_seconds: float, seed: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Start and seconds of crop `number` of `count`: somewhere in its own stretch of the clip; short clips whole."""
+    stretch = length / count
+    slack = np.maximum(stretch - crop_seconds, 0.0)
+    return number * stretch + uniform(seed, 1) * slack, np.minimum(length, crop_seconds)
+
+
+def crop_seeds(seed: int, source: int, epoch: np.ndarray, clip: np.ndarray, number: np.ndarray) -> np.ndarray:
+    """62 bits a crop."""
+    value = _scramble(clip.astype(np.uint64) ^ np.uint64(mix(seed, source)))
+    value = _scramble(
+        value + _scramble(np.asarray(epoch, dtype=np.uint64) * np.uint64(2**32) + number.astype(np.uint64))
+    )
+    return (value >> np.uint64(2)).astype(np.int64)
+
+
+def uniform(seed: np.ndarray, purpose: int) -> np.ndarray:
+    """[0, 1) for each seed; another `purpose` gives independent numbers."""
+    return (_scramble(seed.astype(np.uint64) + np.uint64(mix(purpose))) >> np.uint64(11)).astype(float) / 2**53
+
+
+def permute(index: np.ndarray, size: int, key: int) -> np.ndarray:
+    """A permutation of range(size) at `index`, in constant memory: a four-round Feistel network, cycle-walked."""
+    bits = max(1, (max(size - 1, 1).bit_length() + 1) // 2)
+    mask = np.uint64(2**bits - 1)
+    result = index.astype(np.uint64)
+    todo = np.arange(len(result))
+    while len(todo):
+        left, right = result[todo] >> np.uint64(bits), result[todo] & mask
+        for round_ in range(4):
+            left, right = right, left ^ (_scramble(right + np.uint64(mix(key, round_))) & mask)
+        result[todo] = left << np.uint64(bits) | right
+        todo = todo[result[todo] >= size]
+    return result.astype(np.int64)
+
+
+def mix(*numbers: int) -> int:
+    """64 bits from integers."""
+    value = np.uint64(0)
+    for number in numbers:
+        value = _scramble(np.array([(int(value) ^ int(number)) & (2**64 - 1)], dtype=np.uint64))[0]
+    return int(value)
+
+
+def _scramble(value: np.ndarray) -> np.ndarray:
+    """splitmix64."""
+    with np.errstate(over="ignore"):
+        value = value + np.uint64(0x9E3779B97F4A7C15)
+        value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return value ^ (value >> np.uint64(31))

@@ -1,0 +1,190 @@
+"""Indexable collections of encoded clips: a folder of files, tar shards, a Hugging Face dataset.
+
+A source is read by number: `len(source)`, `source.read(i)` (bytes or a path), `source.name(i)`, and `source.seconds`,
+known from the headers before anything is decoded. Clips whose header is unreadable stand in `source.bad` and are not
+counted.
+"""
+
+import glob
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import fsspec
+import numpy as np
+
+from src.config import ConfigError, SourceConfig
+from src.data.decode import SUFFIXES, Encoded, decode
+from src.data.hub import load_hub, nearest
+from src.data.index import scan_headers, tar_members
+
+
+class Source:
+    """Base: numbers of readable clips onto numbers of all clips. Subclasses give `_read`, `_name` and the scan's keys.
+
+    Attributes:
+        seconds: (n,) of each clip. bad: (name, reason) of clips left out. fingerprint: identifies content and order.
+        class_names: of the labels; empty if there are none. shards: tar files, None if there are none.
+    """
+
+    class_names: Sequence[str] = ()
+    shards: int | None = None
+
+    def _index(self, keys: list[str]) -> None:
+        headers = scan_headers(self._read, keys)
+        self._kept = np.flatnonzero([not reason for reason in headers.reason])
+        self.seconds: np.ndarray = headers.seconds[self._kept]
+        self.bad = [(self._name(i), reason) for i, reason in enumerate(headers.reason) if reason]
+        self.fingerprint = "\n".join(keys)
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def name(self, i: int) -> str:
+        return self._name(int(self._kept[i]))
+
+    def read(self, i: int) -> Encoded:
+        """The encoded clip."""
+        return self._read(int(self._kept[i]))
+
+    def waveform(self, i: int, start_seconds: float = 0.0, seconds: float | None = None) -> np.ndarray:
+        """Samples (T,) at 16 kHz, as `decode`."""
+        return decode(self.read(i), start_seconds, seconds)
+
+    def label(self, i: int) -> int:
+        """Place of the clip's class in `class_names`."""
+        return self._label(int(self._kept[i]))
+
+    def _read(self, i: int) -> Encoded:
+        raise NotImplementedError
+
+    def _name(self, i: int) -> str:
+        raise NotImplementedError
+
+    def _label(self, i: int) -> int:
+        raise ConfigError("this source has no labels; set label_column to a column of a Hugging Face dataset")
+
+
+class FolderSource(Source):
+    """All audio files under a folder, in the order of their paths; names that start with a dot are passed over."""
+
+    def __init__(self, path: str) -> None:
+        root = Path(path)
+        if not root.is_dir():
+            raise ConfigError(
+                f"there is no folder {path} (looked in {Path.cwd()}); set the source's path to a folder of audio"
+            )
+        found = (p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        self._files = sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(root).parts))
+        if not self._files:
+            raise ConfigError(f"{path} holds no audio files ({', '.join(SUFFIXES)})")
+        self._root = root
+        stats = [p.stat() for p in self._files]
+        self._index([f"{p.resolve()} {s.st_size} {s.st_mtime_ns}" for p, s in zip(self._files, stats, strict=True)])
+
+    def _read(self, i: int) -> Path:
+        return self._files[i]
+
+    def _name(self, i: int) -> str:
+        return str(self._files[i].relative_to(self._root))
+
+
+class ShardSource(Source):
+    """Audio members of WebDataset-style tar files, read by offset; local, or anything fsspec opens."""
+
+    def __init__(self, path: str) -> None:
+        self._shards = expand_shards(path)
+        tables = [tar_members(shard) for shard in self._shards]
+        self.shards = len(self._shards)
+        self._shard = np.repeat(np.arange(len(tables)), [len(t) for t in tables])
+        self._names = [name for t in tables for name in t.column("name").to_pylist()]
+        self._offset = np.concatenate([t.column("offset").to_numpy() for t in tables])
+        self._size = np.concatenate([t.column("size").to_numpy() for t in tables])
+        if not self._names:
+            raise ConfigError(f"the shards {path} hold no audio files ({', '.join(SUFFIXES)})")
+        stamps = [self._stamp(shard) for shard in self._shards]
+        self._index([f"{stamps[s]} {n}" for s, n in zip(self._shard, self._names, strict=True)])
+
+    def _read(self, i: int) -> bytes:
+        shard = int(self._shard[i])
+        filesystem, path = fsspec.core.url_to_fs(self._shards[shard])
+        start = int(self._offset[i])
+        return filesystem.cat_file(path, start, start + int(self._size[i]))
+
+    def _name(self, i: int) -> str:
+        return f"{Path(self._shards[self._shard[i]]).name}/{self._names[i]}"
+
+    @staticmethod
+    def _stamp(shard: str) -> str:
+        filesystem, path = fsspec.core.url_to_fs(shard)
+        info = filesystem.info(path)
+        return f"{shard} {info.get('size')} {info.get('mtime') or info.get('ETag') or info.get('LastModified')}"
+
+
+class HuggingFaceSource(Source):
+    """A map-style dataset whose audio column is taken undecoded."""
+
+    def __init__(self, config: SourceConfig) -> None:
+        self._dataset = load_hub(config)
+        self._audio_column = config.audio_column
+        if config.label_column is not None:
+            self._take_labels(config.label_column)
+        elif self._dataset.column_names != [config.audio_column]:
+            self._dataset = self._dataset.select_columns([config.audio_column])
+        self._index([f"{self._dataset._fingerprint} {i}" for i in range(len(self._dataset))])
+
+    def _take_labels(self, column: str) -> None:
+        if column not in self._dataset.column_names:
+            raise ConfigError(f"label_column={column} is not a column{nearest(column, self._dataset.column_names)}")
+        values = list(self._dataset[column])
+        feature = self._dataset.features[column]
+        self.class_names = getattr(feature, "names", None) or [str(value) for value in sorted(set(values))]
+        names = {name: number for number, name in enumerate(self.class_names)}
+        self._labels = [value if hasattr(feature, "names") else names[str(value)] for value in values]
+        self._dataset = self._dataset.select_columns([self._audio_column])
+
+    def _read(self, i: int) -> Encoded:
+        audio = self._dataset[i][self._audio_column]
+        return audio["bytes"] if audio["bytes"] is not None else Path(audio["path"])
+
+    def _name(self, i: int) -> str:
+        audio = self._dataset[i][self._audio_column]
+        return f"{i}:{Path(audio['path']).name}" if audio["path"] else str(i)
+
+    def _label(self, i: int) -> int:
+        return self._labels[i]
+
+
+def open_source(config: SourceConfig) -> Source:
+    """The map-style source of a config.
+
+    Raises:
+        ConfigError: nothing there, no audio in it, no such split or column.
+    """
+    if config.kind == "folder":
+        return FolderSource(config.path)
+    if config.kind == "shards":
+        return ShardSource(config.path)
+    return HuggingFaceSource(config)
+
+
+def expand_shards(pattern: str) -> list[str]:
+    """Paths of `a/{000..012}.tar`, `a/*.tar` or one tar, sorted as written.
+
+    Raises:
+        ConfigError: no such file.
+    """
+    match = re.search(r"\{(\d+)\.\.(\d+)\}", pattern)
+    if match:
+        first, last = match.groups()
+        numbers = range(int(first), int(last) + 1)
+        parts = [f"{pattern[: match.start()]}{n:0{len(first)}}{pattern[match.end() :]}" for n in numbers]
+        return [shard for part in parts for shard in expand_shards(part)]
+    if "://" in pattern:
+        return [pattern]
+    found = sorted(glob.glob(pattern))
+    if not found:
+        raise ConfigError(
+            f"there is no shard {pattern} (looked in {Path.cwd()}); write a tar, a/*.tar or a/{{000..012}}.tar"
+        )
+    return found

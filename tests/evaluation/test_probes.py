@@ -1,0 +1,81 @@
+"""Probes against scikit-learn and cases whose answer is known."""
+
+import numpy as np
+import pytest
+from sklearn.neighbors import KNeighborsClassifier
+
+from src.evaluation.embeddings import batches_by_length, embed_clips, mel_statistics
+from src.evaluation.knn import knn_accuracy
+from src.evaluation.linear import linear_accuracy
+from src.evaluation.probes import effective_rank, majority_accuracy, probe
+from src.models import create_encoder
+
+
+def clusters(n, spread, seed):
+    random = np.random.default_rng(seed)
+    labels = np.arange(n) % 4
+    centres = np.random.default_rng(0).normal(size=(4, 16))
+    return centres[labels] + spread * random.normal(size=(n, 16)), labels
+
+
+def test_knn_equals_scikit_learn_with_the_same_weights():
+    train, labels = clusters(200, 1.5, 1)
+    test, test_labels = clusters(100, 1.5, 2)
+    reference = KNeighborsClassifier(
+        10, metric="cosine", algorithm="brute", weights=lambda distance: np.exp(-distance / 0.07)
+    )
+    expected = reference.fit(train, labels).score(test, test_labels)
+    assert 0.4 < expected < 1.0
+    assert knn_accuracy(train, labels, test, test_labels) == pytest.approx(expected)
+
+
+def test_probes_tell_signal_from_noise():
+    train, labels = clusters(200, 0.3, 1)
+    test, test_labels = clusters(100, 0.3, 2)
+    good = probe(train, labels, test, test_labels)
+    assert good.knn == good.linear == 1.0
+    noise = probe(np.random.default_rng(3).normal(size=(200, 16)), labels, test, test_labels)
+    assert noise.knn < 0.5 and noise.linear < 0.6
+    assert linear_accuracy(train, labels, test, (test_labels + 1) % 4) == 0.0
+
+
+def test_probes_do_not_mind_the_scale_of_a_dimension():
+    train, labels = clusters(200, 1.0, 1)
+    test, test_labels = clusters(100, 1.0, 2)
+    scale = np.logspace(-3, 3, 16)
+    assert probe(train * scale, labels, test * scale, test_labels).knn == probe(train, labels, test, test_labels).knn
+
+
+def test_effective_rank_counts_directions():
+    rows = np.random.default_rng(0).normal(size=(4000, 8))
+    assert effective_rank(rows) == pytest.approx(8, abs=0.05)
+    assert effective_rank(np.outer(rows[:, 0], np.ones(8))) == pytest.approx(1, abs=1e-6)
+
+
+def test_majority_is_the_commonest_class_of_train():
+    assert majority_accuracy(np.array([0, 1, 1]), np.array([1, 0, 0, 0])) == 0.25
+
+
+def test_a_batch_holds_at_most_so_many_padded_samples_and_every_clip_once():
+    lengths = [5, 100, 7, 30, 30, 2]
+    batches = batches_by_length(lengths, 60)
+    assert sorted(i for batch in batches for i in batch) == list(range(6))
+    assert all(len(b) * max(lengths[i] for i in b) <= 60 or len(b) == 1 for b in batches)
+    assert batches[-1] == [1]
+
+
+def test_embeddings_keep_order_and_mode():
+    encoder = create_encoder("tiny")
+    random = np.random.default_rng(0)
+    waveforms = [random.normal(size=n).astype(np.float32) * 0.1 for n in (9000, 3000, 16000, 500)]
+    together = embed_clips(encoder, waveforms, layer=3, pooling="mean_std", batch_seconds=2.0)
+    alone = np.concatenate([embed_clips(encoder, [w], layer=3, pooling="mean_std") for w in waveforms])
+    assert encoder.training and together.shape == (4, 384)
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+def test_mel_statistics_are_mean_and_deviation_of_bands():
+    noise = np.random.default_rng(0).normal(size=16000).astype(np.float32) * 0.1
+    quiet, loud = mel_statistics([noise * 0.1, noise])
+    np.testing.assert_allclose(loud[:64] - quiet[:64], 20.0, atol=1e-3)  # ten times the amplitude is 20 dB
+    np.testing.assert_allclose(loud[64:], quiet[64:], atol=1e-3)
