@@ -45,9 +45,10 @@ def run(config: Config, options: argparse.Namespace) -> int:
     logger.setLevel(logging.INFO)
     logger.propagate = False
     logger.handlers = [logging.StreamHandler(sys.stdout)] if not int(os.environ.get("LOCAL_RANK", 0)) else []
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 
     from src.training import run as training
+
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 
     if options.command != "fit":
         return training.evaluate(config, options.command, options.checkpoint)

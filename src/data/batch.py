@@ -42,7 +42,8 @@ class Batches(Dataset):
         self.sources, self.pad_seconds, self.gain_db, self.labelled = sources, pad_seconds, gain_db, labelled
 
     def __getitem__(self, request: Request) -> dict[str, Any]:
-        crops, bad = request.crops, []
+        crops = request.crops
+        bad: list[tuple[str, str]] = []
         waveforms, keys, labels = [], [], []
         gains = uniform(crops.seed, 2) * 2 - 1
         for row in range(len(crops)):

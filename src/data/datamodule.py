@@ -103,13 +103,14 @@ class PretrainData(L.LightningDataModule):
         return self._loader(Batches(self.sources, pad_seconds, self.config.gain_db), self._sampler)
 
     def val_dataloader(self) -> DataLoader | list:
-        return self._held_out_loader("validation")
+        return self._held_out_loader("validation", self.config.crop_seconds)
 
     def test_dataloader(self) -> DataLoader | list:
-        return self._held_out_loader("test")
+        return self._held_out_loader("test", self.config.crop_seconds)
 
     def predict_dataloader(self) -> DataLoader | list:
-        return self._held_out_loader("test")
+        """Whole clips, however long."""
+        return self._held_out_loader("test", np.inf)
 
     def state_dict(self) -> dict[str, Any]:
         state: dict[str, Any] = {"seed": self.seed, "position": self.position, "streams": None}
@@ -170,18 +171,18 @@ class PretrainData(L.LightningDataModule):
             config.crop_seconds, self._batching(1), mix(self.seed, rank), self.position, self._stream_state,
         )  # fmt: skip
 
-    def _held_out_loader(self, name: str) -> DataLoader | list:
+    def _held_out_loader(self, name: str, crop_seconds: float) -> DataLoader | list:
         """Every crop once, in the order of length; rank r takes rows r, r + world_size, ... and the ranks' batches pair."""
         if name not in self._held_out:
             return []
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         source = self._held_out[name]
-        order = Order([source.seconds], [1.0], self.config.crop_seconds, 1, seed=0)
+        order = Order([source.seconds], [1.0], crop_seconds, 1, seed=0)
         crops = order.crops(np.arange(order.num_crops))
         crops = crops.take(np.lexsort((crops.start_seconds, crops.clip, crops.seconds)))
         size = self.config.batch_size or max(1, int(self.config.batch_seconds / self.config.crop_seconds))  # type: ignore[operator]
         requests = [Request(part, 0) for part in _split(crops, size, rank, world_size)]
-        pad_seconds = self.config.crop_seconds if self.config.pad_to_crop else None
+        pad_seconds = crop_seconds if self.config.pad_to_crop and np.isfinite(crop_seconds) else None
         return self._loader(Batches([source], pad_seconds), requests)
 
     def _loader(self, batches: Batches, requests: Iterable[Request]) -> DataLoader:

@@ -65,7 +65,7 @@ class Checkpoints(L.Callback):
 
     def save_last(self, trainer: L.Trainer) -> None:
         if trainer.global_step != self._saved_at:
-            trainer.save_checkpoint(self.last)
+            trainer.save_checkpoint(self.last, weights_only=False)  # the whole state
             self._saved_at = trainer.global_step
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
