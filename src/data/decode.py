@@ -4,6 +4,7 @@ soundfile (libsndfile) decodes and seeks, soxr resamples.
 """
 
 import io
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +14,9 @@ import soxr
 
 SAMPLE_RATE = 16000
 SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf", ".w64", ".rf64", ".snd")
-_BLOCK_SECONDS = 60  # read this much at a time: a header may promise more than memory holds
+_LOWEST_RATE_HZ, _HIGHEST_RATE_HZ = 1_000, 768_000  # what is outside is a broken header
+_BLOCK_FRAMES = 2**20  # read at a time: a header may promise more than memory holds
+_MOST_FRAMES_A_BYTE = 10_000  # digital silence in FLAC has some hundreds; above it, the header is not believed
 
 Encoded = bytes | str | Path
 
@@ -31,17 +34,20 @@ class Header(NamedTuple):
 def probe(file: Encoded) -> Header:
     """Length, rate and channels from the header alone.
 
+    A length that the size of the file cannot hold (FLAC written into a pipe says none) is counted by decoding.
+
     Raises:
-        AudioError: not audio that libsndfile reads, or no samples.
+        AudioError: not audio that libsndfile reads, no samples, a sample rate that no recording has.
     """
     with _open(file) as sound:
-        return Header(sound.frames / sound.samplerate, sound.samplerate, sound.channels)
+        return Header(_count_frames(sound, file) / sound.samplerate, sound.samplerate, sound.channels)
 
 
 def decode(file: Encoded, start_seconds: float = 0.0, seconds: float | None = None) -> np.ndarray:
     """Samples (T,), fp32, 16 kHz, the mean of all channels; only what is asked for is read.
 
-    Levels are left as they are, also beyond [-1, 1]. A file that ends before its header says gives what is there.
+    Levels are left as they are, also beyond [-1, 1]. Uncompressed audio that ends before its header says gives what
+    is there; in compressed audio the cut is damage.
 
     Args:
         start_seconds: where to begin. seconds: how much, less at the end of the file; None reads to the end.
@@ -54,7 +60,7 @@ def decode(file: Encoded, start_seconds: float = 0.0, seconds: float | None = No
         try:
             if start_seconds > 0:
                 sound.seek(min(round(start_seconds * rate), sound.frames))
-            samples = _read(sound, None if seconds is None else max(1, round(seconds * rate)))
+            samples = _read(sound, _count_frames(sound, file) if seconds is None else max(1, round(seconds * rate)))
         except soundfile.LibsndfileError as error:
             raise AudioError(f"damaged data ({_reason(error)})") from None
     if not len(samples):
@@ -63,6 +69,8 @@ def decode(file: Encoded, start_seconds: float = 0.0, seconds: float | None = No
         raise AudioError("samples that are not finite (NaN or inf)")
     if rate != SAMPLE_RATE:
         samples = soxr.resample(samples, rate, SAMPLE_RATE, quality="HQ")
+        if not len(samples):
+            raise AudioError("shorter than a sample of 16 kHz")
     return samples
 
 
@@ -70,23 +78,45 @@ def _open(file: Encoded) -> soundfile.SoundFile:
     if not isinstance(file, bytes) and Path(file).is_dir():
         raise AudioError("a folder, not a file")
     try:
-        sound = soundfile.SoundFile(io.BytesIO(file) if isinstance(file, bytes) else file)
+        sound = soundfile.SoundFile(io.BytesIO(file) if isinstance(file, bytes) else _path(file))
     except soundfile.LibsndfileError as error:
         raise AudioError(f"not readable as audio ({_reason(error)})") from None
     except (OSError, TypeError) as error:  # soundfile asks for details of a file named .raw with a TypeError
         raise AudioError(f"not readable ({error})") from None
-    if sound.frames <= 0 or sound.samplerate <= 0:
+    if sound.frames <= 0 or not _LOWEST_RATE_HZ <= sound.samplerate <= _HIGHEST_RATE_HZ:
         sound.close()
-        raise AudioError("no samples")
+        raise AudioError("no samples" if sound.frames <= 0 else f"a sample rate of {sound.samplerate} Hz")
     return sound
 
 
-def _read(sound: soundfile.SoundFile, most: int | None) -> np.ndarray:
+def _path(file: str | Path) -> str | bytes:
+    """As soundfile takes it: it would refuse a name that is not UTF-8."""
+    return os.fsencode(file) if os.name == "posix" else str(file)
+
+
+def _count_frames(sound: soundfile.SoundFile, file: Encoded) -> int:
+    """The header's, or those that are there, if it says more than the file can hold."""
+    size = len(file) if isinstance(file, bytes) else Path(file).stat().st_size
+    if sound.frames <= size * _MOST_FRAMES_A_BYTE:
+        return sound.frames
+    frames = 0
+    with _open(file) as again:
+        try:
+            while block := len(again.read(4096, dtype="float32")):
+                frames += block
+        except soundfile.LibsndfileError:  # so the last, incomplete block ends where the length is not known
+            pass
+    if not frames:
+        raise AudioError("no samples")
+    return frames
+
+
+def _read(sound: soundfile.SoundFile, most: int) -> np.ndarray:
     """Up to `most` frames from where the file stands, mono."""
     parts: list[np.ndarray] = []
-    left = sound.frames if most is None else most
+    left = most
     while left > 0:
-        wanted = min(left, _BLOCK_SECONDS * sound.samplerate)
+        wanted = min(left, _BLOCK_FRAMES)
         block = sound.read(wanted, dtype="float32", always_2d=True)
         parts.append(block[:, 0] if block.shape[1] == 1 else block.mean(axis=1))
         left -= len(block)

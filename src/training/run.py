@@ -9,6 +9,7 @@ from typing import Any
 import lightning.pytorch as L
 import numpy as np
 import torch
+import wandb
 from lightning.pytorch.loggers import Logger, WandbLogger
 from omegaconf import OmegaConf
 from rich.console import Console
@@ -38,27 +39,34 @@ log = logging.getLogger("src")
 def fit(config: Config, resume: str | None = None) -> int:
     """Train; returns the exit status: 0, or 128 + the signal that ended the run early."""
     checkpoint = checkpoint_to_resume(config.runs_folder, config.name, resume) if resume else None
-    about, folder = _about(config, checkpoint), _folder(config, checkpoint)
+    before = read_run(checkpoint) if checkpoint else {}
+    changed = compare(config, before, checkpoint) if checkpoint else []
+    folder = _folder(config, checkpoint)
     config.name = folder.name
     start_folder(folder, config)
     _log_to(folder / "log.txt")
     if checkpoint:
-        log.info("going on from %s, step %d", checkpoint, about["step"])
-        for line in compare(config, about, checkpoint):
-            log.info("changed: %s", line)
+        log.info("going on from %s, step %d", checkpoint, before["step"])
+    for line in changed:
+        log.info("changed: %s", line)
     data = prepare_data(config)
     plan = plan_run(config, data)
     (folder / "plan.txt").write_text(f"{plan}\n", encoding="utf-8")
     log.info("\n%s\n", plan)
 
     module = Pretraining(build_model(config), config.optimizer, plan.clips_per_step, config.trainer.steps)
+    about = _about(config, before)
     callbacks = make_callbacks(config, folder, data, about)
-    trainer = make_trainer(config, folder, callbacks, make_loggers(config, folder, about))
+    loggers = make_loggers(config, folder, about, before.get("step", 0))
+    trainer = make_trainer(config, folder, callbacks, loggers)
     try:
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True if checkpoint else None)
     except (KeyboardInterrupt, SystemExit):
         log.info("interrupted before the step was done; %s", how_to_resume(folder))
         return 130
+    finally:
+        if config.tracking.wandb:
+            wandb.finish()
     by_type: dict[type, Any] = {type(callback): callback for callback in callbacks}
     if signal := by_type[Preemption].signal:
         log.info("stopped at step %d and saved; %s", trainer.global_step, how_to_resume(folder))
@@ -169,8 +177,8 @@ def make_trainer(config: Config, folder: Path, callbacks: list[L.Callback], logg
     )
 
 
-def make_loggers(config: Config, folder: Path, about: dict[str, Any]) -> list[Logger]:
-    loggers: list[Logger] = [MetricsFile(folder / "metrics.csv", about.get("step", 0))]
+def make_loggers(config: Config, folder: Path, about: dict[str, Any], resumed_at: int = 0) -> list[Logger]:
+    loggers: list[Logger] = [MetricsFile(folder / "metrics.csv", resumed_at)]
     if config.tracking.wandb:
         loggers.append(
             WandbLogger(
@@ -197,14 +205,12 @@ def how_to_resume(folder: Path) -> str:
     return f"go on with: python -m src.train fit --config {folder / 'config.yaml'} --resume auto"
 
 
-def _about(config: Config, checkpoint: Path | None) -> dict[str, Any]:
-    """What a checkpoint says of its run: settings, versions, and the W&B run it belongs to."""
-    before = read_run(checkpoint) if checkpoint else {}
+def _about(config: Config, before: dict[str, Any]) -> dict[str, Any]:
+    """What a checkpoint says of its run: settings, versions, and the W&B run it belongs to (that of `before`, if any)."""
     return {
         "config": OmegaConf.to_container(OmegaConf.structured(config)),
         "wandb_id": before.get("wandb_id") or secrets.token_hex(4),
         "versions": {"python": platform.python_version(), "torch": str(torch.__version__), "lightning": L.__version__},
-        **({"step": before["step"]} if checkpoint else {}),
     }
 
 
