@@ -60,11 +60,11 @@ def test_a_mistake_is_one_sentence_with_the_key_and_what_to_do(override, words):
 
 
 def test_a_file_that_is_missing_broken_or_unknown_is_named(tmp_path):
-    with pytest.raises(ConfigError, match="nowhere.yaml: no such file"):
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml: no such file"):
         load_config(["nowhere.yaml"], [])
     broken = tmp_path / "broken.yaml"
     broken.write_text("trainer: {steps: [")
-    with pytest.raises(ConfigError, match="broken.yaml is not a YAML"):
+    with pytest.raises(ConfigError, match=r"broken\.yaml is not a YAML"):
         load_config([str(broken)], [])
     unknown = tmp_path / "unknown.yaml"
     unknown.write_text("trainer: {step: 4}\n")

@@ -33,6 +33,19 @@ def embed_clips(
 
 
 @torch.no_grad()
+def calibrate_norm(encoder: AudioViT, waveforms: list[np.ndarray]) -> None:
+    """Take the batch-norm statistics of an untrained encoder from `waveforms`, as a training's first steps would."""
+    was_training = encoder.training
+    encoder.init_bn.reset_running_stats()
+    encoder.train()
+    for chosen in batches_by_length([len(w) for w in waveforms], 60 * encoder.sample_rate):
+        waveform, length = _pad([waveforms[i] for i in chosen])
+        device = encoder.time_pos_embed.device
+        encoder.tokenize(waveform.to(device), length.to(device))
+    encoder.train(was_training)
+
+
+@torch.no_grad()
 def mel_statistics(waveforms: list[np.ndarray]) -> np.ndarray:
     """(n, 128): mean and deviation over time of each of the 64 log-mel bands."""
     log_mel = LogMel()

@@ -189,6 +189,7 @@ def make_loggers(config: Config, folder: Path, about: dict[str, Any], resumed_at
                 save_dir=folder,
                 offline=config.tracking.wandb == "offline",
                 config=about["config"],
+                settings=wandb.Settings(silent=config.tracking.wandb == "offline"),
             )
         )
     return loggers
@@ -206,7 +207,7 @@ def how_to_resume(folder: Path) -> str:
 
 
 def _about(config: Config, before: dict[str, Any]) -> dict[str, Any]:
-    """What a checkpoint says of its run: settings, versions, and the W&B run it belongs to (that of `before`, if any)."""
+    """What a checkpoint says of its run: settings, versions, and the W&B run it belongs to (of `before`, if any)."""
     return {
         "config": OmegaConf.to_container(OmegaConf.structured(config)),
         "wandb_id": before.get("wandb_id") or secrets.token_hex(4),

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+import torch
 from sklearn.neighbors import KNeighborsClassifier
 
-from src.evaluation.embeddings import batches_by_length, embed_clips, mel_statistics
+from src.evaluation.embeddings import batches_by_length, calibrate_norm, embed_clips, mel_statistics
 from src.evaluation.knn import knn_accuracy
 from src.evaluation.linear import linear_accuracy
 from src.evaluation.probes import effective_rank, majority_accuracy, probe
@@ -79,3 +80,14 @@ def test_mel_statistics_are_mean_and_deviation_of_bands():
     quiet, loud = mel_statistics([noise * 0.1, noise])
     np.testing.assert_allclose(loud[:64] - quiet[:64], 20.0, atol=1e-3)  # ten times the amplitude is 20 dB
     np.testing.assert_allclose(loud[64:], quiet[64:], atol=1e-3)
+
+
+def test_calibration_gives_the_statistics_of_the_clips_and_leaves_weights_alone():
+    encoder = create_encoder("tiny")
+    before = {name: value.clone() for name, value in encoder.named_parameters()}
+    random = np.random.default_rng(0)
+    waveforms = [random.normal(size=n).astype(np.float32) * 0.1 for n in (9000, 3000, 16000)]
+    calibrate_norm(encoder, waveforms)
+    bands = np.concatenate([encoder.log_mel(torch.from_numpy(w)[None])[0][0].numpy() for w in waveforms], axis=1)
+    np.testing.assert_allclose(encoder.init_bn.running_mean.numpy(), bands.mean(1), atol=1e-3)
+    assert all(torch.equal(value, before[name]) for name, value in encoder.named_parameters())

@@ -29,7 +29,7 @@ def test_a_save_cut_off_by_a_full_disk_leaves_the_last_one_whole(tmp_path, monke
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(torch, "save", write_some_then_fail)
-    with pytest.raises(ConfigError, match="no space left on device; last.ckpt of before is whole"):
+    with pytest.raises(ConfigError, match=r"no space left on device; last\.ckpt of before is whole"):
         io.save_checkpoint({"weight": torch.zeros(3)}, path)
     monkeypatch.undo()
     assert torch.equal(torch.load(path, weights_only=True)["weight"], torch.ones(3))
@@ -99,5 +99,5 @@ def test_changed_settings_are_listed_and_another_size_is_refused(tmp_path):
 
 def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(ConfigError, match="cannot write to .*runs_folder"):
+    with pytest.raises(ConfigError, match=r"cannot write to .*runs_folder"):
         start_folder(tmp_path / "file" / "run", Config())

@@ -1,5 +1,6 @@
 """Groups by name, and the learning rate at each step."""
 
+import itertools
 import math
 
 import pytest
@@ -39,7 +40,7 @@ def test_schedule_warms_up_linearly_and_ends_at_its_share():
     assert max(rates) == rates[10] == 1.0
     assert rates[60] == pytest.approx(0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi / 2)))
     assert rates[110] == rates[129] == pytest.approx(0.1)
-    assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
     assert schedule(0, 0, 100, 0.1) == 1.0
 
 

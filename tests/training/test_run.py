@@ -1,6 +1,7 @@
-"""Whole runs through the command line's own functions: losses after a kill, on two processes, after SIGTERM; what is written."""
+"""Whole runs through the command line: losses after a kill, on two processes, after SIGTERM; what is written."""
 
 import csv
+import itertools
 import os
 import signal
 import subprocess
@@ -59,18 +60,16 @@ def wait_for_step(runs, step, process, name="a"):
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory):
-    """The demo's validation clips as each kind of source; a folder and shards are written from the dataset's own bytes."""
+    """The demo's validation clips as each kind of source, from the dataset's own bytes."""
     return write_sources(tmp_path_factory.mktemp("sources"))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("kind", ["huggingface", "streaming", "folder", "shards"])
 def test_killed_and_resumed_is_as_if_nothing_had_happened(tmp_path, sources, kind, workers):
-    """Weights, optimiser, schedule, clips, crops, masks and drop-path all go on bit by bit: printed losses are equal."""
+    """Weights, optimiser, schedule, clips, crops, masks and drop-path go on bit by bit: the losses are equal."""
     overrides = [f"data.sources=[{sources[kind]}]", f"data.num_workers={workers}", "trainer.save_every_steps=6"]
-    steps = (
-        "trainer.steps=22"  # an epoch of the 115 clips has 15 steps: the kill comes in mid-epoch, the end in the next
-    )
+    steps = "trainer.steps=22"  # an epoch has 15 steps: the kill comes in mid-epoch, the end in the next
     assert fit(tmp_path, *overrides, steps, name="whole") == 0
     process = command(tmp_path, *overrides, steps, name="cut")
     wait_for_step(tmp_path, 13, process, name="cut")
@@ -162,7 +161,7 @@ def test_metrics_say_whether_it_learns_and_how_fast(finished):
             "train/data_wait_share", "train/hours_to_go", "val/loss", "check/knn", "check/linear", "check/deviation",
             "check/effective_rank", "floor/untrained_knn", "floor/mel_linear", "floor/majority_knn"} <= columns  # fmt: skip
     hours = [float(row["train/audio_hours"]) for row in rows if row["train/audio_hours"]]
-    assert all(a < b for a, b in zip(hours, hours[1:], strict=False)) and hours[-1] <= 6 * 8 * 1.0 / 3600
+    assert all(a < b for a, b in itertools.pairwise(hours)) and hours[-1] <= 6 * 8 * 1.0 / 3600
     assert all(float(row["train/gradient_norm"]) > 0 for row in rows if row["train/gradient_norm"])
     assert sum(bool(row["check/knn"]) for row in rows) == 2
 

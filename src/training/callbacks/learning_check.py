@@ -8,7 +8,7 @@ import lightning.pytorch as L
 import numpy as np
 
 from src.data.labels import LabelledClips
-from src.evaluation.embeddings import embed_clips, mel_statistics
+from src.evaluation.embeddings import calibrate_norm, embed_clips, mel_statistics
 from src.evaluation.probes import ProbeScores, majority_accuracy, probe
 from src.models.vit import Pooling
 from src.training.pretrain import Pretraining
@@ -43,7 +43,7 @@ class LearningCheck(L.Callback):
             return
         majority = majority_accuracy(self.train.labels, self.test.labels)
         mel = self._probe(mel_statistics(self.train.waveforms), mel_statistics(self.test.waveforms))
-        untrained = self.measure(pl_module)
+        untrained = self._measure_untrained(pl_module)
         self.floors = {
             "majority": {"knn": majority, "linear": majority},
             "mel": {"knn": mel.knn, "linear": mel.linear},
@@ -63,6 +63,16 @@ class LearningCheck(L.Callback):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.global_step >= trainer.max_steps:
             self._check(trainer, pl_module)
+
+    def _measure_untrained(self, pl_module: L.LightningModule) -> ProbeScores:
+        """With batch-norm statistics of the labelled clips: without them raw dB would go in, an easier floor."""
+        assert isinstance(pl_module, Pretraining)
+        norm = pl_module.model.encoder.init_bn
+        before = {name: value.clone() for name, value in norm.state_dict().items()}
+        calibrate_norm(pl_module.model.encoder, self.train.waveforms)
+        scores = self.measure(pl_module)
+        norm.load_state_dict(before)
+        return scores
 
     def measure(self, pl_module: L.LightningModule) -> ProbeScores:
         """Scores of the module's encoder as it is now."""
