@@ -284,7 +284,7 @@ def check_values(config: Config) -> None:
     _between("data.num_workers", data.num_workers, 0, 1024)
     _between("data.window_clips", data.window_clips, 1, 2**31)
     _between("optimizer.learning_rate", optimizer.learning_rate, 0.0, 10.0)
-    _between("optimizer.warmup_steps", optimizer.warmup_steps, 0, trainer.steps)
+    _between("optimizer.warmup_steps", optimizer.warmup_steps, 0, 2**62)
     _between("optimizer.final_share", optimizer.final_share, 0.0, 1.0)
     for key in ("steps", "accumulate", "devices", "num_nodes", "log_every_steps", "save_every_steps"):
         _between(f"trainer.{key}", getattr(trainer, key), 1, 2**62)

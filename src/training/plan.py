@@ -111,6 +111,11 @@ def _warnings(config: Config, encoder_size: int, data: DataFacts, world_size: in
         warnings.append(
             f"{data.shards} shards for {workers} workers: reads of one shard will compete; make more, smaller shards"
         )
+    if config.optimizer.warmup_steps >= config.trainer.steps:
+        warnings.append(
+            f"the warm-up of {config.optimizer.warmup_steps} steps lasts the whole run of {config.trainer.steps}: "
+            "the learning rate never reaches its peak"
+        )
     if data.overlap:
         warnings.append(
             f"{data.overlap} validation clips are also in train: the validation loss will look better than it is"

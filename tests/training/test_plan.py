@@ -59,6 +59,7 @@ def test_the_rows_say_batch_epochs_and_learning_rate():
     ("overrides", "facts", "words"),
     [
         (["model.size=base"], {"seconds": 1200.0}, "85.4 M parameters on 20 minutes"),
+        (["trainer.steps=50"], {}, "warm-up of 100 steps lasts the whole run of 50"),
         (["data.num_workers=8"], {"shards": 5}, "5 shards for 8 workers"),
         ([], {"overlap": 3}, "3 validation clips are also in train"),
     ],

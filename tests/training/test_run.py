@@ -203,7 +203,7 @@ def test_another_size_is_refused_in_one_sentence(finished, capsys):
 
 def test_a_second_start_takes_a_folder_of_its_own(tmp_path):
     for _ in range(2):
-        assert fit(tmp_path, "trainer.steps=2") == 0
+        assert fit(tmp_path, "trainer.steps=1") == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "a-2"]
 
 

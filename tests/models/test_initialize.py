@@ -1,0 +1,93 @@
+"""Initial weights are a pure function of seed and parameter name."""
+
+import pytest
+import torch
+
+from src.models import create_encoder, create_mae
+from src.models.initialize import initialize
+
+
+def equal(first: dict, second: dict) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_the_same_seed_gives_the_same_weights_whatever_was_drawn_before():
+    first = create_mae("tiny", seed=3).state_dict()
+    torch.randn(17)
+    assert equal(create_mae("tiny", seed=3).state_dict(), first)
+
+
+def test_the_global_generator_is_left_alone():
+    before = torch.get_rng_state()
+    create_mae("tiny")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_network_made_on_meta_gets_the_same_weights_and_buffers():
+    expected = create_mae("tiny", layer_scale=0.1, seed=5)
+    made = create_mae("tiny", layer_scale=0.1, seed=5, device="meta")
+    made.to_empty(device="cpu")
+    for value in [*made.parameters(), *made.buffers()]:
+        value.data.fill_(7)
+    initialize(made.encoder, 5, "encoder")
+    initialize(made.decoder, 5, "decoder")
+    assert equal(made.state_dict(), expected.state_dict())
+    assert equal(dict(made.named_buffers()), dict(expected.named_buffers()))
+    waveform = torch.rand(2, 16000)
+    seeds = torch.arange(2)
+    assert torch.equal(made(waveform, seeds=seeds).loss, expected(waveform, seeds=seeds).loss)
+
+
+def test_the_encoder_of_an_mae_equals_create_encoder():
+    assert equal(create_mae("tiny", seed=2).encoder.state_dict(), create_encoder("tiny", seed=2).state_dict())
+
+
+def test_another_seed_or_name_gives_other_matrices():
+    first, second = create_mae("tiny", seed=0).state_dict(), create_mae("tiny", seed=1).state_dict()
+    drawn = [name for name, value in first.items() if value.is_floating_point() and value.unique().numel() > 1]
+    assert not any(torch.equal(first[name], second[name]) for name in drawn)
+    values = torch.stack([first[name].flatten()[:128] for name in drawn])
+    shared = torch.corrcoef(values).triu(diagonal=1)  # 1 where two parameters share their numbers
+    assert len(drawn) > 60
+    assert shared.abs().max() < 0.6
+
+
+@pytest.fixture(scope="module")
+def weights() -> dict[str, torch.Tensor]:
+    return create_mae("tiny").state_dict()
+
+
+def test_encoder_matrices_are_xavier(weights):
+    for name in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"):
+        value = weights[f"encoder.blocks.5.{name}.weight"]
+        bound = (6 / sum(value.shape)) ** 0.5
+        assert value.abs().max() <= bound
+        assert value.std() == pytest.approx(bound / 3**0.5, rel=0.02)
+        assert value.mean().abs() < 0.01 * bound
+
+
+def test_decoder_matrices_are_normal_002(weights):
+    names = ["input_proj", "outputlayer", "blocks.1.attn.qkv", "blocks.3.mlp.fc2"]
+    for name in names:
+        value = weights[f"decoder.{name}.weight"] / 0.02
+        assert value.std() == pytest.approx(1, rel=0.02)
+        assert value.mean().abs() < 0.03
+        assert (value.abs() < 1).float().mean() == pytest.approx(0.6827, abs=0.01)
+
+
+def test_positions_patches_and_constants(weights):
+    assert weights["encoder.time_pos_embed"].std() == pytest.approx(0.02, rel=0.02)
+    assert weights["encoder.freq_pos_embed"].std() == pytest.approx(0.02, rel=0.2)
+    assert weights["decoder.mask_token"].std() == pytest.approx(0.02, rel=0.2)
+    assert not weights["decoder.pos_embed"].any()
+    for kind in ("weight", "bias"):
+        value = weights[f"encoder.patch_embed.proj.{kind}"]
+        assert 0.9 / 16 < value.abs().max() <= 1 / 16
+        assert value.std() == pytest.approx(1 / 16 / 3**0.5, rel=0.1)
+    for name, value in weights.items():
+        if name.endswith("bias") and "patch_embed" not in name:
+            assert not value.any(), name
+        if "norm" in name and name.endswith("weight"):
+            assert (value == 1).all(), name
+    assert (weights["encoder.init_bn.running_var"] == 1).all()
+    assert weights["encoder.init_bn.num_batches_tracked"] == 0
