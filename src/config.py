@@ -7,6 +7,7 @@ import ast
 import difflib
 import inspect
 import itertools
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -180,8 +181,10 @@ def load_config(files: list[str], overrides: list[str]) -> Config:
     try:
         result = OmegaConf.to_object(config)
     except OmegaConfBaseException as error:
-        if "???" in str(error) or "Missing mandatory" in str(error):
-            raise ConfigError(f"{error.full_key} is not set; add {error.full_key}=VALUE to the command") from None
+        referred = re.search(r"\$\{([\w.]+)\}.*Incompatible value 'None'", str(error), re.DOTALL)
+        if referred or "Missing mandatory" in str(error):
+            key = referred.group(1) if referred else error.full_key
+            raise ConfigError(f"{key} is not set; add {key}=VALUE to the command") from None
         raise ConfigError(_one_line(error)) from None
     assert isinstance(result, Config)
     check_values(result)

@@ -39,7 +39,7 @@ def group_mask(
         keep = torch.full_like(seeds, _num_kept(num_tokens, mask_ratio))
     else:
         noise = noise.masked_fill(~valid, torch.inf)
-        keep = ((valid.sum(1).double() * (1 - mask_ratio) + 1e-9).floor().long()).clamp(min=1)
+        keep = (valid.sum(1) * (1 - mask_ratio) + 1e-4).floor().long().clamp(min=1)
     order = noise.argsort(dim=1, stable=True)
     seen = torch.zeros_like(order).scatter(1, order, token.expand_as(order)) < keep[:, None]
     mask = ~seen if valid is None else ~seen & valid
@@ -49,7 +49,7 @@ def group_mask(
 
 
 def _num_kept(num_tokens: int, mask_ratio: float) -> int:
-    return max(1, int(num_tokens * (1 - mask_ratio) + 1e-9))
+    return max(1, int(num_tokens * (1 - mask_ratio) + 1e-4))
 
 
 def hash_noise(seed: Tensor, index: Tensor) -> Tensor:
@@ -57,7 +57,7 @@ def hash_noise(seed: Tensor, index: Tensor) -> Tensor:
     value = (seed & 0xFFFFFFFF) ^ ((seed >> 32) & 0xFFFFFFFF) * 0x9E3779B1
     value = _scramble(value & 0xFFFFFFFF)
     value = _scramble((value + (index + 1) * 0x9E3779B9) & 0xFFFFFFFF)
-    return (value >> 8).double() / 2**24
+    return (value >> 8).float() / 2**24
 
 
 def _scramble(value: Tensor) -> Tensor:

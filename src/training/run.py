@@ -151,6 +151,8 @@ def make_trainer(config: Config, folder: Path, callbacks: list[L.Callback], logg
     settings = config.trainer
     if settings.threads:
         torch.set_num_threads(settings.threads)
+    if settings.accelerator == "gpu" and not torch.cuda.is_available():
+        raise ConfigError("trainer.accelerator=gpu, but torch finds no GPU; set it to auto or cpu")
     return L.Trainer(
         default_root_dir=folder,
         accelerator=settings.accelerator,

@@ -73,7 +73,7 @@ def test_resume_auto_takes_the_newest_whole_checkpoint(tmp_path):
         os.utime(path, (number, number))
     (tmp_path / "a-2" / "checkpoints" / "last.ckpt.partial").write_bytes(b"newer, cut off")
     assert checkpoint_to_resume(str(tmp_path), "a", "auto") == tmp_path / "a-2" / "checkpoints" / "last.ckpt"
-    with pytest.raises(ConfigError, match="no such checkpoint"):
+    with pytest.raises(ConfigError, match="there is no checkpoint"):
         checkpoint_to_resume(str(tmp_path), "a", str(tmp_path / "none.ckpt"))
 
 

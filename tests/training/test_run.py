@@ -89,7 +89,7 @@ def test_the_number_of_workers_changes_nothing(tmp_path, sources):
 
 
 def test_two_processes_give_the_losses_of_one(tmp_path):
-    """Same global batch, dealt to two gloo processes; clips differ in length, so the mean is over all tokens of both."""
+    """Same global batch, dealt to two gloo processes; clips differ in length: the mean is over all tokens of both."""
     shared = ["trainer.steps=6", "trainer.accelerator=cpu", "model.drop_path=0", "data.crop_seconds=2.5"]
     assert fit(tmp_path, *shared, "data.batch_size=16", name="one") == 0
     process = command(tmp_path, *shared, "data.batch_size=8", "trainer.devices=2", name="two")
@@ -159,7 +159,8 @@ def test_metrics_say_whether_it_learns_and_how_fast(finished):
     columns = set(rows[0])
     assert {"train/loss", "train/gradient_norm", "train/learning_rate", "train/clips_per_second", "train/audio_hours",
             "train/data_wait_share", "train/hours_to_go", "val/loss", "check/knn", "check/linear", "check/deviation",
-            "check/effective_rank", "floor/untrained_knn", "floor/mel_linear", "floor/majority_knn"} <= columns  # fmt: skip
+            "check/effective_rank", "floor/untrained_knn", "floor/mel_linear",
+            "floor/majority_knn"} <= columns  # fmt: skip
     hours = [float(row["train/audio_hours"]) for row in rows if row["train/audio_hours"]]
     assert all(a < b for a, b in itertools.pairwise(hours)) and hours[-1] <= 6 * 8 * 1.0 / 3600
     assert all(float(row["train/gradient_norm"]) > 0 for row in rows if row["train/gradient_norm"])
@@ -178,7 +179,7 @@ def test_a_checkpoint_says_everything_and_is_plain_data(finished):
 
 @pytest.mark.parametrize(("name", "words"), [("validate", "val/loss"), ("test", "test/loss")])
 def test_validate_and_test_print_the_loss(finished, capsys, name, words):
-    folder, overrides = finished
+    folder, _ = finished
     config = ["--config", str(folder / "config.yaml")]
     assert train.main([name, *config, "--checkpoint", str(folder / "checkpoints/last.ckpt")]) == 0
     assert words in capsys.readouterr().out

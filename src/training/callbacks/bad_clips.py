@@ -22,6 +22,8 @@ class BadClips(L.Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if trainer.is_global_zero:
             self._write()
+        else:
+            self.file = self.file.with_name(f"skipped-{trainer.global_rank}.csv")
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: dict[str, Any], batch_idx: int
@@ -31,8 +33,7 @@ class BadClips(L.Callback):
         if not new:
             return
         self.met.update(new)
-        if trainer.is_global_zero:
-            self._write()
+        self._write()
         share = len(self.met) / max(self._seen_clips, self.smallest_sample)
         if share > self.max_share:
             name, reason = next(iter(new.items()))

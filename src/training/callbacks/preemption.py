@@ -15,6 +15,7 @@ class Preemption(L.Callback):
     A second Ctrl-C interrupts at once. `signal` is the number that ended the run, None if none did.
     """
 
+    agree_every_steps = 5  # several processes compare their flags this often: it makes the GPU wait for the CPU
     signals = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
     def __init__(self) -> None:
@@ -38,11 +39,15 @@ class Preemption(L.Callback):
     ) -> None:
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
-        flag = torch.tensor(float(self._flag), device=pl_module.device)
+        flag = self._flag
         if trainer.world_size > 1:
-            torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
-        if flag > 0:
-            self.signal = int(flag)
+            if trainer.global_step % self.agree_every_steps:
+                return
+            agreed = torch.tensor(float(flag), device=pl_module.device)
+            torch.distributed.all_reduce(agreed, torch.distributed.ReduceOp.MAX)
+            flag = int(agreed)
+        if flag:
+            self.signal = flag
             trainer.should_stop = True
             trainer.limit_val_batches = 0  # Lightning would validate once more; the time may not be ours
 

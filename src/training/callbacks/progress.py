@@ -30,7 +30,10 @@ class ProgressLine(L.Callback):
         if not trainer.is_global_zero or (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
         step = trainer.global_step
-        if self._bar is None and step % self._every and step != trainer.max_steps:
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step)
+        every = self._every if self._bar is None else trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if step % every and step != trainer.max_steps:  # reading the loss makes the GPU wait for the CPU
             return
         seconds = round(self.throughput.seconds_to_go(trainer))
         text = (
@@ -38,7 +41,7 @@ class ProgressLine(L.Callback):
             f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02} to go"
         )
         if self._bar is not None:
-            self._bar.update(self._task, completed=step, description=text)
+            self._bar.update(self._task, description=text)
         else:
             self.console.print(f"step {step} of {trainer.max_steps}  {text}", highlight=False)
 

@@ -24,12 +24,13 @@ class Throughput(L.Callback):
         self.every_steps = every_steps
         self.hours = self.seconds = self.clips_per_second = self.wait_share = 0.0
         self._gradient_norm = 0.0
+        self._samples: int | torch.Tensor = 0  # of all processes; on the device until it is read
 
     def state_dict(self) -> dict[str, float]:
-        return {"hours": self.hours, "seconds": self.seconds}
+        return {"samples": int(self._samples), "seconds": self.seconds}
 
     def load_state_dict(self, state_dict: dict[str, float]) -> None:
-        self.hours, self.seconds = state_dict["hours"], state_dict["seconds"]
+        self._samples, self.seconds = int(state_dict["samples"]), state_dict["seconds"]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._begin = self._step_end = time.perf_counter()
@@ -60,9 +61,9 @@ class Throughput(L.Callback):
     ) -> None:
         now = time.perf_counter()
         assert isinstance(pl_module, Pretraining)
-        sample_rate = pl_module.model.encoder.sample_rate
-        seen = float(batch["length"].sum()) / sample_rate / 3600 * trainer.world_size
-        self.hours += seen
+        self._samples = self._samples + batch["length"].sum() * trainer.world_size
+        if trainer.global_step % self.every_steps == 0 or trainer.global_step == trainer.max_steps:
+            self.hours = int(self._samples) / pl_module.model.encoder.sample_rate / 3600
         self._clips += len(batch["length"]) * trainer.world_size
         elapsed = now - self._begin
         self.seconds += now - self._step_end

@@ -1,0 +1,73 @@
+"""README, notebooks and configs say what is so: commands parse, cells run, named files exist."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from src.config import load_config
+from src.train import parse
+
+README = Path("README.md").read_text(encoding="utf-8")
+COMMANDS = [
+    line.strip()
+    for line in [*README.splitlines(), *Path("CONTRIBUTING.md").read_text(encoding="utf-8").splitlines()]
+    if re.match(r" {4}(python -m src|make )", line)
+]
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("python -m src.train")])
+def test_a_command_of_the_readme_is_understood(command):
+    options, overrides = parse(shlex.split(command)[3:])
+    files = [f for f in options.config if not f.startswith("runs/")]  # what the quickstart writes is tested elsewhere
+    config = load_config(files or ["configs/quickstart.yaml"], overrides)
+    assert config.data.sources
+
+
+def test_make_knows_the_commands_of_the_readme():
+    targets = set(re.findall(r"^([a-z-]+):", Path("Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    named = set(re.findall(r"`make ([a-z-]+)`", README)) | {
+        w for c in COMMANDS if c.startswith("make") for w in c.split()[1:2]
+    }
+    assert named and named <= targets
+    assert {"quickstart", "test", "test-slow", "lint", "format", "bench", "help"} <= targets
+
+
+def test_the_python_of_the_readme_runs():
+    block = README[README.index("    import torch\n") :].split("\n\n**")[0]
+    code = "\n".join(line.removeprefix("    ") for line in block.splitlines()).replace('"base"', '"tiny"')
+    names: dict = {}
+    exec(code, names)
+    assert names["tokens"].shape == (2, 50, 192) and names["loss"].ndim == 0
+
+
+def test_files_and_folders_of_the_layout_exist():
+    tree = README[README.index("    src/\n") :].split("\n\n## Limits")[0]
+    names = re.findall(r"[a-z_]+\.py", tree)
+    for name in names:
+        assert list(Path("src").rglob(name)), name
+    listed = {
+        p.name
+        for p in Path("src").rglob("*.py")
+        if p.name != "__init__.py" and "training" not in p.parts and "evaluation" not in p.parts
+    }
+    assert listed <= set(names), listed - set(names)
+    for link in re.findall(r"\]\((?!http)([^)]+)\)", README):
+        assert Path(link).exists(), link
+
+
+@pytest.mark.parametrize("notebook", sorted(Path("notebooks").glob("*.ipynb")), ids=str)
+def test_a_notebook_runs_from_top_to_bottom(notebook, tmp_path):
+    names: dict = {}
+    for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
+        if cell["cell_type"] == "code":
+            assert len(cell["source"]) <= 12
+            exec("".join(cell["source"]).replace("runs/", f"{tmp_path}/"), names)
+    assert (tmp_path / "look.png").stat().st_size > 10_000
+
+
+def test_the_readme_is_short_and_finished():
+    assert len(README.splitlines()) < 250
+    assert not re.findall(r"[A-Z]+_(?:ROW|ROWS|TABLE|MINUTES)|TODO", README)
