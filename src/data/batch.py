@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from src.data.decode import SAMPLE_RATE, AudioError, decode
+from src.data.decode import SAMPLE_RATE, AudioError, Encoded, decode
 from src.data.order import Crops, uniform
 from src.data.sources import Source
 
@@ -15,15 +15,17 @@ MOST_TRIES = 100  # clips tried in place of an unreadable one
 
 class Request(NamedTuple):
     """A batch to be made. position: clips consumed by all processes once it is trained on. encoded: the clips' bytes
-    with their names, where the source is a stream; None where `crops` number clips of a source."""
+    with their names, where the source is a stream; None where `crops` number clips of a source. bad: (name, reason) of
+    clips of the stream that were met since the last request."""
 
     crops: Crops
     position: int
-    encoded: list[tuple[str, bytes]] | None = None
+    encoded: list[tuple[str, Encoded]] | None = None
+    bad: tuple[tuple[str, str], ...] = ()
 
 
 class Batches(Dataset):
-    """`batches[request]` is the batch: waveform (B, T), zero-padded; length (B,) samples; seed (B,); key, a name a clip;
+    """`batches[request]` is the batch: waveform (B, T), zero-padded; length (B,) samples; seed (B,); key, the names;
     position; bad, (name, reason) of clips that could not be decoded; label (B,) where the sources have one.
 
     Args:
@@ -43,7 +45,7 @@ class Batches(Dataset):
 
     def __getitem__(self, request: Request) -> dict[str, Any]:
         crops = request.crops
-        bad: list[tuple[str, str]] = []
+        bad = list(request.bad)
         waveforms, keys, labels = [], [], []
         gains = uniform(crops.seed, 2) * 2 - 1
         for row in range(len(crops)):

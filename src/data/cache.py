@@ -1,19 +1,27 @@
-"""A set that fits is decoded once, into a memory-mapped file of 16-bit samples: decoding is the cost of compressed audio."""
+"""A set that fits is decoded once, into a memory-mapped file of 16-bit samples: decoding is what costs."""
 
-import hashlib
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from src.config import ConfigError
 from src.data.decode import SAMPLE_RATE, AudioError, Encoded, decode
-from src.data.index import cache_root
+from src.data.index import cache_root, progress_bar
 from src.data.sources import Source
 
-_CHUNK = 256  # clips decoded before they are written, so that memory stays bounded
+_CHUNK_SECONDS = 600  # decoded before they are written, so that memory stays bounded
+_SHOWN = 100e6  # bytes of a cache that takes long enough for a progress bar
+
+
+class _Clip(NamedTuple):
+    samples: np.ndarray  # int16
+    scale: float
 
 
 def cache_bytes(source: Source) -> int:
@@ -29,10 +37,10 @@ class CachedSource(Source):
 
     def __init__(self, source: Source) -> None:
         self._source = source
-        folder = cache_root() / "decoded" / hashlib.sha256(source.fingerprint.encode()).hexdigest()[:32]
+        folder = cache_root() / "decoded" / source.fingerprint
         if not (folder / "index.json").exists():
             _write(source, folder)
-        index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+        index = json.loads((folder / "index.json").read_text())
         self._kept = np.array(index["kept"], dtype=np.int64)
         self._ends = np.cumsum(np.array(index["samples"], dtype=np.int64))
         self._begins = self._ends - np.array(index["samples"], dtype=np.int64)
@@ -71,37 +79,49 @@ def _write(source: Source, folder: Path) -> None:
     Raises:
         ConfigError: no room or no permission.
     """
-
-    def one(i: int) -> np.ndarray | str:
-        try:
-            return decode(source.read(i))
-        except AudioError as error:
-            return str(error)
-
     kept, samples, scale, bad = [], [], [], []
-    partial = folder / f"samples.{os.getpid()}.partial"
+    partial, partial_index = (folder / f"{name}.{os.getpid()}.partial" for name in ("samples", "index"))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with open(partial, "wb") as file, ThreadPoolExecutor(os.cpu_count()) as pool:
-            for first in range(0, len(source), _CHUNK):
-                numbers = range(first, min(first + _CHUNK, len(source)))
-                for i, waveform in zip(numbers, pool.map(one, numbers), strict=True):
-                    if isinstance(waveform, str):
-                        bad.append((source.name(i), waveform))
-                        continue
-                    step = max(1.0, float(np.abs(waveform).max())) / 32767
-                    np.round(waveform / step).astype(np.int16).tofile(file)
-                    kept.append(i)
-                    samples.append(len(waveform))
-                    scale.append(step)
+        with (
+            open(partial, "wb") as file,
+            progress_bar("decoding", len(source), cache_bytes(source) > _SHOWN) as advance,
+        ):
+            for i, clip in enumerate(_decoded(source)):
+                advance()
+                if isinstance(clip, str):
+                    bad.append((source.name(i), clip))
+                    continue
+                clip.samples.tofile(file)
+                kept.append(i)
+                samples.append(len(clip.samples))
+                scale.append(clip.scale)
+        partial_index.write_text(json.dumps({"kept": kept, "samples": samples, "scale": scale, "bad": bad}))
         os.replace(partial, folder / "samples.i16")
-        index = folder / f"index.{os.getpid()}.partial"
-        index.write_text(json.dumps({"kept": kept, "samples": samples, "scale": scale, "bad": bad}), encoding="utf-8")
-        os.replace(index, folder / "index.json")
+        os.replace(partial_index, folder / "index.json")
     except OSError as error:
         raise ConfigError(
             f"the decoded cache {folder} cannot be written ({error.strerror}); make room, "
             "set AUDIO_ENCODER_CACHE to another folder, or turn it off with data.cache_gigabytes=0"
         ) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # where the folder could not be made either
+            partial.unlink(missing_ok=True)
+            partial_index.unlink(missing_ok=True)
+
+
+def _decoded(source: Source) -> Iterator[_Clip | str]:
+    """Every clip, or why there is none, in order; some minutes of sound in memory at a time."""
+
+    def one(i: int) -> _Clip | str:
+        try:
+            waveform = decode(source.read(i))
+        except AudioError as error:
+            return str(error)
+        scale = max(1.0, float(np.abs(waveform).max())) / 32767
+        return _Clip(np.round(waveform / scale).astype(np.int16), scale)
+
+    ends = np.flatnonzero(np.diff(np.cumsum(source.seconds) // _CHUNK_SECONDS)) + 1
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for chunk in np.split(np.arange(len(source)), ends):
+            yield from pool.map(one, chunk.tolist())

@@ -1,9 +1,8 @@
 """Audio as a LightningDataModule: sources, cache, order and batches put together."""
 
-import hashlib
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
@@ -15,13 +14,11 @@ from torch.utils.data import DataLoader
 from src.config import ConfigError, DataConfig, SourceConfig
 from src.data.batch import Batches, Request
 from src.data.cache import CachedSource, cache_bytes
-from src.data.decode import Encoded
 from src.data.hub import load_hub
-from src.data.order import Batching, Crops, Order, arrange, mix
+from src.data.order import Batching, Order, arrange, mix, split_in_order
+from src.data.overlap import count_overlap
 from src.data.sampler import OrderSampler, StreamSampler
 from src.data.sources import Source, open_source
-
-_MOST_COMPARED = 20_000  # clips of a side; larger sets are not searched for overlaps
 
 
 @dataclass(frozen=True)
@@ -61,21 +58,24 @@ class PretrainData(L.LightningDataModule):
         self._held_out: dict[str, Source] = {}
         self._sampler: OrderSampler | StreamSampler | None = None
         self._stream_state: dict[str, Any] | None = None
+        self._opened = False
         self.streaming = any(source.streaming for source in config.sources)
         if self.streaming and len(config.sources) > 1:
             raise ConfigError(
-                "a streamed source cannot be mixed with others; download it (streaming: false) or take it alone"
+                "data.sources: a streamed source cannot be mixed with others; set streaming to false or take it alone"
             )
+        _check_sources(config.sources)
 
     def prepare_data(self) -> None:
         """Header scans and the decoded cache, by one process a node."""
         self._open()
 
     def setup(self, stage: str | None = None) -> None:
-        if not self.sources and not self.streaming:
-            self._open()
+        self._open()
 
     def _open(self) -> None:
+        if self._opened:
+            return
         opened = [] if self.streaming else [open_source(source) for source in self.config.sources]
         fits = sum(map(cache_bytes, opened)) <= self.config.cache_gigabytes * 1e9
         self.sources = [CachedSource(source) for source in opened] if fits else opened
@@ -92,6 +92,12 @@ class PretrainData(L.LightningDataModule):
             source = getattr(self.config, name)
             if source is not None:
                 self._held_out[name] = open_source(source)
+                self.bad += self._held_out[name].bad
+        for config, opened_source in zip(self.config.sources, self.sources, strict=False):  # none for a stream
+            _check_readable(config, opened_source)
+        for name, opened_source in self._held_out.items():
+            _check_readable(getattr(self.config, name), opened_source)
+        self._opened = True
 
     def train_dataloader(self) -> DataLoader:
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
@@ -114,6 +120,7 @@ class PretrainData(L.LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         state: dict[str, Any] = {"seed": self.seed, "position": self.position, "streams": None}
+        state["sources"] = [source.fingerprint for source in self.sources]
         if isinstance(self._sampler, StreamSampler):
             mine = {"position": self.position, "window": self._sampler.state_at(self.position)}
             state["streams"] = [mine]
@@ -124,6 +131,12 @@ class PretrainData(L.LightningDataModule):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.position, self.seed = state_dict["position"], state_dict["seed"]
+        if state_dict["sources"] != [source.fingerprint for source in self.sources]:
+            warnings.warn(
+                "the clips of data.sources are not those of the checkpoint (another place, other files, other times of "
+                "change): the run goes on with them, but not exactly",
+                stacklevel=2,
+            )
         streams = state_dict["streams"]
         if streams is not None:
             rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
@@ -143,6 +156,7 @@ class PretrainData(L.LightningDataModule):
         window = order.crops(np.arange(order.window_size(batching)))
         batches = arrange(window, batching, 0)
         rows = np.concatenate([np.full(len(batch), batch.seconds.max()) for batch in batches])
+        held_out = self._held_out.get("validation")
         shards = [source.shards for source in self.sources if source.shards is not None]
         return DataFacts(
             num_clips=sum(map(len, self.sources)),
@@ -152,8 +166,8 @@ class PretrainData(L.LightningDataModule):
             clips_per_batch=len(window) / len(batches),
             cache_bytes=sum(map(cache_bytes, self.sources)) if self.cached else 0,
             shards=sum(shards) if shards else None,
-            overlap=self._overlap(),
-            bad=len(self.bad),
+            overlap=count_overlap(held_out, self.sources) if held_out is not None else 0,
+            bad=sum(len(source.bad) for source in self.sources),
         )
 
     def _order(self) -> Order:
@@ -172,7 +186,7 @@ class PretrainData(L.LightningDataModule):
         )  # fmt: skip
 
     def _held_out_loader(self, name: str, crop_seconds: float) -> DataLoader | list:
-        """Every crop once, in the order of length; rank r takes rows r, r + world_size, ... and the ranks' batches pair."""
+        """Every crop once, in the order of length; rank r takes rows r, r + world_size, ... of each batch."""
         if name not in self._held_out:
             return []
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
@@ -180,8 +194,10 @@ class PretrainData(L.LightningDataModule):
         order = Order([source.seconds], [1.0], crop_seconds, 1, seed=0)
         crops = order.crops(np.arange(order.num_crops))
         crops = crops.take(np.lexsort((crops.start_seconds, crops.clip, crops.seconds)))
-        size = self.config.batch_size or max(1, int(self.config.batch_seconds / self.config.crop_seconds))  # type: ignore[operator]
-        requests = [Request(part, 0) for part in _split(crops, size, rank, world_size)]
+        clips = self.config.batch_size
+        seconds = clips * self.config.crop_seconds if clips is not None else self.config.batch_seconds
+        assert seconds is not None
+        requests = [Request(part, 0) for part in split_in_order(crops, clips, seconds, rank, world_size)]
         pad_seconds = crop_seconds if self.config.pad_to_crop and np.isfinite(crop_seconds) else None
         return self._loader(Batches([source], pad_seconds), requests)
 
@@ -196,14 +212,6 @@ class PretrainData(L.LightningDataModule):
             persistent_workers=workers > 0,
         )
 
-    def _overlap(self) -> int:
-        """Validation clips whose bytes also stand in train."""
-        held_out = self._held_out.get("validation")
-        if held_out is None or max([len(held_out), *map(len, self.sources)]) > _MOST_COMPARED:
-            return 0
-        train = {_digest(source.read(i)) for source in self.sources for i in range(len(source))}
-        return sum(_digest(held_out.read(i)) in train for i in range(len(held_out)))
-
 
 def open_stream(source: SourceConfig, rank: int, world_size: int) -> Any:
     """A process's part of a streamed dataset."""
@@ -213,13 +221,18 @@ def open_stream(source: SourceConfig, rank: int, world_size: int) -> Any:
     return split_dataset_by_node(stream, rank, world_size) if world_size > 1 else stream
 
 
-def _split(crops: Crops, size: int, rank: int, world_size: int) -> list[Crops]:
-    """Batches of a process; each process has as many, the last ones may differ by a crop but none is empty."""
-    count = max(1, len(crops) // (size * world_size))
-    parts = np.array_split(np.arange(len(crops)), count)
-    return [crops.take(part[rank::world_size]) for part in parts]
+def _check_sources(sources: list[SourceConfig]) -> None:
+    for number, source in enumerate(sources):
+        if source.streaming and source.kind != "huggingface":
+            raise ConfigError(f"data.sources.{number}: only kind=huggingface can be streamed, not {source.kind}")
+        if source.weight * 1000 < sum(other.weight for other in sources) or source.weight <= 0:
+            raise ConfigError(
+                f"data.sources.{number}.weight={source.weight} has to be above 0 and a thousandth of all weights; "
+                "raise it, or leave the source out"
+            )
 
 
-def _digest(encoded: Encoded) -> bytes:
-    data = encoded if isinstance(encoded, bytes) else Path(encoded).read_bytes()
-    return hashlib.md5(data, usedforsecurity=False).digest()
+def _check_readable(config: SourceConfig, source: Source) -> None:
+    if not len(source):
+        examples = "; ".join(f"{name}: {reason}" for name, reason in source.bad[:3])
+        raise ConfigError(f"none of the {len(source.bad)} clips of {config.path} can be read ({examples})")

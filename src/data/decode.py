@@ -13,7 +13,10 @@ import soundfile
 import soxr
 
 SAMPLE_RATE = 16000
-SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf", ".w64", ".rf64", ".snd")
+SUFFIXES = (
+    ".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".w64",
+    ".rf64", ".sph",
+)  # fmt: skip
 _LOWEST_RATE_HZ, _HIGHEST_RATE_HZ = 1_000, 768_000  # what is outside is a broken header
 _BLOCK_FRAMES = 2**20  # read at a time: a header may promise more than memory holds
 _MOST_FRAMES_A_BYTE = 10_000  # digital silence in FLAC has some hundreds; above it, the header is not believed

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from src.config import ConfigError, SourceConfig
+from src.data.decode import AudioError, Encoded
 
 
 def load_hub(config: SourceConfig) -> Any:
@@ -56,6 +57,22 @@ def _explain(config: SourceConfig, error: Exception) -> str:
         f"the dataset {config.path} cannot be loaded ({reason}); "
         "a hub id needs a network, a local dataset a folder of that name"
     )
+
+
+def encoded_clip(audio: dict[str, Any] | None) -> Encoded:
+    """The bytes of a row's audio column, or the path where it holds one only.
+
+    Raises:
+        AudioError: the row has neither.
+    """
+    if audio is None or (audio["bytes"] is None and not audio["path"]):
+        raise AudioError("no audio in this row")
+    return audio["bytes"] if audio["bytes"] is not None else Path(audio["path"])
+
+
+def clip_name(audio: dict[str, Any] | None, row: int) -> str:
+    """The row's number, and the file's name where the dataset keeps it."""
+    return f"{row}:{Path(audio['path']).name}" if audio and audio["path"] else str(row)
 
 
 def nearest(found: str, names: Iterable[str]) -> str:

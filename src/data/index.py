@@ -1,10 +1,11 @@
-"""What is known of clips before they are decoded: headers of files, members of tar shards. Scanned once, kept in a cache."""
+"""What is known of clips before they are decoded: headers, places in tar shards. Scanned once, kept in a cache."""
 
+import contextlib
 import hashlib
 import os
 import tarfile
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +14,10 @@ import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from rich.console import Console
+from rich.progress import Progress
 
+from src.config import ConfigError
 from src.data.decode import SUFFIXES, AudioError, Encoded, probe
 
 
@@ -29,17 +33,23 @@ def cache_root() -> Path:
     return Path(os.environ.get("AUDIO_ENCODER_CACHE", Path.home() / ".cache" / "audio-encoder"))
 
 
-def scan_headers(read: Callable[[int], Encoded], keys: Sequence[str]) -> Headers:
-    """Headers of clips 0 ... len(keys) - 1, those of an earlier scan from the cache.
+def digest(keys: Sequence[str]) -> str:
+    """32 hexadecimal digits that stand for all keys; file names need not be UTF-8."""
+    return hashlib.sha256("\n".join(keys).encode(errors="surrogateescape")).hexdigest()[:32]
+
+
+def scan_headers(read: Callable[[int], Encoded], keys: Sequence[str], place: str) -> Headers:
+    """Headers of clips 0 ... len(keys) - 1; what an earlier scan of the same place found for a key is not read again.
 
     Args:
-        read: the encoded clip of a number. keys: identify the content (path, size and mtime, say), one a clip.
+        read: the encoded clip of a number. keys: identify a clip's content (path, size and mtime, say).
     """
-    digest = hashlib.sha256("\n".join(keys).encode()).hexdigest()[:32]
-    file = cache_root() / "headers" / f"{digest}.parquet"
-    if file.exists():
-        table = pq.read_table(file)
-        return Headers(table.column("seconds").to_numpy(), table.column("reason").to_pylist())
+    file = cache_root() / "headers" / f"{digest([place])}.parquet"
+    keys = [digest([key]) for key in keys]
+    known: dict[str, tuple[float, str]] = {}
+    if (table := _read_cached(file)) is not None:
+        columns = table.to_pydict()
+        known = dict(zip(columns["key"], zip(columns["seconds"], columns["reason"], strict=True), strict=True))
 
     def scan(number: int) -> tuple[float, str]:
         try:
@@ -47,32 +57,50 @@ def scan_headers(read: Callable[[int], Encoded], keys: Sequence[str]) -> Headers
         except AudioError as error:
             return float("nan"), str(error)
 
-    with ThreadPoolExecutor(max(4, os.cpu_count() or 1)) as pool:
-        found = list(pool.map(scan, range(len(keys)), chunksize=64))
-    headers = Headers(np.array([seconds for seconds, _ in found]), [reason for _, reason in found])
-    write_atomically(pa.table({"seconds": headers.seconds, "reason": pa.array(headers.reason, pa.string())}), file)
+    new = [number for number, key in enumerate(keys) if key not in known]
+    with (
+        ThreadPoolExecutor(max(4, os.cpu_count() or 1)) as pool,
+        progress_bar("reading headers", len(new), len(new) > 10_000) as advance,
+    ):
+        for number, header in zip(new, pool.map(scan, new), strict=True):
+            known[keys[number]] = header
+            advance()
+    headers = Headers(np.array([known[key][0] for key in keys], dtype=float), [known[key][1] for key in keys])
+    if new:
+        found = {"key": pa.array(keys), "seconds": headers.seconds, "reason": pa.array(headers.reason, pa.string())}
+        write_atomically(pa.table(found), file)
     return headers
+
+
+@contextlib.contextmanager
+def progress_bar(what: str, total: int, shown: bool) -> Iterator[Callable[[], None]]:
+    """On stderr; what it gives is called for each piece that is done."""
+    with Progress(console=Console(stderr=True), transient=True, disable=not shown) as progress:
+        task = progress.add_task(what, total=total)
+        yield lambda: progress.advance(task)
 
 
 def tar_members(shard: str) -> pa.Table:
     """Audio members of a tar: name, offset, size (bytes), in the order of the file.
 
-    From `<shard>.index.parquet` beside it if there is one, else from the cache, else by walking the tar's headers.
+    From `<shard>.index.parquet` beside it if there is one, else from the cache, else by walking the tar's headers. An
+    index that comes with the shard may say seconds too (NaN: unreadable); the clips' own headers are then not read.
+
+    Raises:
+        ConfigError: no such shard, no access, not a tar, not an index.
     """
-    shipped = f"{shard}.index.parquet"
-    filesystem, path = fsspec.core.url_to_fs(shard)
-    if filesystem.exists(f"{path}.index.parquet"):
-        with fsspec.open(shipped, "rb") as file:
-            return pq.read_table(file)
-    details = filesystem.info(path)
-    stamp = (
-        f"{shard} {details.get('size')} {details.get('mtime') or details.get('ETag') or details.get('LastModified')}"
-    )
-    cached = cache_root() / "shards" / f"{hashlib.sha256(stamp.encode()).hexdigest()[:32]}.parquet"
-    if cached.exists():
-        return pq.read_table(cached)
-    with fsspec.open(shard, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
-        members = [m for m in tar if m.isfile() and m.name.lower().endswith(SUFFIXES)]
+    filesystem, path = open_filesystem(shard)
+    try:
+        if filesystem.exists(f"{path}.index.parquet"):
+            return _shipped_index(f"{shard}.index.parquet")
+        cached = cache_root() / "shards" / f"{digest([shard_stamp(shard)])}.parquet"
+        if (table := _read_cached(cached)) is not None:
+            return table
+        members = _walk(shard, filesystem.size(path))
+    except (OSError, tarfile.TarError) as error:
+        raise ConfigError(
+            f"the shard {shard} cannot be read ({error}); it has to be a tar that is not compressed"
+        ) from None
     table = pa.table(
         {
             "name": pa.array([m.name for m in members], pa.string()),
@@ -82,6 +110,63 @@ def tar_members(shard: str) -> pa.Table:
     )
     write_atomically(table, cached)
     return table
+
+
+def open_filesystem(shard: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """What reads a path or URL, and the path as it wants it.
+
+    Raises:
+        ConfigError: a protocol that is unknown or whose package is not installed.
+    """
+    try:
+        return fsspec.core.url_to_fs(shard)
+    except (ImportError, ValueError) as error:
+        raise ConfigError(f"the shard {shard} cannot be opened: {error}") from None
+
+
+def shard_stamp(shard: str) -> str:
+    """Path, size and time of the last change, as far as the storage knows them."""
+    filesystem, path = open_filesystem(shard)
+    info = filesystem.info(path)
+    changed = info.get("mtime") or info.get("ETag") or info.get("LastModified")
+    return f"{info['name']} {info.get('size')} {changed}"
+
+
+def _walk(shard: str, size: int) -> list[tarfile.TarInfo]:
+    """Audio members that are whole; of a tar that was cut off, those before the cut, with a warning."""
+    members: list[tarfile.TarInfo] = []
+    with fsspec.open(shard, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
+        try:
+            for member in tar:
+                if (
+                    member.isfile()
+                    and member.name.lower().endswith(SUFFIXES)
+                    and member.offset_data + member.size <= size
+                ):
+                    members.append(member)
+        except tarfile.ReadError as error:
+            warnings.warn(
+                f"the shard {shard} is damaged ({error}): {len(members)} clips before that are used", stacklevel=2
+            )
+    return members
+
+
+def _shipped_index(file: str) -> pa.Table:
+    try:
+        with fsspec.open(file, "rb") as opened:
+            table = pq.read_table(opened)
+            return table.select(["name", "offset", "size", *({"seconds"} & set(table.column_names))])
+    except (pa.ArrowInvalid, KeyError) as error:
+        raise ConfigError(
+            f"{file} is not an index with name, offset and size ({error}); delete it or make it anew"
+        ) from None
+
+
+def _read_cached(file: Path) -> pa.Table | None:
+    try:
+        return pq.read_table(file)
+    except (OSError, pa.ArrowInvalid):  # not there, or not for us
+        return None
 
 
 def write_atomically(table: pa.Table, file: Path) -> None:
@@ -95,4 +180,5 @@ def write_atomically(table: pa.Table, file: Path) -> None:
         warnings.warn(
             f"the index cache {file.parent} cannot be written ({error}); it is made anew each time", stacklevel=2
         )
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()

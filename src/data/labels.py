@@ -21,7 +21,9 @@ class LabelledClips:
 
 
 def load_labelled(config: SourceConfig, max_clips: int, seed: int = 0) -> LabelledClips:
-    """The readable clips of a labelled source; of more than `max_clips` a part with the classes' shares, fixed by seed.
+    """The readable, labelled clips of a source, up to 10.08 s of each.
+
+    Of more than `max_clips` a part with the classes' shares, fixed by seed.
 
     Raises:
         ConfigError: as `open_source`; no labels; fewer than two classes.
@@ -30,8 +32,9 @@ def load_labelled(config: SourceConfig, max_clips: int, seed: int = 0) -> Labell
     if not source.class_names:
         raise ConfigError(f"{config.path} has no labels; set label_column to the column that holds them")
     labels = np.array([source.label(i) for i in range(len(source))])
+    labelled = np.flatnonzero(labels >= 0)
     waveforms, kept = [], []
-    for i in stratified(labels, max_clips, seed):
+    for i in labelled[stratified(labels[labelled], max_clips, seed)].tolist():
         try:
             waveforms.append(source.waveform(i, 0.0, LONGEST_SECONDS))
             kept.append(labels[i])

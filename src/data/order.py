@@ -33,14 +33,14 @@ class Crops:
 
 @dataclass(frozen=True)
 class Batching:
-    """How crops become global batches. Either `clips` or `seconds` (of padded audio) is a process's share of a batch."""
+    """How crops become global batches: `clips` or `seconds` (of padded audio) are a process's share of a batch."""
 
     world_size: int
     clips: int | None
     seconds: float | None
 
     def cut(self, seconds: np.ndarray) -> np.ndarray:
-        """Ends of the batches in a list of lengths that ascends; each is a multiple of world_size if their number is."""
+        """Ends of the batches in a list of ascending lengths; each is a multiple of world_size if their number is."""
         if self.clips is not None:
             return np.append(np.arange(self.unit, len(seconds), self.unit), len(seconds))
         assert self.seconds is not None
@@ -122,12 +122,35 @@ class Order:
 
 def arrange(crops: Crops, batching: Batching, key: int) -> list[Crops]:
     """One window's crops as global batches, a pure function of its arguments."""
-    random = np.random.Generator(np.random.Philox(key=[key & (2**64 - 1), 1]))
+    random = np.random.Generator(np.random.Philox(key=np.array([key & (2**64 - 1), 1], dtype=np.uint64)))
     shuffled = crops.take(random.permutation(len(crops)))
     ascending = shuffled.take(np.argsort(np.round(shuffled.seconds, 2), kind="stable"))
     ends = batching.cut(ascending.seconds)
     batches = np.split(np.arange(len(crops)), ends[:-1]) if len(crops) else []
     return [ascending.take(batches[i]) for i in random.permutation(len(batches))]
+
+
+def split_in_order(
+    crops: Crops, most_clips: int | None, most_seconds: float, rank: int, world_size: int
+) -> list[Crops]:
+    """Batches of a process from crops of ascending length; each process has as many, which may differ by a crop.
+
+    Nothing is left out, and nothing is repeated unless there are fewer crops than processes.
+
+    Args:
+        most_clips, most_seconds: (of padded audio) that a process puts into a batch.
+    """
+    rows = np.resize(np.arange(len(crops)), max(len(crops), world_size))
+    ends, start = [], 0
+    for row, length in enumerate(crops.seconds):
+        count = row - start
+        full = most_clips is not None and count >= most_clips * world_size
+        if count >= world_size and (full or (count + 1) * length > most_seconds * world_size):
+            ends.append(row)
+            start = row
+    if ends and len(rows) - start < world_size:
+        ends.pop()
+    return [crops.take(part[rank::world_size]) for part in np.split(rows, ends)]
 
 
 def crops_of(seconds: np.ndarray, crop_seconds: float) -> np.ndarray:

@@ -1,18 +1,21 @@
-"""From position to requests: the endless sequence of batches of one process, from sources that are numbered or streamed."""
+"""From position to requests: the endless sequence of batches of one process, from numbered sources or a stream."""
 
 import dataclasses
 import hashlib
 import itertools
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from src.config import ConfigError
 from src.data.batch import Request
-from src.data.decode import AudioError, probe
+from src.data.decode import AudioError, Encoded, probe
+from src.data.hub import encoded_clip
 from src.data.order import Batching, Crops, Order, arrange, crop_seeds, crops_of, mix, place_crops
+
+_Clip = tuple[str, Encoded, float]  # of a stream: name, bytes or path, seconds
+_FEWEST_CLIPS = 4  # that go with a request of a stream: one may not decode, another then stands in
 
 
 class OrderSampler:
@@ -57,7 +60,6 @@ class StreamSampler:
     ) -> None:  # fmt: skip
         self.open_stream, self.column, self.window_clips = open_stream, column, window_clips
         self.crop_seconds, self.batching, self.seed, self.position = crop_seconds, batching, seed, position
-        self.bad: list[tuple[str, str]] = []
         self._windows = [state or {"window": 0, "position": 0, "stream": None}]
 
     def state_at(self, position: int) -> dict[str, Any]:
@@ -67,42 +69,50 @@ class StreamSampler:
         return self._windows[0]
 
     def __iter__(self) -> Iterator[Request]:
-        at = self._windows[-1]
+        at = self.state_at(self.position)
+        self._windows = [at]
         stream = self.open_stream()
         if at["stream"] is not None:
             stream.load_state_dict(at["stream"])
         rows = iter(stream)
+        bad: list[tuple[str, str]] = []
         while True:
-            encoded = self._readable(itertools.islice(rows, self.window_clips))
+            num_rows, encoded = self._read_window(rows, bad)
             position = at["position"]
             for batch in arrange(self._crops(encoded, at["window"]), self.batching, mix(self.seed, at["window"])):
                 position += len(batch)
                 if position > self.position:
-                    yield self._request(batch, position, encoded)
-            ended = len(encoded) == 0
+                    yield self._request(batch, position, encoded, bad)
+                    bad = []
+            ended = num_rows < self.window_clips
             if ended and position == 0:
-                raise ConfigError("the stream has no readable clip; see skipped.csv, or check its audio_column")
+                name, reason = bad[0] if bad else (self.column, "no rows")
+                raise ConfigError(
+                    f"the stream has no readable clip (the first, {name}: {reason}); check its audio_column"
+                )
+            state = None if ended else stream.state_dict()
             if ended:
                 stream = self.open_stream()
                 rows = iter(stream)
-            state = None if ended else stream.state_dict()
             at = {"window": at["window"] + 1, "position": position, "stream": state}
             self._windows.append(at)
 
-    def _readable(self, rows: Iterator[dict]) -> list[tuple[str, bytes, float]]:
-        """Name, bytes and seconds of the clips whose header can be read."""
-        clips = []
-        for row in rows:
-            audio = row[self.column]
-            data = audio["bytes"] if audio["bytes"] is not None else Path(audio["path"]).read_bytes()
-            name = str(audio["path"] or hashlib.sha256(data).hexdigest()[:16])
+    def _read_window(self, rows: Iterator[dict], bad: list[tuple[str, str]]) -> tuple[int, list[_Clip]]:
+        """Rows read, and name, encoded clip and seconds of those whose header can be read; the others go to `bad`."""
+        num_rows, clips = 0, []
+        for row in itertools.islice(rows, self.window_clips):
+            num_rows += 1
+            audio, name = row[self.column], "row without audio"
             try:
-                clips.append((name, data, probe(data).seconds))
+                encoded = encoded_clip(audio)
+                content = encoded if isinstance(encoded, bytes) else str(encoded).encode(errors="replace")
+                name = audio["path"] or hashlib.sha256(content).hexdigest()[:16]
+                clips.append((name, encoded, probe(encoded).seconds))
             except AudioError as error:
-                self.bad.append((name, str(error)))
-        return clips
+                bad.append((name, str(error)))
+        return num_rows, clips
 
-    def _crops(self, encoded: list[tuple[str, bytes, float]], window: int) -> Crops:
+    def _crops(self, encoded: list[_Clip], window: int) -> Crops:
         seconds = np.array([length for _, _, length in encoded], dtype=float)
         count = crops_of(seconds, self.crop_seconds)
         clip = np.repeat(np.arange(len(seconds)), count)
@@ -111,7 +121,10 @@ class StreamSampler:
         start, length = place_crops(seconds[clip], count[clip], number, self.crop_seconds, seed)
         return Crops(np.zeros_like(clip), clip, start, length, seed)
 
-    def _request(self, batch: Crops, position: int, encoded: list[tuple[str, bytes, float]]) -> Request:
+    def _request(self, batch: Crops, position: int, encoded: list[_Clip], bad: list[tuple[str, str]]) -> Request:
         used, clip = np.unique(batch.clip, return_inverse=True)
+        if len(used) < _FEWEST_CLIPS:
+            spare = np.setdiff1d(np.arange(len(encoded)), used)
+            used = np.append(used, spare[: _FEWEST_CLIPS - len(used)])
         crops = dataclasses.replace(batch, clip=clip)
-        return Request(crops, position, [encoded[i][:2] for i in used])
+        return Request(crops, position, [encoded[i][:2] for i in used], tuple(bad))

@@ -6,17 +6,18 @@ counted.
 """
 
 import glob
+import os
 import re
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import fsspec
 import numpy as np
 
 from src.config import ConfigError, SourceConfig
 from src.data.decode import SUFFIXES, Encoded, decode
-from src.data.hub import load_hub, nearest
-from src.data.index import scan_headers, tar_members
+from src.data.hub import clip_name, encoded_clip, load_hub, nearest
+from src.data.index import Headers, digest, open_filesystem, scan_headers, shard_stamp, tar_members
 
 
 class Source:
@@ -30,12 +31,17 @@ class Source:
     class_names: Sequence[str] = ()
     shards: int | None = None
 
-    def _index(self, keys: list[str]) -> None:
-        headers = scan_headers(self._read, keys)
+    def _index(self, keys: list[str], place: str, seconds: np.ndarray | None = None) -> None:
+        """`keys` and `place`: as `scan_headers`. seconds: of each clip where they are known, NaN for unreadable."""
+        self.fingerprint = digest(keys)
+        if seconds is None:
+            headers = scan_headers(self._read, keys, place)
+        else:
+            reasons = np.where(np.isnan(seconds), "unreadable when the index was made", "")
+            headers = Headers(np.asarray(seconds, dtype=float), reasons.tolist())
         self._kept = np.flatnonzero([not reason for reason in headers.reason])
         self.seconds: np.ndarray = headers.seconds[self._kept]
         self.bad = [(self._name(i), reason) for i, reason in enumerate(headers.reason) if reason]
-        self.fingerprint = "\n".join(keys)
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -52,7 +58,7 @@ class Source:
         return decode(self.read(i), start_seconds, seconds)
 
     def label(self, i: int) -> int:
-        """Place of the clip's class in `class_names`."""
+        """Place of the clip's class in `class_names`; -1 for a clip that has none."""
         return self._label(int(self._kept[i]))
 
     def _read(self, i: int) -> Encoded:
@@ -69,7 +75,7 @@ class FolderSource(Source):
     """All audio files under a folder, in the order of their paths; names that start with a dot are passed over."""
 
     def __init__(self, path: str) -> None:
-        root = Path(path)
+        root = Path(path).expanduser()
         if not root.is_dir():
             raise ConfigError(
                 f"there is no folder {path} (looked in {Path.cwd()}); set the source's path to a folder of audio"
@@ -80,13 +86,16 @@ class FolderSource(Source):
             raise ConfigError(f"{path} holds no audio files ({', '.join(SUFFIXES)})")
         self._root = root
         stats = [p.stat() for p in self._files]
-        self._index([f"{p.resolve()} {s.st_size} {s.st_mtime_ns}" for p, s in zip(self._files, stats, strict=True)])
+        self._index(
+            [f"{p.resolve()} {s.st_size} {s.st_mtime_ns}" for p, s in zip(self._files, stats, strict=True)],
+            str(root.resolve()),
+        )
 
     def _read(self, i: int) -> Path:
         return self._files[i]
 
     def _name(self, i: int) -> str:
-        return str(self._files[i].relative_to(self._root))
+        return os.fsencode(self._files[i].relative_to(self._root)).decode(errors="replace")  # names need not be UTF-8
 
 
 class ShardSource(Source):
@@ -94,7 +103,9 @@ class ShardSource(Source):
 
     def __init__(self, path: str) -> None:
         self._shards = expand_shards(path)
-        tables = [tar_members(shard) for shard in self._shards]
+        with ThreadPoolExecutor(16) as pool:  # of remote shards the answers take long
+            tables = list(pool.map(tar_members, self._shards))
+            stamps = list(pool.map(shard_stamp, self._shards))
         self.shards = len(self._shards)
         self._shard = np.repeat(np.arange(len(tables)), [len(t) for t in tables])
         self._names = [name for t in tables for name in t.column("name").to_pylist()]
@@ -102,23 +113,19 @@ class ShardSource(Source):
         self._size = np.concatenate([t.column("size").to_numpy() for t in tables])
         if not self._names:
             raise ConfigError(f"the shards {path} hold no audio files ({', '.join(SUFFIXES)})")
-        stamps = [self._stamp(shard) for shard in self._shards]
-        self._index([f"{stamps[s]} {n}" for s, n in zip(self._shard, self._names, strict=True)])
+        keys = [f"{stamps[s]} {n}" for s, n in zip(self._shard, self._names, strict=True)]
+        measured = all("seconds" in t.column_names for t in tables)
+        seconds = np.concatenate([t.column("seconds").to_numpy() for t in tables]) if measured else None
+        self._index(keys, path, seconds)
 
     def _read(self, i: int) -> bytes:
         shard = int(self._shard[i])
-        filesystem, path = fsspec.core.url_to_fs(self._shards[shard])
+        filesystem, path = open_filesystem(self._shards[shard])
         start = int(self._offset[i])
         return filesystem.cat_file(path, start, start + int(self._size[i]))
 
     def _name(self, i: int) -> str:
         return f"{Path(self._shards[self._shard[i]]).name}/{self._names[i]}"
-
-    @staticmethod
-    def _stamp(shard: str) -> str:
-        filesystem, path = fsspec.core.url_to_fs(shard)
-        info = filesystem.info(path)
-        return f"{shard} {info.get('size')} {info.get('mtime') or info.get('ETag') or info.get('LastModified')}"
 
 
 class HuggingFaceSource(Source):
@@ -131,25 +138,29 @@ class HuggingFaceSource(Source):
             self._take_labels(config.label_column)
         elif self._dataset.column_names != [config.audio_column]:
             self._dataset = self._dataset.select_columns([config.audio_column])
-        self._index([f"{self._dataset._fingerprint} {i}" for i in range(len(self._dataset))])
+        self._index(
+            [f"{self._dataset._fingerprint} {i}" for i in range(len(self._dataset))], self._dataset._fingerprint
+        )
 
     def _take_labels(self, column: str) -> None:
         if column not in self._dataset.column_names:
             raise ConfigError(f"label_column={column} is not a column{nearest(column, self._dataset.column_names)}")
         values = list(self._dataset[column])
         feature = self._dataset.features[column]
-        self.class_names = getattr(feature, "names", None) or [str(value) for value in sorted(set(values))]
-        names = {name: number for number, name in enumerate(self.class_names)}
-        self._labels = [value if hasattr(feature, "names") else names[str(value)] for value in values]
+        known = {value for value in values if value is not None}
+        self.class_names = getattr(feature, "names", None) or [str(value) for value in sorted(known)]
+        numbers = {name: number for number, name in enumerate(self.class_names)}
+        if hasattr(feature, "names"):
+            self._labels = [-1 if value is None else value for value in values]
+        else:
+            self._labels = [numbers.get(str(value), -1) for value in values]
         self._dataset = self._dataset.select_columns([self._audio_column])
 
     def _read(self, i: int) -> Encoded:
-        audio = self._dataset[i][self._audio_column]
-        return audio["bytes"] if audio["bytes"] is not None else Path(audio["path"])
+        return encoded_clip(self._dataset[i][self._audio_column])
 
     def _name(self, i: int) -> str:
-        audio = self._dataset[i][self._audio_column]
-        return f"{i}:{Path(audio['path']).name}" if audio["path"] else str(i)
+        return clip_name(self._dataset[i][self._audio_column], i)
 
     def _label(self, i: int) -> int:
         return self._labels[i]
@@ -159,8 +170,12 @@ def open_source(config: SourceConfig) -> Source:
     """The map-style source of a config.
 
     Raises:
-        ConfigError: nothing there, no audio in it, no such split or column.
+        ConfigError: nothing there, no audio in it, no such split or column; a streamed source, which has no numbers.
     """
+    if config.streaming:
+        raise ConfigError(
+            f"{config.path} cannot be streamed here, only data.sources of kind huggingface can; set streaming to false"
+        )
     if config.kind == "folder":
         return FolderSource(config.path)
     if config.kind == "shards":
@@ -182,7 +197,7 @@ def expand_shards(pattern: str) -> list[str]:
         return [shard for part in parts for shard in expand_shards(part)]
     if "://" in pattern:
         return [pattern]
-    found = sorted(glob.glob(pattern))
+    found = sorted(glob.glob(str(Path(pattern).expanduser())))  # noqa: PTH207, Path.glob takes no absolute patterns
     if not found:
         raise ConfigError(
             f"there is no shard {pattern} (looked in {Path.cwd()}); write a tar, a/*.tar or a/{{000..012}}.tar"

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import wandb
 from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import OmegaConf
 from rich.console import Console
 
@@ -43,15 +44,18 @@ def fit(config: Config, resume: str | None = None) -> int:
     changed = compare(config, before, checkpoint) if checkpoint else []
     folder = _folder(config, checkpoint)
     config.name = folder.name
-    start_folder(folder, config)
-    _log_to(folder / "log.txt")
+    first_process = getattr(rank_zero_only, "rank", 0) == 0
+    if first_process:  # callbacks of the others learn its folder when they are set up
+        start_folder(folder, config)
+        _log_to(folder / "log.txt")
     if checkpoint:
         log.info("going on from %s, step %d", checkpoint, before["step"])
     for line in changed:
         log.info("changed: %s", line)
     data = prepare_data(config)
     plan = plan_run(config, data)
-    (folder / "plan.txt").write_text(f"{plan}\n", encoding="utf-8")
+    if first_process:
+        (folder / "plan.txt").write_text(f"{plan}\n", encoding="utf-8")
     log.info("\n%s\n", plan)
 
     module = Pretraining(build_model(config), config.optimizer, plan.clips_per_step, config.trainer.steps)

@@ -30,7 +30,7 @@ def checkpoint_to_resume(runs_folder: str, name: str, resume: str) -> Path | Non
     """
     if resume != "auto":
         if not Path(resume).is_file():
-            raise ConfigError(f"there is no checkpoint {resume} (looked in {Path.cwd()}); auto takes the newest of the run")
+            raise ConfigError(f"there is no checkpoint {resume} in {Path.cwd()}; auto takes the newest of the run")
         return Path(resume)
     starts = [Path(runs_folder, name), *Path(runs_folder).glob(f"{name}-[0-9]*")]
     checkpoints = [path for start in starts for path in start.glob("checkpoints/*.ckpt")]

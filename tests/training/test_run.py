@@ -95,6 +95,7 @@ def test_two_processes_give_the_losses_of_one(tmp_path):
     process = command(tmp_path, *shared, "data.batch_size=8", "trainer.devices=2", name="two")
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
+    assert {path.name for path in tmp_path.iterdir()} == {"one", "two"}  # the second process makes no folder
     one, two = losses(tmp_path, "one"), losses(tmp_path, "two")
     assert list(one) == list(two)
     np.testing.assert_allclose([float(v) for v in one.values()], [float(v) for v in two.values()], rtol=0, atol=1e-5)

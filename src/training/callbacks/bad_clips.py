@@ -20,9 +20,10 @@ class BadClips(L.Callback):
         self._seen_clips = 0
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        self.file = trainer.strategy.broadcast(self.file)
         if trainer.is_global_zero:
             self._write()
-        else:
+        else:  # what this process meets
             self.file = self.file.with_name(f"skipped-{trainer.global_rank}.csv")
 
     def on_train_batch_end(

@@ -44,6 +44,9 @@ class Checkpoints(L.Callback):
         self.folder, self.every_steps, self.keep_best, self.about = folder, every_steps, keep_best, about
         self._saved_at = -1
 
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        self.folder = trainer.strategy.broadcast(self.folder)
+
     @property
     def last(self) -> Path:
         return self.folder / "last.ckpt"

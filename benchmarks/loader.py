@@ -1,0 +1,179 @@
+"""Crops per second on one core: our loader beside the official pipeline (webdataset, whole files, cut in order).
+
+    python -m benchmarks.loader            # about two minutes
+
+Both read the same clips, 16 kHz mono, and give batches of 32 crops of up to 2 s; they take turns (A B A B ...), and
+what counts is the ratio of the medians. The official pipeline is the `dasheng` package's own class. It decodes with
+`torchaudio.load`, which needs torchcodec since torchaudio 2.9: soundfile stands in. It reads tars only, so its clips
+always lie in one. Of a long file it makes all crops one after the other, which decodes the file once but puts crops of
+one recording beside each other; where one crop is wanted now, and others later, it decodes the whole file for it. Both
+are measured. Ours reads crops in any order, or from the decoded cache.
+"""
+
+import io
+import itertools
+import os
+import statistics
+import tarfile
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import soundfile
+import torch
+import webdataset
+from dasheng.train.audiowebdataset import Audiowebdataset_Fluid
+
+from benchmarks.report import machine_and_date, table
+from src.config import DataConfig, SourceConfig
+from src.data.datamodule import PretrainData
+from src.data.decode import SAMPLE_RATE, decode
+
+DEMO = Path(__file__).parents[1] / "data" / "demo"
+CROP_SECONDS = 2.0
+BATCH = 32
+ROUNDS = 5
+LONG_SECONDS = 90
+LONG_FORMATS = {  # name: what soundfile writes
+    "wav": ("WAV", "PCM_16"),
+    "flac": ("FLAC", "PCM_16"),
+    "vorbis": ("OGG", "VORBIS"),
+    "mp3": ("MP3", "MPEG_LAYER_III"),
+}
+
+Job = Callable[[], int]  # goes through an epoch and returns the number of crops
+
+
+def our_epoch(source: SourceConfig, cache_gigabytes: float = 0.0) -> Job:
+    config = DataConfig(
+        sources=[source], crop_seconds=CROP_SECONDS, batch_size=BATCH, cache_gigabytes=cache_gigabytes, num_workers=0
+    )
+    data = PretrainData(config)
+    data.prepare_data()
+    data.setup()
+    crops = data.facts().crops
+    assert crops is not None
+
+    def epoch() -> int:
+        count = 0
+        for batch in data.train_dataloader():
+            count += len(batch["key"])
+            if count >= crops:
+                break
+        return count
+
+    return epoch
+
+
+def official_epoch(tar: Path) -> Job:
+    def epoch() -> int:
+        return sum(len(batch[1]) for batch in official_pipeline(tar, BATCH))
+
+    return epoch
+
+
+def official_one_crop(tar: Path) -> Job:
+    """One crop of each file."""
+
+    def epoch() -> int:
+        crops = official_pipeline(tar, None)
+        first_of_each = (next(group)[0] for _, group in itertools.groupby(crops, key=lambda crop: crop[1]))
+        return sum(1 for _ in first_of_each)
+
+    return epoch
+
+
+def official_pipeline(tar: Path, batch_size: int | None) -> Iterator:
+    webdataset.torch_audio = read_whole  # read when the pipeline is built
+    return iter(Audiowebdataset_Fluid([str(tar)], crop_size=round(CROP_SECONDS * SAMPLE_RATE), batch_size=batch_size))
+
+
+def read_whole(key: str, data: bytes) -> tuple[torch.Tensor, int] | None:
+    """In place of `torchaudio.load`: (channels, T) and the rate; None for members that are not audio."""
+    if not key.endswith(".wav"):
+        return None
+    waveform, rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
+    return torch.from_numpy(waveform.T), rate
+
+
+def write_clips(folder: Path, tar: Path, clips: list[bytes], suffix: str) -> None:
+    """The same bytes as files and as members of a tar (named .wav there: the official pipeline takes few suffixes)."""
+    folder.mkdir(parents=True)
+    with tarfile.open(tar, "w") as shard:
+        for number, clip in enumerate(clips):
+            (folder / f"{number:05}{suffix}").write_bytes(clip)
+            member = tarfile.TarInfo(f"{number:05}.wav")
+            member.size = len(clip)
+            shard.addfile(member, io.BytesIO(clip))
+
+
+def encode(waveform: np.ndarray, container: str, codec: str) -> bytes:
+    file = io.BytesIO()
+    with soundfile.SoundFile(file, "w", SAMPLE_RATE, 1, codec, format=container) as sound:
+        for start in range(0, len(waveform), SAMPLE_RATE):  # libsndfile crashes on minutes of Vorbis in one piece
+            sound.write(waveform[start : start + SAMPLE_RATE])
+    return file.getvalue()
+
+
+def demo_clips() -> list[bytes]:
+    files = (DEMO / "data").glob("train-*.parquet")
+    return [row["bytes"] for file in sorted(files) for row in pq.read_table(file).column("audio").to_pylist()]
+
+
+def make_cases(folder: Path) -> dict[str, tuple[Job, Job]]:
+    """Ours and the official job for each row of the table."""
+    clips = demo_clips()
+    waveforms = [decode(clip) for clip in clips]
+    demo = SourceConfig(kind="huggingface", path=str(DEMO))
+    write_clips(folder / "opus", folder / "opus.tar", clips, ".opus")
+    write_clips(folder / "flac", folder / "flac.tar", [encode(w, *LONG_FORMATS["flac"]) for w in waveforms], ".flac")
+    cases = {
+        "demo, 1.4 s opus": (our_epoch(demo), official_epoch(folder / "opus.tar")),
+        "demo, decoded cache": (our_epoch(demo, 1.0), official_epoch(folder / "opus.tar")),
+        "folder, 1.4 s flac": (
+            our_epoch(SourceConfig(kind="folder", path=str(folder / "flac"))),
+            official_epoch(folder / "flac.tar"),
+        ),
+        "shard, 1.4 s flac": (
+            our_epoch(SourceConfig(kind="shards", path=str(folder / "flac.tar"))),
+            official_epoch(folder / "flac.tar"),
+        ),
+    }
+    sound = np.concatenate(waveforms)
+    size = LONG_SECONDS * SAMPLE_RATE
+    for name, (container, codec) in LONG_FORMATS.items():
+        long = [encode(sound[start : start + size], container, codec) for start in range(0, len(sound) - size, size)]
+        tar = folder / f"long-{name}.tar"
+        write_clips(folder / f"long-{name}", tar, long, f".{name.replace('vorbis', 'ogg')}")
+        ours = our_epoch(SourceConfig(kind="folder", path=str(folder / f"long-{name}")))
+        cases[f"{LONG_SECONDS} s {name}, one crop of each file"] = (ours, official_one_crop(tar))
+        cases[f"{LONG_SECONDS} s {name}, all crops"] = (ours, official_epoch(tar))
+    return cases
+
+
+def crops_per_second(job: Job) -> float:
+    start = time.perf_counter()
+    count = job()
+    return count / (time.perf_counter() - start)
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore", module="webdataset")
+    print(machine_and_date(), "\n")
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["AUDIO_ENCODER_CACHE"] = str(Path(folder) / "cache")
+        for name, pair in make_cases(Path(folder)).items():
+            speeds = [[crops_per_second(job) for job in pair] for _ in range(ROUNDS + 1)][1:]  # the first one warms
+            ours, official = (statistics.median(column) for column in zip(*speeds, strict=True))
+            rows.append([name, f"{ours:,.0f}", f"{official:,.0f}", f"{ours / official:.2f}"])
+    print(table(["clips", "ours, crops/s", "official, crops/s", "ratio"], rows))
+
+
+if __name__ == "__main__":
+    main()
