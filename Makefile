@@ -33,7 +33,7 @@ format: $(INSTALLED)      ## put the code into ruff's form
 
 bench: $(INSTALLED)       ## the numbers of the README (about 10 minutes)
 	$(PY) -m benchmarks.parity
-	$(PY) -m benchmarks.step
+	KINETO_LOG_LEVEL=99 $(PY) -m benchmarks.step
 	$(PY) -m benchmarks.loader
 
 clean:           ## remove the environment and caches, keep runs

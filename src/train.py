@@ -11,6 +11,8 @@ import argparse
 import logging
 import os
 import sys
+import warnings
+from pathlib import Path
 
 from src.config import Config, ConfigError, describe_keys, load_config, to_yaml
 
@@ -40,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(config: Config, options: argparse.Namespace) -> int:
     """The heavy part: torch, timm and lightning are imported from here on."""
-    logging.captureWarnings(True)
+    warnings.showwarning = show_warning
     logger = logging.getLogger("src")
     logger.setLevel(logging.INFO)
     logger.propagate = False
@@ -56,6 +58,19 @@ def run(config: Config, options: argparse.Namespace) -> int:
         print(training.plan_run(config, training.prepare_data(config)))
         return 0
     return training.fit(config, options.resume)
+
+
+def show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: object = None,
+    line: object = None,
+) -> None:
+    """Our own warnings on the terminal, those of libraries in the run's log.txt only."""
+    ours = Path(filename).is_relative_to(Path(__file__).parent)
+    logging.getLogger("src" if ours else "py.warnings").warning("warning: %s", message)
 
 
 def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:

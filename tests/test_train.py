@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from src.train import join_overrides, main
+from tests.training.sources import write_sources
 
 QUICKSTART = ["--config", "configs/quickstart.yaml"]
 BAD = Path(__file__).parents[2] / "shared" / "audio" / "bad"
@@ -105,3 +106,14 @@ def test_hostile_files_are_skipped_listed_once_and_too_many_are_an_error(capsys,
                  "inf.wav", "zero_rate.wav", "noise_bytes.flac", "truncated.flac"):  # fmt: skip
         assert name in names
     assert not {"silence.wav", "8_channels.wav", "really_mp3.wav", "192000_51.wav", "1_sample.wav"} & set(names)
+
+
+def test_our_warnings_reach_the_terminal_and_those_of_libraries_do_not(capsys, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("in the way of the cache folder")
+    monkeypatch.setenv("AUDIO_ENCODER_CACHE", str(tmp_path / "file" / "cache"))
+    place = tmp_path / "clips"
+    write_sources(tmp_path)
+    arguments = [*folder_overrides(place), "data.cache_gigabytes=0", "--plan"]
+    assert main(["fit", *QUICKSTART, *arguments]) == 0
+    text = capsys.readouterr().out
+    assert "warning: " in text and "cannot be written" in text and "LeafSpec" not in text
