@@ -101,7 +101,7 @@ def _write(source: Source, folder: Path) -> None:
         os.replace(partial_index, folder / "index.json")
     except OSError as error:
         raise ConfigError(
-            f"the decoded cache {folder} cannot be written ({error.strerror}); make room, "
+            f"the decoded cache {folder} cannot be written ({error.strerror or error}); make room, "
             "set AUDIO_ENCODER_CACHE to another folder, or turn it off with data.cache_gigabytes=0"
         ) from error
     finally:

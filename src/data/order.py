@@ -103,7 +103,7 @@ class Order:
             epoch, place = np.divmod(draw[rows], self._ends[s][-1])
             index = self._permute(place, epoch, s)
             clip[rows] = np.searchsorted(self._ends[s], index, side="right")
-            number = index - (self._ends[s] - self._counts[s])[clip[rows]]
+            number = index - (self._ends[s][clip[rows]] - self._counts[s][clip[rows]])
             seed[rows] = crop_seeds(self.seed, int(s), epoch, clip[rows], number)
             length, count = self.seconds[s][clip[rows]], self._counts[s][clip[rows]]
             start[rows], seconds[rows] = place_crops(length, count, number, self.crop_seconds, seed[rows])

@@ -163,7 +163,7 @@ class HuggingFaceSource(Source):
         return clip_name(self._dataset[i][self._audio_column], i)
 
     def _label(self, i: int) -> int:
-        return self._labels[i]
+        return self._labels[i] if self.class_names else super()._label(i)
 
 
 def open_source(config: SourceConfig) -> Source:

@@ -32,4 +32,4 @@ def _fit(rows: np.ndarray, labels: np.ndarray, strength: float) -> LogisticRegre
     # Two threads take ten times as long on problems of this size; the weakest strengths need not converge to be ranked.
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return LogisticRegression(C=strength, max_iter=200).fit(rows, labels)
+        return LogisticRegression(C=strength, max_iter=100).fit(rows, labels)

@@ -8,6 +8,7 @@ import lightning.pytorch as L
 import numpy as np
 import torch
 from lightning.pytorch.loggers import WandbLogger
+from matplotlib.figure import Figure  # not pyplot: no display, no global state
 
 from src.models.mae import MaskedAutoencoder
 from src.training.pretrain import Pretraining
@@ -86,8 +87,6 @@ def reconstruct(model: MaskedAutoencoder, waveform: np.ndarray, seed: int = 0) -
 
 def draw(panels: list[tuple[np.ndarray, ...]], frame_seconds: float, path: Path) -> None:
     """One column a clip, rows target | masked | prediction, seconds and Hz on the axes, one dB scale a column."""
-    from matplotlib.figure import Figure  # not pyplot: no display, no global state
-
     figure = Figure(figsize=(4 * len(panels), 7), layout="constrained")
     axes = figure.subplots(3, len(panels), squeeze=False, sharex="col", sharey=True)
     for column, rows in zip(axes.T, panels, strict=True):

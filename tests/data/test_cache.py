@@ -1,0 +1,157 @@
+"""The decoded cache gives what decoding gives, and is either whole or not there."""
+
+import errno
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from src.config import ConfigError
+from src.data import cache as module
+from src.data.cache import CachedSource, cache_bytes
+from src.data.sources import FolderSource
+
+STEP = 1 / 32767  # of the stored samples at full scale; rounding is half of it
+FLOAT = 1e-6
+
+
+@pytest.fixture
+def folder(tmp_path, write_wav) -> Path:
+    for number, peak in enumerate((0.001, 0.5, 1.0, 20.0)):
+        write_wav(tmp_path / "clips" / f"{number}.wav", 0.3 + 0.1 * number, peak=peak, seed=number)
+    write_wav(tmp_path / "clips" / "44100.wav", 0.5, rate=44100, channels=2)
+    return tmp_path / "clips"
+
+
+def open_folder(folder: Path) -> FolderSource:
+    return FolderSource(str(folder))
+
+
+def close(cached: np.ndarray, decoded: np.ndarray) -> bool:
+    rounding = 0.5 * STEP * max(1.0, np.abs(decoded).max()) + FLOAT
+    return cached.shape == decoded.shape and cached.dtype == np.float32 and np.abs(cached - decoded).max() <= rounding
+
+
+def test_cached_is_decoded_but_for_16_bit_rounding(folder):
+    source = open_folder(folder)
+    cached = CachedSource(source)
+    assert len(cached) == len(source) == 5
+    for i in range(5):
+        assert close(cached.waveform(i), source.waveform(i)), source.name(i)
+        assert cached.name(i) == source.name(i)
+    assert np.abs(cached.waveform(3)).max() == pytest.approx(20.0, abs=20 * STEP)
+    np.testing.assert_allclose(cached.seconds, source.seconds, atol=STEP)
+    assert cached.fingerprint == source.fingerprint
+
+
+@pytest.mark.parametrize("start, seconds", [(0.0, 0.1), (0.1, 0.2), (0.25, 5.0), (0.05, None)])
+def test_crops_are_slices_of_the_whole(folder, start, seconds):
+    cached = CachedSource(open_folder(folder))
+    for i in range(len(cached)):
+        begin = round(start * 16000)
+        end = None if seconds is None else begin + round(seconds * 16000)
+        np.testing.assert_array_equal(cached.waveform(i, start, seconds), cached.waveform(i)[begin:end])
+
+
+def test_its_size_is_as_announced(folder, cache):
+    source = open_folder(folder)
+    CachedSource(source)
+    (file,) = (cache / "decoded").rglob("samples.i16")
+    assert file.stat().st_size == pytest.approx(cache_bytes(source), abs=2 * len(source))
+
+
+def test_it_is_decoded_once_and_again_if_a_file_changes(folder, monkeypatch, write_wav):
+    decoded, decode = [], module.decode
+    monkeypatch.setattr(module, "decode", lambda file: decoded.append(file) or decode(file))
+    CachedSource(open_folder(folder))
+    CachedSource(open_folder(folder))
+    assert len(decoded) == 5
+    samples = write_wav(folder / "1.wav", 0.8, seed=9)
+    assert close(CachedSource(open_folder(folder)).waveform(1), samples)
+
+
+def test_a_write_that_was_cut_off_is_not_taken(folder, monkeypatch):
+    source = open_folder(folder)
+
+    replace, calls = os.replace, []
+
+    def killed(*names):
+        calls.append(names)
+        if len(calls) in (1, 3):  # at first before the samples are renamed, then before the index is
+            raise KeyboardInterrupt
+        replace(*names)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module.os, "replace", killed)
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt):
+                CachedSource(source)
+            assert not list(module.cache_root().rglob("index.json"))
+    assert list(module.cache_root().rglob("samples.i16"))
+    half = next((module.cache_root() / "decoded").iterdir())
+    (half / "samples.i16").write_bytes(b"\0" * 100)
+    (half / "samples.1.partial").write_bytes(b"\0" * 100)
+    cached = CachedSource(source)
+    for i in range(5):
+        assert close(cached.waveform(i), source.waveform(i))
+
+
+def test_clips_that_do_not_decode_are_left_out_and_named(bad_files):
+    source = open_folder(bad_files)
+    cached = CachedSource(source)
+    assert {"all_nan.wav", "inf.wav", "one_nan.wav", "truncated.flac"} == {name for name, _ in cached.bad} - {
+        name for name, _ in source.bad
+    }
+    by_name = {source.name(i): source for i in range(len(source))}
+    assert len(cached) == len(source) - 4 == len(cached.seconds)
+    for i in range(len(cached)):
+        number = next(n for n in range(len(source)) if source.name(n) == cached.name(i))
+        assert close(cached.waveform(i), by_name[cached.name(i)].waveform(number)), cached.name(i)
+    again = CachedSource(source)
+    assert (again.bad, len(again)) == (cached.bad, len(cached))
+
+
+def refused_cache():
+    return pytest.raises(
+        ConfigError, match=r"^[^\n]*cannot be written[^\n]*AUDIO_ENCODER_CACHE[^\n]*cache_gigabytes=0$"
+    )
+
+
+def test_no_permission(folder, tmp_path, monkeypatch):
+    source = open_folder(folder)
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("AUDIO_ENCODER_CACHE", str(tmp_path / "file"))
+    with refused_cache():
+        CachedSource(source)
+
+
+def test_no_room(folder, monkeypatch):
+    source = open_folder(folder)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(module.os, "replace", full)
+    with refused_cache() as caught:
+        CachedSource(source)
+    assert "No space left" in str(caught.value)
+    assert not list(module.cache_root().rglob("*.partial"))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_no_room_while_samples_are_written(folder, monkeypatch):
+    source = open_folder(folder)
+    monkeypatch.setattr(module, "open", lambda *_: open("/dev/full", "wb"), raising=False)  # noqa: SIM115
+    with refused_cache() as caught:
+        CachedSource(source)
+    assert "None" not in str(caught.value)
+
+
+def test_workers_map_the_file_themselves(folder):
+    cached = CachedSource(open_folder(folder))
+    waveform = cached.waveform(2)
+    pickled = pickle.dumps(cached)
+    assert len(pickled) < 20_000  # without samples
+    np.testing.assert_array_equal(pickle.loads(pickled).waveform(2), waveform)
