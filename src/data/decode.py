@@ -20,6 +20,7 @@ SUFFIXES = (
 _LOWEST_RATE_HZ, _HIGHEST_RATE_HZ = 1_000, 768_000  # what is outside is a broken header
 _BLOCK_FRAMES = 2**20  # read at a time: a header may promise more than memory holds
 _MOST_FRAMES_A_BYTE = 10_000  # digital silence in FLAC has some hundreds; above it, the header is not believed
+_MP3_FRAMES_BEFORE = 4608  # of samples, read with a crop and dropped: MP3 needs bits from before, else noise begins it
 
 Encoded = bytes | str | Path
 
@@ -60,10 +61,13 @@ def decode(file: Encoded, start_seconds: float = 0.0, seconds: float | None = No
     """
     with _open(file) as sound:
         rate = sound.samplerate
+        start = min(round(start_seconds * rate), sound.frames)
+        before = min(start, _MP3_FRAMES_BEFORE) if sound.subtype.startswith("MPEG") else 0
         try:
-            if start_seconds > 0:
-                sound.seek(min(round(start_seconds * rate), sound.frames))
-            samples = _read(sound, _count_frames(sound, file) if seconds is None else max(1, round(seconds * rate)))
+            if start > 0:
+                sound.seek(start - before)
+            wanted = _count_frames(sound, file) if seconds is None else max(1, round(seconds * rate))
+            samples = _read(sound, before + wanted)[before:]
         except soundfile.LibsndfileError as error:
             raise AudioError(f"damaged data ({_reason(error)})") from None
     if not len(samples):

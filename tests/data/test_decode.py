@@ -3,11 +3,13 @@
 import re
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import soundfile
 import soxr
 
 from src.data.decode import SAMPLE_RATE, AudioError, decode, probe
+from tests.training.sources import DEMO
 
 REFUSED = {  # file: what the message says
     "all_nan.wav": "not finite",
@@ -113,6 +115,23 @@ def test_a_crop_that_begins_between_two_frames_is_off_by_half_a_frame_at_most(sa
     slope = np.abs(np.diff(whole)).max()  # what a whole sample of delay could make
     piece = whole[19752 : 19752 + 4800]
     assert np.abs(crop - piece)[EDGE:-EDGE].max() < 0.5 * slope * SAMPLE_RATE / 44100
+
+
+def test_crops_of_a_long_mp3_have_no_false_start(tmp_path):
+    """An MP3 frame may need bits of frames before it: a decoder that jumps there at once gives up to 0.1 s of noise."""
+    train = sorted((DEMO / "data").glob("train-*.parquet"))
+    if not train:
+        pytest.skip("data/demo is absent")
+    clips = pq.read_table(train[0], columns=["audio"]).column("audio").to_pylist()[:60]
+    sound = np.concatenate([decode(clip["bytes"]) for clip in clips])
+    with soundfile.SoundFile(tmp_path / "a.mp3", "w", SAMPLE_RATE, 1, "MPEG_LAYER_III", format="MP3") as file:
+        for start in range(0, len(sound), SAMPLE_RATE):
+            file.write(sound[start : start + SAMPLE_RATE])
+    whole = decode(tmp_path / "a.mp3")
+    for start in np.random.default_rng(0).uniform(0, len(sound) / SAMPLE_RATE - 1, 300):
+        begin = round(start * SAMPLE_RATE)
+        crop = decode(tmp_path / "a.mp3", start, 0.25)
+        assert np.abs(crop - whole[begin : begin + 4000]).max() < 1e-3, start
 
 
 def test_a_crop_past_the_end_is_refused_not_invented(same_files):

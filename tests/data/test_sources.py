@@ -220,6 +220,15 @@ def test_labels_that_are_strings_are_numbered_by_name(few, demo_table):
     assert [source.class_names[source.label(i)] for i in range(12)] == strings
 
 
+def test_a_row_without_class_has_the_label_minus_one(tmp_path, demo_table):
+    rows = demo_table.slice(0, 3)
+    column = rows.column_names.index("label")
+    labels = pa.array([2, None, 0], rows.schema.field("label").type)
+    pq.write_table(rows.set_column(column, rows.schema.field("label"), labels), tmp_path / "a.parquet")
+    source = hub(tmp_path / "a.parquet", label_column="label")
+    assert source.class_names[0] == "kick" and [source.label(i) for i in range(3)] == [2, -1, 0]
+
+
 def test_a_source_without_label_column_has_no_labels(few):
     with refusal("label_column"):
         hub(few).label(0)
