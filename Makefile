@@ -39,7 +39,7 @@ bench: $(INSTALLED)       ## the numbers of the README (about 10 minutes)
 clean:           ## remove the environment and caches, keep runs
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache *.egg-info
 
-$(INSTALLED): pyproject.toml
+$(INSTALLED):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
 	  || { echo "Python 3.10 or newer is needed; name one: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 2; }
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)

@@ -13,7 +13,7 @@ def embed_clips(
     waveforms: list[np.ndarray],
     layer: int | None = None,
     pooling: Pooling = "mean",
-    batch_seconds: float = 60.0,
+    batch_seconds: float = 30.0,
 ) -> np.ndarray:
     """(n, D) fp32, or (n, 2 D) for "mean_std", in the order of `waveforms` ((T,) each, at the encoder's rate).
 

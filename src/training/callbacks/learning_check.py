@@ -1,6 +1,5 @@
 """Is it learning? k-NN and linear probe on a small labelled set during the run, beside floors measured before it."""
 
-import time
 from dataclasses import asdict
 from typing import Any
 
@@ -11,10 +10,11 @@ from src.data.labels import LabelledClips
 from src.evaluation.embeddings import calibrate_norm, embed_clips, mel_statistics
 from src.evaluation.probes import ProbeScores, majority_accuracy, probe
 from src.models.vit import Pooling
+from src.training.callbacks.periodic import Periodic
 from src.training.pretrain import Pretraining
 
 
-class LearningCheck(L.Callback):
+class LearningCheck(Periodic):
     """Probes the encoder every `every_steps` optimiser steps and at the end.
 
     All processes embed (a sharded encoder needs them all). `floors` and `scores` (of the last check) are for the
@@ -27,10 +27,10 @@ class LearningCheck(L.Callback):
     def __init__(
         self, train: LabelledClips, test: LabelledClips, every_steps: int, layer: int | None, pooling: Pooling
     ) -> None:
-        self.train, self.test, self.every_steps, self.layer, self.pooling = train, test, every_steps, layer, pooling
+        super().__init__(every_steps)
+        self.train, self.test, self.layer, self.pooling = train, test, layer, pooling
         self.floors: dict[str, dict[str, float]] = {}
         self.scores: ProbeScores | None = None
-        self.seconds = 0.0
 
     def state_dict(self) -> dict[str, Any]:
         return {"floors": self.floors, "seconds": self.seconds}
@@ -50,19 +50,6 @@ class LearningCheck(L.Callback):
             "untrained": {"knn": untrained.knn, "linear": untrained.linear},
         }
         self._log(trainer, {f"floor/{name}_{key}": v for name, row in self.floors.items() for key, v in row.items()})
-
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        if stepped and trainer.global_step % self.every_steps == 0 and trainer.global_step < trainer.max_steps:
-            start = time.perf_counter()
-            self._check(trainer, pl_module)
-            self.seconds += time.perf_counter() - start
-
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.global_step >= trainer.max_steps:
-            self._check(trainer, pl_module)
 
     def _measure_untrained(self, pl_module: L.LightningModule) -> ProbeScores:
         """With batch-norm statistics of the labelled clips: without them raw dB would go in, an easier floor."""
@@ -86,7 +73,7 @@ class LearningCheck(L.Callback):
     def _probe(self, train: np.ndarray, test: np.ndarray) -> ProbeScores:
         return probe(train, self.train.labels, test, self.test.labels)
 
-    def _check(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def act(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.scores = self.measure(pl_module)
         self._log(trainer, {f"check/{key}": value for key, value in asdict(self.scores).items()})
 

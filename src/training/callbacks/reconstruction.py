@@ -1,6 +1,5 @@
 """What the model sees and says: target, masked and predicted log-mel of a few fixed clips, as a picture."""
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,11 @@ from lightning.pytorch.loggers import WandbLogger
 from matplotlib.figure import Figure  # not pyplot: no display, no global state
 
 from src.models.mae import MaskedAutoencoder
+from src.training.callbacks.periodic import Periodic
 from src.training.pretrain import Pretraining
 
 
-class Reconstruction(L.Callback):
+class Reconstruction(Periodic):
     """Draws `pictures/step=N.png` every `every_steps` optimiser steps and at the end.
 
     Args:
@@ -22,8 +22,8 @@ class Reconstruction(L.Callback):
     """
 
     def __init__(self, folder: Path, every_steps: int, waveforms: list[np.ndarray] | None = None) -> None:
-        self.folder, self.every_steps, self.waveforms = folder, every_steps, waveforms
-        self.seconds = 0.0
+        super().__init__(every_steps)
+        self.folder, self.waveforms = folder, waveforms
 
     @property
     def latest(self) -> Path | None:
@@ -37,20 +37,7 @@ class Reconstruction(L.Callback):
             pairs = zip(batch["waveform"][:3], batch["length"][:3], strict=True)
             self.waveforms = [waveform[:length].cpu().numpy() for waveform, length in pairs]
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        if stepped and trainer.global_step % self.every_steps == 0 and trainer.global_step < trainer.max_steps:
-            start = time.perf_counter()
-            self._picture(trainer, pl_module)
-            self.seconds += time.perf_counter() - start
-
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.global_step >= trainer.max_steps:
-            self._picture(trainer, pl_module)
-
-    def _picture(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def act(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert self.waveforms is not None and isinstance(pl_module, Pretraining)
         panels = [reconstruct(pl_module.model, waveform, seed) for seed, waveform in enumerate(self.waveforms)]
         if trainer.is_global_zero:
@@ -87,8 +74,9 @@ def reconstruct(model: MaskedAutoencoder, waveform: np.ndarray, seed: int = 0) -
 
 def draw(panels: list[tuple[np.ndarray, ...]], frame_seconds: float, path: Path) -> None:
     """One column a clip, rows target | masked | prediction, seconds and Hz on the axes, one dB scale a column."""
-    figure = Figure(figsize=(4 * len(panels), 7), layout="constrained")
-    axes = figure.subplots(3, len(panels), squeeze=False, sharex="col", sharey=True)
+    figure = Figure(figsize=(4.5 * len(panels), 7))
+    margins = {"left": 0.07, "right": 0.97, "top": 0.95, "bottom": 0.08}
+    axes = figure.subplots(3, len(panels), squeeze=False, sharex="col", sharey=True, gridspec_kw=margins)
     for column, rows in zip(axes.T, panels, strict=True):
         low, high = np.percentile(rows[0], 2), rows[0].max()
         for axis, values, title in zip(column, rows, ("target", "masked", "prediction"), strict=True):
