@@ -44,23 +44,23 @@ def fit(config: Config, resume: str | None = None) -> int:
     changed = compare(config, before, checkpoint) if checkpoint else []
     folder = _folder(config, checkpoint)
     config.name = folder.name
-    first_process = getattr(rank_zero_only, "rank", 0) == 0
-    if first_process:  # callbacks of the others learn its folder when they are set up
+    data = prepare_data(config)
+    plan = plan_run(config, data)
+    module = Pretraining(build_model(config), config.optimizer, plan.clips_per_step, config.trainer.steps)
+    about = _about(config, before)
+    callbacks = make_callbacks(config, folder, data, about)
+
+    if (
+        getattr(rank_zero_only, "rank", 0) == 0
+    ):  # callbacks of the other processes learn its folder when they are set up
         start_folder(folder, config)
         _log_to(folder / "log.txt")
+        (folder / "plan.txt").write_text(f"{plan}\n", encoding="utf-8")
     if checkpoint:
         log.info("going on from %s, step %d", checkpoint, before["step"])
     for line in changed:
         log.info("changed: %s", line)
-    data = prepare_data(config)
-    plan = plan_run(config, data)
-    if first_process:
-        (folder / "plan.txt").write_text(f"{plan}\n", encoding="utf-8")
     log.info("\n%s\n", plan)
-
-    module = Pretraining(build_model(config), config.optimizer, plan.clips_per_step, config.trainer.steps)
-    about = _about(config, before)
-    callbacks = make_callbacks(config, folder, data, about)
     loggers = make_loggers(config, folder, about, before.get("step", 0))
     trainer = make_trainer(config, folder, callbacks, loggers)
     try:
@@ -155,8 +155,6 @@ def make_trainer(config: Config, folder: Path, callbacks: list[L.Callback], logg
     settings = config.trainer
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    if settings.accelerator == "gpu" and not torch.cuda.is_available():
-        raise ConfigError("trainer.accelerator=gpu, but torch finds no GPU; set it to auto or cpu")
     return L.Trainer(
         default_root_dir=folder,
         accelerator=settings.accelerator,
@@ -202,6 +200,13 @@ def make_loggers(config: Config, folder: Path, about: dict[str, Any], resumed_at
 
 
 def precision(config: Config) -> Any:
+    """What "auto" means here.
+
+    Raises:
+        ConfigError: a GPU is asked for that is not there.
+    """
+    if config.trainer.accelerator == "gpu" and not torch.cuda.is_available():
+        raise ConfigError("trainer.accelerator=gpu, but torch finds no GPU; set it to auto or cpu")
     if config.trainer.precision != "auto":
         return config.trainer.precision
     gpu = config.trainer.accelerator in ("auto", "gpu") and torch.cuda.is_available()
