@@ -15,9 +15,7 @@ from typing import Literal
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-
-class ConfigError(ValueError):
-    """A mistake a user can mend: one sentence with the key or file, what was found and what to do."""
+from src.errors import UserError
 
 
 @dataclass
@@ -175,7 +173,7 @@ def load_config(files: list[str], overrides: list[str]) -> Config:
     """Merge YAML files from left to right, then `key=value` overrides, then resolve `${...}`.
 
     Raises:
-        ConfigError: a file that is not there or is not YAML, an unknown key, a value of the wrong type or range.
+        UserError: a file that is not there or is not YAML, an unknown key, a value of the wrong type or range.
     """
     config = merge(files, overrides)
     try:
@@ -184,8 +182,8 @@ def load_config(files: list[str], overrides: list[str]) -> Config:
         referred = re.search(r"\$\{([\w.]+)\}.*Incompatible value 'None'", str(error), re.DOTALL)
         if referred or "Missing mandatory" in str(error):
             key = referred.group(1) if referred else error.full_key
-            raise ConfigError(f"{key} is not set; add {key}=VALUE to the command") from None
-        raise ConfigError(_one_line(error)) from None
+            raise UserError(f"{key} is not set; add {key}=VALUE to the command") from None
+        raise UserError(_one_line(error)) from None
     assert isinstance(result, Config)
     check_values(result)
     return result
@@ -196,24 +194,24 @@ def merge(files: list[str], overrides: list[str]) -> DictConfig:
     config = OmegaConf.structured(Config)
     for file in files:
         if not Path(file).is_file():
-            raise ConfigError(f"--config {file}: no such file (looked in {Path.cwd()})")
+            raise UserError(f"--config {file}: no such file (looked in {Path.cwd()})")
         try:
             config = OmegaConf.merge(config, OmegaConf.load(file))
         except OmegaConfBaseException as error:
-            raise ConfigError(f"{file}: {_explain(error)}") from None
+            raise UserError(f"{file}: {_explain(error)}") from None
         except Exception as error:  # the YAML parser's errors have no common base with omegaconf's
-            raise ConfigError(f"{file} is not a YAML of settings: {_one_line(error)}") from None
+            raise UserError(f"{file} is not a YAML of settings: {_one_line(error)}") from None
     for override in overrides:
         key, equals, value = override.removeprefix("--").partition("=")
         if not equals or not key:
-            raise ConfigError(f"{override!r} is not an override; write key=value, for example trainer.steps=100")
+            raise UserError(f"{override!r} is not an override; write key=value, for example trainer.steps=100")
         _override(config, key, value)
     return config
 
 
 def _override(config: DictConfig, key: str, value: str) -> None:
     if value == "???":  # omegaconf's mark of a value that has to be given
-        raise ConfigError(f"{key} is not set; give it a value, {key}=VALUE")
+        raise UserError(f"{key} is not set; give it a value, {key}=VALUE")
     try:
         parsed = OmegaConf.from_dotlist([f"value={value}"]).value
         parent, _, leaf = key.rpartition(".")
@@ -222,9 +220,9 @@ def _override(config: DictConfig, key: str, value: str) -> None:
         else:
             OmegaConf.update(config, key, parsed)
     except OmegaConfBaseException as error:
-        raise ConfigError(_explain(error, key)) from None
+        raise UserError(_explain(error, key)) from None
     except (TypeError, ValueError, AssertionError) as error:
-        raise ConfigError(f"{key}={value}: {_one_line(error)}") from None
+        raise UserError(f"{key}={value}: {_one_line(error)}") from None
 
 
 def _explain(error: OmegaConfBaseException, key: str | None = None) -> str:
@@ -276,7 +274,7 @@ def check_values(config: Config) -> None:
     """Ranges and contradictions that types can't say.
 
     Raises:
-        ConfigError: with key, value and what is allowed.
+        UserError: with key, value and what is allowed.
     """
     data, objective, optimizer, trainer = config.data, config.objective, config.optimizer, config.trainer
     _between("objective.mask_ratio", objective.mask_ratio, 0.01, 0.99)
@@ -293,25 +291,25 @@ def check_values(config: Config) -> None:
         _between(f"trainer.{key}", getattr(trainer, key), 1, 2**62)
     _between("check.every_steps", config.check.every_steps, 1, 2**62)
     if len(optimizer.betas) != 2:
-        raise ConfigError(f"optimizer.betas={optimizer.betas} has {len(optimizer.betas)} numbers; AdamW takes two")
+        raise UserError(f"optimizer.betas={optimizer.betas} has {len(optimizer.betas)} numbers; AdamW takes two")
     if data.crop_seconds > 10.08:
-        raise ConfigError(
+        raise UserError(
             f"data.crop_seconds={data.crop_seconds} is longer than the encoder's 10.08 s; set it to 10.08 or less"
         )
     _between("data.crop_seconds", data.crop_seconds, 0.05, 10.08)
     if (data.batch_size is None) == (data.batch_seconds is None):
         found = "neither is set" if data.batch_size is None else "both are set"
-        raise ConfigError(f"set data.batch_size (clips) or data.batch_seconds (seconds), one of them: {found}")
+        raise UserError(f"set data.batch_size (clips) or data.batch_seconds (seconds), one of them: {found}")
     _between("data.batch_size", data.batch_size or 1, 1, 2**31)
     if not data.sources:
-        raise ConfigError(
+        raise UserError(
             "data.sources is empty; add a data fragment, for example --config configs/data/folder.yaml data.path=FOLDER"
         )
 
 
 def _between(key: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
-        raise ConfigError(f"{key}={value} is out of range; it goes from {low} to {high}")
+        raise UserError(f"{key}={value} is out of range; it goes from {low} to {high}")
 
 
 def to_yaml(config: Config) -> str:

@@ -14,7 +14,8 @@ import sys
 import warnings
 from pathlib import Path
 
-from src.config import Config, ConfigError, describe_keys, load_config, to_yaml
+from src.config import Config, describe_keys, load_config, to_yaml
+from src.errors import UserError
 
 COMMANDS = {
     "fit": "pretrain an encoder",
@@ -32,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(to_yaml(config), end="")
             return 0
         return run(config, options)
-    except ConfigError as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -106,7 +107,7 @@ def join_overrides(words: list[str]) -> list[str]:
         else:
             joined.append(word)
     if waiting is not None:
-        raise ConfigError(f"--{waiting} has no value; write {waiting}=VALUE")
+        raise UserError(f"--{waiting} has no value; write {waiting}=VALUE")
     return joined
 
 

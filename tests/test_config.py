@@ -4,7 +4,8 @@ import dataclasses
 
 import pytest
 
-from src.config import SECTIONS, ConfigError, describe_keys, load_config, to_yaml
+from src.config import SECTIONS, describe_keys, load_config, to_yaml
+from src.errors import UserError
 
 QUICKSTART = "configs/quickstart.yaml"
 
@@ -51,7 +52,7 @@ def test_an_override_reaches_into_lists_and_into_sections_that_were_null():
     ],
 )
 def test_a_mistake_is_one_sentence_with_the_key_and_what_to_do(override, words):
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(UserError) as caught:
         load_config([QUICKSTART], [override])
     message = str(caught.value)
     assert "\n" not in message
@@ -60,17 +61,15 @@ def test_a_mistake_is_one_sentence_with_the_key_and_what_to_do(override, words):
 
 
 def test_a_file_that_is_missing_broken_or_unknown_is_named(tmp_path):
-    with pytest.raises(ConfigError, match=r"nowhere\.yaml: no such file"):
+    with pytest.raises(UserError, match=r"nowhere\.yaml: no such file"):
         load_config(["nowhere.yaml"], [])
     broken = tmp_path / "broken.yaml"
     broken.write_text("trainer: {steps: [")
-    with pytest.raises(ConfigError, match=r"broken\.yaml is not a YAML"):
+    with pytest.raises(UserError, match=r"broken\.yaml is not a YAML"):
         load_config([str(broken)], [])
     unknown = tmp_path / "unknown.yaml"
     unknown.write_text("trainer: {step: 4}\n")
-    with pytest.raises(
-        ConfigError, match=r"unknown.yaml: there is no setting trainer.step; did you mean trainer.steps"
-    ):
+    with pytest.raises(UserError, match=r"unknown.yaml: there is no setting trainer.step; did you mean trainer.steps"):
         load_config([QUICKSTART, str(unknown)], [])
 
 

@@ -8,8 +8,9 @@ import torch
 import yaml
 from lightning.pytorch.loggers import WandbLogger
 
-from src.config import Config, ConfigError, describe_keys, load_config, to_yaml
+from src.config import Config, describe_keys, load_config, to_yaml
 from src.data.datamodule import PretrainData
+from src.errors import UserError
 from src.training.pretrain import Pretraining
 from src.training.run import build_model, make_callbacks, make_loggers, make_trainer, plan_run, precision, prepare_data
 
@@ -53,7 +54,7 @@ def test_a_fragment_goes_on_top_of_an_experiment(file):
     expected = "data/demo" if file.stem == "demo" else "/my/audio"
     assert [source.path for source in config.data.sources] == [expected]
     if file.stem != "demo":
-        with pytest.raises(ConfigError, match=r"data.*path is not set"):
+        with pytest.raises(UserError, match=r"data.*path is not set"):
             load_config(["configs/pretrain/tiny.yaml", str(file)], [])
 
 
@@ -100,7 +101,7 @@ def observe(overrides: list[str]) -> str:
         callbacks = make_callbacks(config, Path(config.runs_folder, config.name), data, about)
         trainer = make_trainer(config, FOLDER, callbacks, [])
         loggers = make_loggers(config, FOLDER, about)
-    except ConfigError as error:
+    except UserError as error:
         return str(error)
     module = Pretraining(model, config.optimizer, plan.clips_per_step, config.trainer.steps)
     optimizers = module.configure_optimizers()

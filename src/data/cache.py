@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from src.config import ConfigError
 from src.data.decode import SAMPLE_RATE, AudioError, Encoded, decode
 from src.data.index import cache_root, progress_bar
 from src.data.sources import Source
+from src.errors import UserError
 
 _CHUNK_SECONDS = 600  # decoded before they are written, so that memory stays bounded
 _SHOWN = 100e6  # bytes of a cache that takes long enough for a progress bar
@@ -77,7 +77,7 @@ def _write(source: Source, folder: Path) -> None:
     """Samples first, the index last and by a rename: without an index there is no cache.
 
     Raises:
-        ConfigError: no room or no permission.
+        UserError: no room or no permission.
     """
     kept, samples, scale, bad = [], [], [], []
     partial, partial_index = (folder / f"{name}.{os.getpid()}.partial" for name in ("samples", "index"))
@@ -100,7 +100,7 @@ def _write(source: Source, folder: Path) -> None:
         os.replace(partial, folder / "samples.i16")
         os.replace(partial_index, folder / "index.json")
     except OSError as error:
-        raise ConfigError(
+        raise UserError(
             f"the decoded cache {folder} cannot be written ({error.strerror or error}); make room, "
             "set AUDIO_ENCODER_CACHE to another folder, or turn it off with data.cache_gigabytes=0"
         ) from error

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch.utils.data import DataLoader
 
-from src.config import ConfigError, DataConfig, SourceConfig
+from src.config import DataConfig, SourceConfig
 from src.data.batch import Batches, Request
 from src.data.cache import CachedSource, cache_bytes
 from src.data.hub import load_hub
@@ -19,6 +19,7 @@ from src.data.order import Batching, Order, arrange, mix, split_in_order
 from src.data.overlap import count_overlap
 from src.data.sampler import OrderSampler, StreamSampler
 from src.data.sources import Source, open_source
+from src.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class PretrainData(L.LightningDataModule):
         self._opened = False
         self.streaming = any(source.streaming for source in config.sources)
         if self.streaming and len(config.sources) > 1:
-            raise ConfigError(
+            raise UserError(
                 "data.sources: a streamed source cannot be mixed with others; set streaming to false or take it alone"
             )
         _check_sources(config.sources)
@@ -84,7 +85,7 @@ class PretrainData(L.LightningDataModule):
         total = sum(map(len, self.sources)) + len(self.bad)
         if len(self.bad) > self.config.max_bad_share * total:
             examples = "; ".join(f"{name}: {reason}" for name, reason in self.bad[:3])
-            raise ConfigError(
+            raise UserError(
                 f"{len(self.bad)} of {total} clips cannot be read, more than data.max_bad_share="
                 f"{self.config.max_bad_share} ({examples}); mend them or raise the share"
             )
@@ -141,7 +142,7 @@ class PretrainData(L.LightningDataModule):
         if streams is not None:
             rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
             if len(streams) != world_size:
-                raise ConfigError(
+                raise UserError(
                     f"the stream was read by {len(streams)} processes and goes on only with as many, not {world_size}"
                 )
             self.position, self._stream_state = streams[rank]["position"], streams[rank]["window"]
@@ -224,9 +225,9 @@ def open_stream(source: SourceConfig, rank: int, world_size: int) -> Any:
 def _check_sources(sources: list[SourceConfig]) -> None:
     for number, source in enumerate(sources):
         if source.streaming and source.kind != "huggingface":
-            raise ConfigError(f"data.sources.{number}: only kind=huggingface can be streamed, not {source.kind}")
+            raise UserError(f"data.sources.{number}: only kind=huggingface can be streamed, not {source.kind}")
         if source.weight * 1000 < sum(other.weight for other in sources) or source.weight <= 0:
-            raise ConfigError(
+            raise UserError(
                 f"data.sources.{number}.weight={source.weight} has to be above 0 and a thousandth of all weights; "
                 "raise it, or leave the source out"
             )
@@ -235,4 +236,4 @@ def _check_sources(sources: list[SourceConfig]) -> None:
 def _check_readable(config: SourceConfig, source: Source) -> None:
     if not len(source):
         examples = "; ".join(f"{name}: {reason}" for name, reason in source.bad[:3])
-        raise ConfigError(f"none of the {len(source.bad)} clips of {config.path} can be read ({examples})")
+        raise UserError(f"none of the {len(source.bad)} clips of {config.path} can be read ({examples})")

@@ -5,22 +5,23 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from src.config import ConfigError, SourceConfig
+from src.config import SourceConfig
 from src.data.decode import AudioError, Encoded
+from src.errors import UserError
 
 
 def load_hub(config: SourceConfig) -> Any:
     """A `datasets.Dataset`, or `IterableDataset` for `streaming`; its audio column gives {"bytes", "path"}.
 
     Raises:
-        ConfigError: not to be found, no network, no such split, no such column.
+        UserError: not to be found, no network, no such split, no such column.
     """
     import datasets
 
     dataset = _load(config, datasets)
     columns = dataset.column_names
     if columns is not None and config.audio_column not in columns:
-        raise ConfigError(f"audio_column={config.audio_column} is not a column{nearest(config.audio_column, columns)}")
+        raise UserError(f"audio_column={config.audio_column} is not a column{nearest(config.audio_column, columns)}")
     return dataset.cast_column(config.audio_column, datasets.Audio(decode=False))
 
 
@@ -33,16 +34,16 @@ def _load(config: SourceConfig, datasets: Any) -> Any:
             loaded = datasets.load_from_disk(str(path))
             if isinstance(loaded, datasets.DatasetDict):
                 if config.split not in loaded:
-                    raise ConfigError(f"split={config.split} is not in {config.path}{nearest(config.split, loaded)}")
+                    raise UserError(f"split={config.split} is not in {config.path}{nearest(config.split, loaded)}")
                 loaded = loaded[config.split]
             return loaded.to_iterable_dataset() if config.streaming else loaded
         if path.suffix == ".parquet" and path.is_file():
             return datasets.load_dataset("parquet", data_files=str(path), split="train", streaming=config.streaming)
         return datasets.load_dataset(config.path, config.config_name, split=config.split, streaming=config.streaming)
-    except ConfigError:
+    except UserError:
         raise
     except Exception as error:  # the hub's client raises errors of many libraries
-        raise ConfigError(_explain(config, error)) from error
+        raise UserError(_explain(config, error)) from error
     finally:
         datasets.enable_progress_bars()
 

@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.progress import Progress
 
-from src.config import ConfigError
 from src.data.decode import SUFFIXES, AudioError, Encoded, probe
+from src.errors import UserError
 
 
 class Headers(NamedTuple):
@@ -87,7 +87,7 @@ def tar_members(shard: str) -> pa.Table:
     index that comes with the shard may say seconds too (NaN: unreadable); the clips' own headers are then not read.
 
     Raises:
-        ConfigError: no such shard, no access, not a tar, not an index.
+        UserError: no such shard, no access, not a tar, not an index.
     """
     filesystem, path = open_filesystem(shard)
     try:
@@ -98,7 +98,7 @@ def tar_members(shard: str) -> pa.Table:
             return table
         members = _walk(shard, filesystem.size(path))
     except (OSError, tarfile.TarError) as error:
-        raise ConfigError(
+        raise UserError(
             f"the shard {shard} cannot be read ({error}); it has to be a tar that is not compressed"
         ) from None
     table = pa.table(
@@ -116,12 +116,12 @@ def open_filesystem(shard: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """What reads a path or URL, and the path as it wants it.
 
     Raises:
-        ConfigError: a protocol that is unknown or whose package is not installed.
+        UserError: a protocol that is unknown or whose package is not installed.
     """
     try:
         return fsspec.core.url_to_fs(shard)
     except (ImportError, ValueError) as error:
-        raise ConfigError(f"the shard {shard} cannot be opened: {error}") from None
+        raise UserError(f"the shard {shard} cannot be opened: {error}") from None
 
 
 def shard_stamp(shard: str) -> str:
@@ -157,7 +157,7 @@ def _shipped_index(file: str) -> pa.Table:
             table = pq.read_table(opened)
             return table.select(["name", "offset", "size", *({"seconds"} & set(table.column_names))])
     except (pa.ArrowInvalid, KeyError) as error:
-        raise ConfigError(
+        raise UserError(
             f"{file} is not an index with name, offset and size ({error}); delete it or make it anew"
         ) from None
 

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from src.config import ConfigError, SourceConfig
+from src.config import SourceConfig
 from src.data.decode import AudioError
 from src.data.sources import open_source
+from src.errors import UserError
 
 LONGEST_SECONDS = 10.08  # of a clip; the rest is not looked at
 
@@ -26,11 +27,11 @@ def load_labelled(config: SourceConfig, max_clips: int, seed: int = 0) -> Labell
     Of more than `max_clips` a part with the classes' shares, fixed by seed.
 
     Raises:
-        ConfigError: as `open_source`; no labels; fewer than two classes.
+        UserError: as `open_source`; no labels; fewer than two classes.
     """
     source = open_source(config)
     if not source.class_names:
-        raise ConfigError(f"{config.path} has no labels; set label_column to the column that holds them")
+        raise UserError(f"{config.path} has no labels; set label_column to the column that holds them")
     labels = np.array([source.label(i) for i in range(len(source))])
     labelled = np.flatnonzero(labels >= 0)
     waveforms, kept = [], []
@@ -41,7 +42,7 @@ def load_labelled(config: SourceConfig, max_clips: int, seed: int = 0) -> Labell
         except AudioError:  # the probes are scored on what can be read; training lists what can't
             continue
     if len(set(kept)) < 2:
-        raise ConfigError(f"{config.path} has clips of {len(set(kept))} class; a probe needs two or more")
+        raise UserError(f"{config.path} has clips of {len(set(kept))} class; a probe needs two or more")
     return LabelledClips(waveforms, np.array(kept), list(source.class_names))
 
 

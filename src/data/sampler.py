@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from src.config import ConfigError
 from src.data.batch import Request
 from src.data.decode import AudioError, Encoded, probe
 from src.data.hub import encoded_clip
 from src.data.order import Batching, Crops, Order, arrange, crop_seeds, crops_of, mix, place_crops
+from src.errors import UserError
 
 _Clip = tuple[str, Encoded, float]  # of a stream: name, bytes or path, seconds
 _FEWEST_CLIPS = 4  # that go with a request of a stream: one may not decode, another then stands in
@@ -87,7 +87,7 @@ class StreamSampler:
             ended = num_rows < self.window_clips
             if ended and position == 0:
                 name, reason = bad[0] if bad else (self.column, "no rows")
-                raise ConfigError(
+                raise UserError(
                     f"the stream has no readable clip (the first, {name}: {reason}); check its audio_column"
                 )
             state = None if ended else stream.state_dict()

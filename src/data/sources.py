@@ -14,10 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from src.config import ConfigError, SourceConfig
+from src.config import SourceConfig
 from src.data.decode import SUFFIXES, Encoded, decode
 from src.data.hub import clip_name, encoded_clip, load_hub, nearest
 from src.data.index import Headers, digest, open_filesystem, scan_headers, shard_stamp, tar_members
+from src.errors import UserError
 
 
 class Source:
@@ -68,7 +69,7 @@ class Source:
         raise NotImplementedError
 
     def _label(self, i: int) -> int:
-        raise ConfigError("this source has no labels; set label_column to a column of a Hugging Face dataset")
+        raise UserError("this source has no labels; set label_column to a column of a Hugging Face dataset")
 
 
 class FolderSource(Source):
@@ -77,13 +78,13 @@ class FolderSource(Source):
     def __init__(self, path: str) -> None:
         root = Path(path).expanduser()
         if not root.is_dir():
-            raise ConfigError(
+            raise UserError(
                 f"there is no folder {path} (looked in {Path.cwd()}); set the source's path to a folder of audio"
             )
         found = (p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
         self._files = sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(root).parts))
         if not self._files:
-            raise ConfigError(f"{path} holds no audio files ({', '.join(SUFFIXES)})")
+            raise UserError(f"{path} holds no audio files ({', '.join(SUFFIXES)})")
         self._root = root
         stats = [p.stat() for p in self._files]
         self._index(
@@ -112,7 +113,7 @@ class ShardSource(Source):
         self._offset = np.concatenate([t.column("offset").to_numpy() for t in tables])
         self._size = np.concatenate([t.column("size").to_numpy() for t in tables])
         if not self._names:
-            raise ConfigError(f"the shards {path} hold no audio files ({', '.join(SUFFIXES)})")
+            raise UserError(f"the shards {path} hold no audio files ({', '.join(SUFFIXES)})")
         keys = [f"{stamps[s]} {n}" for s, n in zip(self._shard, self._names, strict=True)]
         measured = all("seconds" in t.column_names for t in tables)
         seconds = np.concatenate([t.column("seconds").to_numpy() for t in tables]) if measured else None
@@ -144,7 +145,7 @@ class HuggingFaceSource(Source):
 
     def _take_labels(self, column: str) -> None:
         if column not in self._dataset.column_names:
-            raise ConfigError(f"label_column={column} is not a column{nearest(column, self._dataset.column_names)}")
+            raise UserError(f"label_column={column} is not a column{nearest(column, self._dataset.column_names)}")
         values = list(self._dataset[column])
         feature = self._dataset.features[column]
         known = {value for value in values if value is not None}
@@ -170,10 +171,10 @@ def open_source(config: SourceConfig) -> Source:
     """The map-style source of a config.
 
     Raises:
-        ConfigError: nothing there, no audio in it, no such split or column; a streamed source, which has no numbers.
+        UserError: nothing there, no audio in it, no such split or column; a streamed source, which has no numbers.
     """
     if config.streaming:
-        raise ConfigError(
+        raise UserError(
             f"{config.path} cannot be streamed here, only data.sources of kind huggingface can; set streaming to false"
         )
     if config.kind == "folder":
@@ -187,7 +188,7 @@ def expand_shards(pattern: str) -> list[str]:
     """Paths of `a/{000..012}.tar`, `a/*.tar` or one tar, sorted as written.
 
     Raises:
-        ConfigError: no such file.
+        UserError: no such file.
     """
     match = re.search(r"\{(\d+)\.\.(\d+)\}", pattern)
     if match:
@@ -199,7 +200,7 @@ def expand_shards(pattern: str) -> list[str]:
         return [pattern]
     found = sorted(glob.glob(str(Path(pattern).expanduser())))  # noqa: PTH207, Path.glob takes no absolute patterns
     if not found:
-        raise ConfigError(
+        raise UserError(
             f"there is no shard {pattern} (looked in {Path.cwd()}); write a tar, a/*.tar or a/{{000..012}}.tar"
         )
     return found

@@ -15,6 +15,14 @@ class Decoder(nn.Module):
         self, input_width: int, width: int, depth: int, num_heads: int, patch_size: int = 256, max_tokens: int = 252
     ) -> None:
         super().__init__()
+        self.architecture = {
+            "input_width": input_width,
+            "width": width,
+            "depth": depth,
+            "num_heads": num_heads,
+            "patch_size": patch_size,
+            "max_tokens": max_tokens,
+        }
         self.input_proj = nn.Linear(input_width, width)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
         self.pos_embed = nn.Parameter(torch.zeros(1, max_tokens, width))

@@ -44,6 +44,12 @@ class LogMel(nn.Module):
         self.register_buffer("filters", torch.empty(n_fft // 2 + 1, n_mels), persistent=False)
         self.reset_buffers()
 
+    @property
+    def settings(self) -> dict[str, float]:
+        """The arguments it was made with."""
+        names = ("sample_rate", "n_fft", "hop_length", "n_mels", "f_min", "f_max", "floor_db")
+        return {name: getattr(self, name) for name in names}
+
     def reset_buffers(self) -> None:
         """Compute window and filter bank, on whatever device they are; needed again after `to_empty`."""
         if self.window.is_meta:
@@ -62,12 +68,15 @@ class LogMel(nn.Module):
             return length.clamp(min=self.shortest_samples) // self.hop_length + 1
         return max(length, self.shortest_samples) // self.hop_length + 1
 
-    def forward(self, waveform: Tensor, length: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    def forward(
+        self, waveform: Tensor, length: Tensor | None = None, peak_db: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """dB values and which frames are real.
 
         Args:
             waveform: (B, T) in [-1, 1].
             length: (B,) samples of each clip; None when all fill their row.
+            peak_db: (B,) largest value of the whole clip, where `waveform` is a piece of one; None takes the rows'.
 
         Returns:
             (B, n_mels, F) in dB, fp32 also under autocast; and (B, F) bool, None when all frames are real.
@@ -88,7 +97,8 @@ class LogMel(nn.Module):
                 index = torch.arange(power.shape[1], device=power.device)
                 valid = index < self.num_frames(length)[:, None]
                 decibel = decibel.masked_fill(~valid[..., None], -torch.inf)
-            floor = decibel.amax(dim=(1, 2), keepdim=True) - self.floor_db
+            peak = decibel.amax(dim=(1, 2), keepdim=True) if peak_db is None else peak_db[:, None, None]
+            floor = peak - self.floor_db
             return torch.maximum(decibel, floor).transpose(1, 2), valid
 
     def _hide_padding(self, waveform: Tensor, length: Tensor) -> tuple[Tensor, Tensor | None]:

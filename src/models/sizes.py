@@ -1,11 +1,12 @@
 """The four sizes, and how a network is made from one."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from src.models.decoder import Decoder
 from src.models.initialize import initialize
+from src.models.log_mel import LogMel
 from src.models.mae import MaskedAutoencoder
 from src.models.vit import AudioViT
 
@@ -28,6 +29,16 @@ SIZES = {
     "0.6b": Size(Shape(1280, 32, 16), Shape(512, 8, 16)),
     "1.2b": Size(Shape(1536, 40, 24), Shape(768, 8, 24)),
 }
+
+
+def build_encoder(
+    architecture: dict[str, Any], drop_path: float = 0.0, gradient_checkpointing: bool = False
+) -> AudioViT:
+    """A network without memory or weights (device "meta") from what `AudioViT.architecture` said."""
+    with torch.device("meta"):
+        log_mel = LogMel(**architecture["log_mel"])
+        rest = {name: value for name, value in architecture.items() if name != "log_mel"}
+        return AudioViT(**rest, drop_path=drop_path, gradient_checkpointing=gradient_checkpointing, log_mel=log_mel)
 
 
 def create_encoder(

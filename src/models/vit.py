@@ -3,8 +3,9 @@
 Names of parameters follow timm and the official encoder, so that conversions of weights stay short.
 """
 
+from collections.abc import Sequence
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from timm.layers import LayerNorm
@@ -14,7 +15,8 @@ from torch.utils.checkpoint import checkpoint
 
 from src.models.log_mel import LogMel, MelBatchNorm
 
-Pooling = Literal["mean", "mean_std"]
+Pooling = Literal["mean", "max", "mean_std", "mean_max"]
+Layer = int | None  # number of the block whose output is read, 0 for the patch embedding; None: the normed last one
 
 
 class PatchEmbed(nn.Module):
@@ -62,7 +64,8 @@ class AudioViT(nn.Module):
         log_mel: LogMel | None = None,
     ) -> None:
         super().__init__()
-        self.embed_dim, self.depth, self.max_tokens = width, depth, max_tokens
+        self.embed_dim, self.depth, self.num_heads, self.max_tokens = width, depth, num_heads, max_tokens
+        self.layer_scale = layer_scale
         self.gradient_checkpointing = gradient_checkpointing
         self.log_mel = log_mel or LogMel()
         self.init_bn = MelBatchNorm(self.log_mel.n_mels)
@@ -73,6 +76,19 @@ class AudioViT(nn.Module):
             make_block(width, num_heads, drop_path * i / max(depth - 1, 1), layer_scale) for i in range(depth)
         )
         self.norm = LayerNorm(width, eps=1e-6)
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """Plain values from which `src.models.build_encoder` makes a network that these weights fit."""
+        return {
+            "width": self.embed_dim,
+            "depth": self.depth,
+            "num_heads": self.num_heads,
+            "layer_scale": self.layer_scale,
+            "max_tokens": self.max_tokens,
+            "patch_frames": self.patch_embed.patch_frames,
+            "log_mel": self.log_mel.settings,
+        }
 
     @property
     def sample_rate(self) -> int:
@@ -87,13 +103,19 @@ class AudioViT(nn.Module):
         """Real tokens of a clip of `length` samples (int or tensor)."""
         return self.log_mel.num_frames(length) // self.patch_embed.patch_frames
 
-    def forward(self, waveform: Tensor, length: Tensor | None = None, layer: int | None = None) -> Tensor:
+    def token_times(self, num_tokens: int) -> Tensor:
+        """(N,) seconds: where each token is centred, the mean of its frames' centres (15 ms, 55 ms, ...)."""
+        first = (self.patch_embed.patch_frames - 1) / 2 * self.log_mel.hop_length / self.sample_rate
+        return first + torch.arange(num_tokens) * self.hop_seconds
+
+    def forward(self, waveform: Tensor, length: Tensor | None = None, layer: Layer | Sequence[Layer] = None) -> Tensor:
         """Tokens of each clip, the same as if it were alone.
 
         Args:
             waveform: (B, T) at `sample_rate`, in [-1, 1]; what lies beyond `length` is not looked at.
             length: (B,) samples; None when all clips fill their row.
             layer: read the output of this block instead of the normed last one; 1 is the first, 0 the patch embedding.
+                Several are joined in the last dimension, in their order.
 
         Returns:
             (B, N, D); rows beyond `num_tokens(length)` are zeros.
@@ -103,16 +125,18 @@ class AudioViT(nn.Module):
         for start in range(0, patches.shape[1], self.max_tokens):
             part = slice(start, start + self.max_tokens)
             part_valid = None if valid is None else valid[:, part]
-            tokens = self.patch_embed(patches[:, part])
-            tokens = tokens + self.positions()[:, : tokens.shape[1]]
-            chunks.append(self.encode(tokens, part_valid, layer))
+            chunks.append(self.encode_chunk(patches[:, part], part_valid, layer))
         tokens = chunks[0] if len(chunks) == 1 else torch.cat(chunks, dim=1)
         return tokens if valid is None else tokens * valid[..., None]
 
     def embed(
-        self, waveform: Tensor, length: Tensor | None = None, layer: int | None = None, pooling: Pooling = "mean"
+        self,
+        waveform: Tensor,
+        length: Tensor | None = None,
+        layer: Layer | Sequence[Layer] = None,
+        pooling: Pooling = "mean",
     ) -> Tensor:
-        """One vector a clip: (B, D), or (B, 2 D) for "mean_std"; arguments as in `forward`."""
+        """One vector a clip: (B, D), or (B, 2 D) for "mean_std" and "mean_max"; arguments as in `forward`."""
         tokens = self(waveform, length, layer)
         full = torch.full((len(waveform),), waveform.shape[1], device=waveform.device)
         return pool(tokens, self.num_tokens(full if length is None else length), pooling)
@@ -130,12 +154,26 @@ class AudioViT(nn.Module):
         """(1, max_tokens, D)."""
         return (self.time_pos_embed + self.freq_pos_embed).flatten(2).transpose(1, 2)
 
-    def encode(self, tokens: Tensor, valid: Tensor | None, layer: int | None = None) -> Tensor:
+    def encode_chunk(self, patches: Tensor, valid: Tensor | None, layer: Layer | Sequence[Layer] = None) -> Tensor:
+        """Normalised patches (B, N, P) of at most `max_tokens` neighbours to (B, N, D); `layer` as in `forward`."""
+        tokens = self.patch_embed(patches)
+        return self.encode(tokens + self.positions()[:, : tokens.shape[1]], valid, layer)
+
+    def encode(self, tokens: Tensor, valid: Tensor | None, layer: Layer | Sequence[Layer] = None) -> Tensor:
         """(B, N, D) through the blocks; padding is not attended to. `layer` as in `forward`."""
-        depth = self.depth if layer is None else layer
-        assert 0 <= depth <= self.depth, f"layer {layer} of {self.depth}"
-        tokens = run_blocks(self.blocks[:depth], tokens, valid, self.gradient_checkpointing and self.training)
-        return self.norm(tokens) if layer is None else tokens
+        wanted = list(layer) if isinstance(layer, Sequence) else [layer]
+        ends = [self.depth if number is None else number for number in wanted]
+        assert all(0 <= end <= self.depth for end in ends), f"layer {layer} of {self.depth}"
+        outputs, start = {}, 0
+        for end in sorted(set(ends)):
+            recompute = self.gradient_checkpointing and self.training
+            tokens = run_blocks(self.blocks[start:end], tokens, valid, recompute)
+            outputs[end], start = tokens, end
+        read = [
+            self.norm(outputs[end]) if number is None else outputs[end]
+            for number, end in zip(wanted, ends, strict=True)
+        ]
+        return read[0] if len(read) == 1 else torch.cat(read, dim=-1)
 
 
 def make_block(width: int, num_heads: int, drop_path: float = 0.0, layer_scale: float | None = None) -> Block:
@@ -156,16 +194,21 @@ def run_blocks(blocks: nn.ModuleList, tokens: Tensor, valid: Tensor | None, reco
 
 
 def pool(tokens: Tensor, num_tokens: Tensor, pooling: Pooling = "mean") -> Tensor:
-    """Mean (and deviation) over a clip's real tokens.
+    """One vector of a clip's real tokens.
 
     Args:
         tokens: (B, N, D). num_tokens: (B,) real tokens of each row, from the left.
-        pooling: "mean" (B, D), the paper's; "mean_std" (B, 2 D) appends the deviation over time.
+        pooling: "mean" (B, D), the paper's; "max" (B, D); "mean_std" and "mean_max" (B, 2 D) append to the mean the
+            deviation over time or the largest values.
     """
     valid = (torch.arange(tokens.shape[1], device=tokens.device) < num_tokens[:, None])[..., None]
+    if pooling == "max":
+        return tokens.masked_fill(~valid, -torch.inf).amax(1)
     count = num_tokens[:, None].to(tokens.dtype)
     mean = (tokens * valid).sum(1) / count
     if pooling == "mean":
         return mean
+    if pooling == "mean_max":
+        return torch.cat([mean, pool(tokens, num_tokens, "max")], dim=1)
     variance = ((tokens - mean[:, None]).square() * valid).sum(1) / count
     return torch.cat([mean, variance.clamp(min=1e-12).sqrt()], dim=1)  # the root has no slope at 0 (clips of one token)

@@ -15,9 +15,10 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from src.config import Config, ConfigError
+from src.config import Config
 from src.data.datamodule import PretrainData
 from src.data.labels import load_labelled
+from src.errors import UserError
 from src.models.mae import MaskedAutoencoder
 from src.models.sizes import create_mae
 from src.training.callbacks.bad_clips import BadClips
@@ -83,14 +84,14 @@ def fit(config: Config, resume: str | None = None) -> int:
 def evaluate(config: Config, command: str, checkpoint: str | None) -> int:
     """`validate`, `test` or `predict` with the weights of a checkpoint."""
     if not checkpoint:
-        raise ConfigError(f"{command} needs --checkpoint PATH, for example runs/{config.name}/checkpoints/last.ckpt")
+        raise UserError(f"{command} needs --checkpoint PATH, for example runs/{config.name}/checkpoints/last.ckpt")
     path = checkpoint_to_resume(config.runs_folder, config.name, checkpoint)
     if path is None:
-        raise ConfigError(f"--checkpoint auto: {config.runs_folder}/{config.name} has no checkpoint")
+        raise UserError(f"--checkpoint auto: {config.runs_folder}/{config.name} has no checkpoint")
     compare(config, read_run(path), path)
     wanted = "validation" if command == "validate" else "test"
     if getattr(config.data, wanted) is None:
-        raise ConfigError(f"data.{wanted} is not set; {command} needs it, for example data.{wanted}.path=FOLDER")
+        raise UserError(f"data.{wanted} is not set; {command} needs it, for example data.{wanted}.path=FOLDER")
     data = prepare_data(config)
     module = Pretraining(build_model(config), config.optimizer, 256, config.trainer.steps)
     content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
@@ -203,10 +204,10 @@ def precision(config: Config) -> Any:
     """What "auto" means here.
 
     Raises:
-        ConfigError: a GPU is asked for that is not there.
+        UserError: a GPU is asked for that is not there.
     """
     if config.trainer.accelerator == "gpu" and not torch.cuda.is_available():
-        raise ConfigError("trainer.accelerator=gpu, but torch finds no GPU; set it to auto or cpu")
+        raise UserError("trainer.accelerator=gpu, but torch finds no GPU; set it to auto or cpu")
     if config.trainer.precision != "auto":
         return config.trainer.precision
     gpu = config.trainer.accelerator in ("auto", "gpu") and torch.cuda.is_available()

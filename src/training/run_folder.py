@@ -6,7 +6,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from src.config import Config, ConfigError, to_yaml
+from src.config import Config, to_yaml
+from src.errors import UserError
 
 
 def free_folder(runs_folder: str, name: str) -> Path:
@@ -26,11 +27,11 @@ def checkpoint_to_resume(runs_folder: str, name: str, resume: str) -> Path | Non
             is none yet; or a checkpoint's path.
 
     Raises:
-        ConfigError: a path that is not there.
+        UserError: a path that is not there.
     """
     if resume != "auto":
         if not Path(resume).is_file():
-            raise ConfigError(f"there is no checkpoint {resume} in {Path.cwd()}; auto takes the newest of the run")
+            raise UserError(f"there is no checkpoint {resume} in {Path.cwd()}; auto takes the newest of the run")
         return Path(resume)
     starts = [Path(runs_folder, name), *Path(runs_folder).glob(f"{name}-[0-9]*")]
     checkpoints = [path for start in starts for path in start.glob("checkpoints/*.ckpt")]
@@ -41,7 +42,7 @@ def read_run(checkpoint: Path) -> dict[str, Any]:
     """What `Checkpoints` put under "run", and the optimiser step as "step".
 
     Raises:
-        ConfigError: the file is not a checkpoint of ours, or is damaged.
+        UserError: the file is not a checkpoint of ours, or is damaged.
     """
     import torch
 
@@ -50,18 +51,18 @@ def read_run(checkpoint: Path) -> dict[str, Any]:
         return {**content["run"], "step": content["global_step"]}
     except Exception as error:  # whatever a damaged archive raises
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ConfigError(f"{checkpoint} is not a whole checkpoint of this project ({reason})") from error
+        raise UserError(f"{checkpoint} is not a whole checkpoint of this project ({reason})") from error
 
 
 def compare(config: Config, about: dict[str, Any], checkpoint: Path) -> list[str]:
     """Settings that differ from the checkpoint's, a line each.
 
     Raises:
-        ConfigError: another model.size.
+        UserError: another model.size.
     """
     before, now = _flat(about["config"]), _flat(OmegaConf.to_container(OmegaConf.structured(config)))
     if before["model.size"] != now["model.size"]:
-        raise ConfigError(
+        raise UserError(
             f"{checkpoint} holds a model of size {before['model.size']}, the settings say "
             f"model.size={now['model.size']}; set model.size={before['model.size']} or start a new run"
         )
@@ -74,13 +75,13 @@ def start_folder(folder: Path, config: Config) -> None:
     """Make the folder and write the resolved settings.
 
     Raises:
-        ConfigError: no permission, or no room.
+        UserError: no permission, or no room.
     """
     try:
         (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
         (folder / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
     except OSError as error:
-        raise ConfigError(
+        raise UserError(
             f"cannot write to {folder}: {error.strerror}; set runs_folder to a folder you may write"
         ) from error
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src.config import ConfigError
 from src.data import cache as module
 from src.data.cache import CachedSource, cache_bytes
 from src.data.sources import FolderSource
+from src.errors import UserError
 
 STEP = 1 / 32767  # of the stored samples at full scale; rounding is half of it
 FLOAT = 1e-6
@@ -114,9 +114,7 @@ def test_clips_that_do_not_decode_are_left_out_and_named(bad_files):
 
 
 def refused_cache():
-    return pytest.raises(
-        ConfigError, match=r"^[^\n]*cannot be written[^\n]*AUDIO_ENCODER_CACHE[^\n]*cache_gigabytes=0$"
-    )
+    return pytest.raises(UserError, match=r"^[^\n]*cannot be written[^\n]*AUDIO_ENCODER_CACHE[^\n]*cache_gigabytes=0$")
 
 
 def test_no_permission(folder, tmp_path, monkeypatch):

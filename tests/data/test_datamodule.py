@@ -11,8 +11,9 @@ import pytest
 import torch
 import yaml
 
-from src.config import ConfigError, DataConfig, SourceConfig
+from src.config import DataConfig, SourceConfig
 from src.data.datamodule import PretrainData
+from src.errors import UserError
 
 KINDS = ("huggingface", "folder", "shards", "streaming")
 CLIPS = 115  # of the demo's validation split; none is longer than 2.5 s
@@ -157,7 +158,7 @@ def test_a_stream_cannot_go_on_with_other_processes(sources):
     data = open_data(config_of(sources["streaming"]))
     take(data, 1)
     state = data.state_dict()
-    with pytest.raises(ConfigError, match=r"1 processes .* not 2"):
+    with pytest.raises(UserError, match=r"1 processes .* not 2"):
         open_data(config_of(sources["streaming"]), world_size=2).load_state_dict(state)
 
 
@@ -331,7 +332,7 @@ def partly_bad(tmp_path, write_wav):
 
 
 def test_too_many_bad_clips_stop_the_run_in_one_sentence(partly_bad):
-    with pytest.raises(ConfigError, match=r"^2 of 8 clips [^\n]*max_bad_share=0.2 [^\n]*text.wav: [^\n]*$"):
+    with pytest.raises(UserError, match=r"^2 of 8 clips [^\n]*max_bad_share=0.2 [^\n]*text.wav: [^\n]*$"):
         open_data(config_of(partly_bad, max_bad_share=0.2))
     data = open_data(config_of(partly_bad, max_bad_share=0.25))
     assert {name for name, _ in data.bad} == {"text.wav", "zz.wav"} and data.facts().bad == 2
@@ -348,7 +349,7 @@ def test_bad_clips_that_show_in_decoding_are_replaced_and_listed_in_the_batch(pa
 
 def test_no_readable_clip_is_refused(tmp_path):
     (tmp_path / "a.wav").write_text("text")
-    with pytest.raises(ConfigError, match="none of the 1 clips"):
+    with pytest.raises(UserError, match="none of the 1 clips"):
         open_data(config_of(f"{{kind: folder, path: '{tmp_path}'}}", max_bad_share=1.0))
 
 
@@ -363,7 +364,7 @@ def test_a_stream_leaves_bad_rows_out_and_lists_them(tmp_path, encoded):
     assert sorted(key for batch in batches for key in batch["key"]) == [f"{n}.opus" for n in range(1, 7)]
     assert {name for batch in batches for name, _ in batch["bad"]} == {"0.opus", "7.opus"}
     pq.write_table(pa.table({"audio": audio[:1]}), tmp_path / "a.parquet")
-    with pytest.raises(ConfigError, match="no readable clip"):
+    with pytest.raises(UserError, match="no readable clip"):
         take(open_data(config_of(stream)), 1)
 
 
@@ -375,10 +376,10 @@ def test_a_stream_leaves_bad_rows_out_and_lists_them(tmp_path, encoded):
     ],
 )
 def test_settings_of_a_source_that_contradict_each_other(tmp_path, changes, words):
-    with pytest.raises(ConfigError, match=words):
+    with pytest.raises(UserError, match=words):
         PretrainData(DataConfig(sources=[SourceConfig(path=str(tmp_path), **changes)], batch_size=1))
 
 
 def test_a_stream_is_not_mixed(sources):
-    with pytest.raises(ConfigError, match="streamed"):
+    with pytest.raises(UserError, match="streamed"):
         PretrainData(config_of([sources["streaming"], sources["folder"]]))

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.config import ConfigError, SourceConfig
+from src.config import SourceConfig
 from src.data.decode import decode
 from src.data.labels import load_labelled, stratified
+from src.errors import UserError
 from tests.training.sources import DEMO
 
 
@@ -71,12 +72,12 @@ def test_long_clips_are_cut(tmp_path, write_wav):
 
 
 def test_a_source_without_labels(sources):
-    with pytest.raises(ConfigError, match="label_column"):
+    with pytest.raises(UserError, match="label_column"):
         load_labelled(SourceConfig(kind="huggingface", path=str(DEMO), split="validation"), 10)
 
 
 def test_one_class_is_refused(tmp_path, encoded):
     audio = [{"bytes": encoded[0], "path": None}, {"bytes": encoded[1], "path": None}]
     pq.write_table(pa.table({"audio": audio, "label": ["dog", "dog"]}), tmp_path / "a.parquet")
-    with pytest.raises(ConfigError, match="1 class"):
+    with pytest.raises(UserError, match="1 class"):
         load_labelled(SourceConfig(kind="huggingface", path=str(tmp_path / "a.parquet"), label_column="label"), 10)

@@ -14,9 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from src.config import ConfigError, SourceConfig
+from src.config import SourceConfig
 from src.data.decode import decode
 from src.data.sources import FolderSource, Source, open_source
+from src.errors import UserError
 from tests.training.sources import DEMO
 
 
@@ -34,7 +35,7 @@ def names(source: Source) -> list[str]:
 
 def refusal(*words):
     """One line with all the words."""
-    return pytest.raises(ConfigError, match="^(?=[^\n]*$)" + "".join(f"(?=.*{re.escape(word)})" for word in words))
+    return pytest.raises(UserError, match="^(?=[^\n]*$)" + "".join(f"(?=.*{re.escape(word)})" for word in words))
 
 
 def tar_of(clips: dict[str, bytes]) -> bytes:

@@ -9,7 +9,8 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from src.config import Config, ConfigError, ModelConfig
+from src.config import Config, ModelConfig
+from src.errors import UserError
 from src.training.callbacks.checkpoints import AtomicCheckpointIO
 from src.training.metrics_file import MetricsFile
 from src.training.run_folder import checkpoint_to_resume, compare, free_folder, read_run, start_folder
@@ -29,7 +30,7 @@ def test_a_save_cut_off_by_a_full_disk_leaves_the_last_one_whole(tmp_path, monke
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(torch, "save", write_some_then_fail)
-    with pytest.raises(ConfigError, match=r"no space left on device; last\.ckpt of before is whole"):
+    with pytest.raises(UserError, match=r"no space left on device; last\.ckpt of before is whole"):
         io.save_checkpoint({"weight": torch.zeros(3)}, path)
     monkeypatch.undo()
     assert torch.equal(torch.load(path, weights_only=True)["weight"], torch.ones(3))
@@ -39,7 +40,7 @@ def test_a_save_cut_off_by_a_full_disk_leaves_the_last_one_whole(tmp_path, monke
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a device that is always full")
 def test_a_real_full_disk_is_one_sentence(tmp_path):
     (tmp_path / "last.ckpt.partial").symlink_to("/dev/full")
-    with pytest.raises(ConfigError, match="could not save"):
+    with pytest.raises(UserError, match="could not save"):
         AtomicCheckpointIO().save_checkpoint({"weight": torch.ones(1000)}, tmp_path / "last.ckpt")
     assert not list(tmp_path.iterdir())
 
@@ -73,19 +74,19 @@ def test_resume_auto_takes_the_newest_whole_checkpoint(tmp_path):
         os.utime(path, (number, number))
     (tmp_path / "a-2" / "checkpoints" / "last.ckpt.partial").write_bytes(b"newer, cut off")
     assert checkpoint_to_resume(str(tmp_path), "a", "auto") == tmp_path / "a-2" / "checkpoints" / "last.ckpt"
-    with pytest.raises(ConfigError, match="there is no checkpoint"):
+    with pytest.raises(UserError, match="there is no checkpoint"):
         checkpoint_to_resume(str(tmp_path), "a", str(tmp_path / "none.ckpt"))
 
 
 def test_a_damaged_or_foreign_checkpoint_is_refused(tmp_path):
     path = tmp_path / "last.ckpt"
     path.write_bytes(b"not a checkpoint")
-    with pytest.raises(ConfigError, match="not a whole checkpoint"):
+    with pytest.raises(UserError, match="not a whole checkpoint"):
         read_run(path)
     torch.save({"state_dict": {}, "run": {"config": {}}, "global_step": 4}, path)
     assert read_run(path)["step"] == 4
     path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(ConfigError, match="not a whole checkpoint"):
+    with pytest.raises(UserError, match="not a whole checkpoint"):
         read_run(path)
 
 
@@ -93,11 +94,11 @@ def test_changed_settings_are_listed_and_another_size_is_refused(tmp_path):
     about = {"config": OmegaConf.to_container(OmegaConf.structured(Config(seed=1)))}
     assert compare(Config(seed=1, name="other"), about, tmp_path) == []
     assert compare(Config(seed=2), about, tmp_path) == ["seed: 1 in the checkpoint, now 2"]
-    with pytest.raises(ConfigError, match=r"size tiny, the settings say model.size=base"):
+    with pytest.raises(UserError, match=r"size tiny, the settings say model.size=base"):
         compare(Config(seed=1, model=ModelConfig(size="base")), about, tmp_path)
 
 
 def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(ConfigError, match=r"cannot write to .*runs_folder"):
+    with pytest.raises(UserError, match=r"cannot write to .*runs_folder"):
         start_folder(tmp_path / "file" / "run", Config())

@@ -6,7 +6,7 @@ from typing import Any
 
 import lightning.pytorch as L
 
-from src.config import ConfigError
+from src.errors import UserError
 
 
 class BadClips(L.Callback):
@@ -38,7 +38,7 @@ class BadClips(L.Callback):
         share = len(self.met) / max(self._seen_clips, self.smallest_sample)
         if share > self.max_share:
             name, reason = next(iter(new.items()))
-            raise ConfigError(
+            raise UserError(
                 f"{len(self.met)} of {self._seen_clips} clips could not be read (the last: {name}: {reason}), "
                 f"more than data.max_bad_share={self.max_share}; see {self.file}, mend the files or raise the share"
             )

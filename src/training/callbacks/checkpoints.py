@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.trainer.states import TrainerFn
 
-from src.config import ConfigError
+from src.errors import UserError
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -29,7 +29,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         except (OSError, RuntimeError) as error:  # torch's zip writer reports a full disk as a RuntimeError
             partial.unlink(missing_ok=True)
             kept = f"; {target.name} of before is whole" if target.exists() else ""
-            raise ConfigError(f"could not save {target}: {_reason(error)}{kept}") from error
+            raise UserError(f"could not save {target}: {_reason(error)}{kept}") from error
 
 
 class Checkpoints(L.Callback):
