@@ -22,6 +22,8 @@ from src.errors import UserError
 class ModelConfig:
     size: Literal["tiny", "base", "0.6b", "1.2b"] = "tiny"
     """Encoder and decoder widths and depths (src/models/sizes.py)."""
+    init_from: str | None = None
+    """Checkpoint, export or release name whose weights training starts from; null starts from random weights."""
     drop_path: float = 0.0
     """Share of residual branches dropped in the last encoder block, rising linearly from 0 in the first; 0 to 1."""
     layer_scale: float | None = None
@@ -138,7 +140,7 @@ class CheckConfig:
     """Labelled clips the probes are scored on."""
     layer: int | None = None
     """Block whose output is read (1 is the first, 0 the patch embedding); null reads the encoder's normed output."""
-    pooling: Literal["mean", "mean_std"] = "mean"
+    pooling: Literal["mean", "max", "mean_std", "mean_max"] = "mean"
     """How the tokens of a clip become one embedding."""
     max_clips: int = 2000
     """Clips of each labelled split that are used."""

@@ -11,7 +11,7 @@ ALLOWED = {  # folder of src: folders it may import from
     "data": {"data"},
     "formats": {"formats", "models"},
     "evaluation": {"evaluation", "data", "models"},
-    "training": {"training", "evaluation", "data", "models", "checkpoint"},
+    "training": {"training", "evaluation", "data", "formats", "models", "checkpoint"},
     "adapters": {"models", "checkpoint"},
     "": {"training", "evaluation", "formats", "data", "models", "checkpoint", ""},
 }

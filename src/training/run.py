@@ -15,10 +15,12 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import OmegaConf
 from rich.console import Console
 
+from src.checkpoint import read_checkpoint
 from src.config import Config
 from src.data.datamodule import PretrainData
 from src.data.labels import load_labelled
 from src.errors import UserError
+from src.formats.resize import resize
 from src.models.mae import MaskedAutoencoder
 from src.models.sizes import create_mae
 from src.training.callbacks.bad_clips import BadClips
@@ -47,8 +49,10 @@ def fit(config: Config, resume: str | None = None) -> int:
     config.name = folder.name
     data = prepare_data(config)
     plan = plan_run(config, data)
-    module = Pretraining(build_model(config), config.optimizer, plan.clips_per_step, config.trainer.steps)
-    about = _about(config, before)
+    model = build_model(config)
+    started = start_from(model, config.model.init_from) if config.model.init_from and not checkpoint else None
+    module = Pretraining(model, config.optimizer, plan.clips_per_step, config.trainer.steps)
+    about = _about(config, model, before)
     callbacks = make_callbacks(config, folder, data, about)
 
     if (
@@ -61,6 +65,8 @@ def fit(config: Config, resume: str | None = None) -> int:
         log.info("going on from %s, step %d", checkpoint, before["step"])
     for line in changed:
         log.info("changed: %s", line)
+    if started:
+        log.info("%s", started)
     log.info("\n%s\n", plan)
     loggers = make_loggers(config, folder, about, before.get("step", 0))
     trainer = make_trainer(config, folder, callbacks, loggers)
@@ -134,6 +140,31 @@ def build_model(config: Config, device: str = "cpu") -> MaskedAutoencoder:
         seed=config.seed,
         device=device,
     )
+
+
+def start_from(model: MaskedAutoencoder, path: str) -> str:
+    """Give the encoder, and the decoder where there is one of the same shape, the weights of a checkpoint or export.
+
+    Returns:
+        A sentence that says what was taken.
+
+    Raises:
+        UserError: as `read_checkpoint`; an encoder of another shape.
+    """
+    stored = read_checkpoint(path)
+    ours = model.encoder.architecture
+    for name in ("width", "depth", "num_heads", "layer_scale"):
+        if stored.architecture[name] != ours[name]:
+            raise UserError(
+                f"model.init_from={path} is an encoder with {name}={stored.architecture[name]}, the settings make one "
+                f"with {ours[name]}; set model.size (or model.layer_scale) to fit"
+            )
+    state, resized = resize(stored.encoder, stored.architecture, ours)
+    model.encoder.load_state_dict(state)
+    same = bool(stored.decoder) and stored.decoder_architecture == model.decoder.architecture
+    if same:
+        model.decoder.load_state_dict(stored.decoder)
+    return "; ".join([f"starting from {path}, encoder{' and decoder' if same else '; the decoder is new'}", *resized])
 
 
 def make_callbacks(config: Config, folder: Path, data: PretrainData, about: dict[str, Any]) -> list[L.Callback]:
@@ -218,9 +249,10 @@ def how_to_resume(folder: Path) -> str:
     return f"go on with: python -m src.train fit --config {folder / 'config.yaml'} --resume auto"
 
 
-def _about(config: Config, before: dict[str, Any]) -> dict[str, Any]:
+def _about(config: Config, model: MaskedAutoencoder, before: dict[str, Any]) -> dict[str, Any]:
     """What a checkpoint says of its run: settings, versions, and the W&B run it belongs to (of `before`, if any)."""
     return {
+        "architecture": {"encoder": model.encoder.architecture, "decoder": model.decoder.architecture},
         "config": OmegaConf.to_container(OmegaConf.structured(config)),
         "wandb_id": before.get("wandb_id") or secrets.token_hex(4),
         "versions": {"python": platform.python_version(), "torch": str(torch.__version__), "lightning": L.__version__},

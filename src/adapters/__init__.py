@@ -1,0 +1,1 @@
+"""The encoder as other frameworks want it: one file a framework."""

@@ -1,0 +1,133 @@
+"""The encoder as a Hugging Face `transformers` model; this file travels inside each exported folder.
+
+    model = AutoModel.from_pretrained(folder, trust_remote_code=True)
+    classify = pipeline("audio-classification", model=folder, trust_remote_code=True)
+
+Waveform in: the mel front end is part of the model, the feature extractor only pads.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import BatchFeature, PretrainedConfig, PreTrainedModel, SequenceFeatureExtractor
+from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput
+
+from src.models.log_mel import LogMel
+from src.models.vit import AudioViT, pool
+
+
+class AudioEncoderConfig(PretrainedConfig):
+    """encoder: as `AudioViT.architecture`; the other keys of an export's config.json become attributes."""
+
+    model_type = "audio-encoder"
+
+    def __init__(self, encoder: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.encoder = encoder
+        self.hidden_size = encoder["width"] if encoder else None
+
+
+class AudioEncoderFeatureExtractor(SequenceFeatureExtractor):
+    """Pads clips to the longest of a batch: input_values (B, T), attention_mask (B, T)."""
+
+    model_input_names = ["input_values", "attention_mask"]
+
+    def __init__(self, sampling_rate: int = 16000, feature_size: int = 1, **kwargs: Any) -> None:
+        kwargs.setdefault("padding_value", 0.0)
+        super().__init__(feature_size=feature_size, sampling_rate=sampling_rate, **kwargs)
+
+    def __call__(
+        self,
+        raw_speech: np.ndarray | list[np.ndarray],
+        sampling_rate: int | None = None,
+        padding: bool | str = True,
+        return_tensors: str | None = None,
+        **kwargs: Any,
+    ) -> BatchFeature:
+        """raw_speech: (T,), (B, T) or a list of (T,), mono, in [-1, 1].
+
+        Raises:
+            ValueError: another sampling rate than the encoder's.
+        """
+        if sampling_rate is not None and sampling_rate != self.sampling_rate:
+            raise ValueError(f"the encoder takes {self.sampling_rate} Hz, the audio has {sampling_rate}; resample it")
+        single = isinstance(raw_speech, np.ndarray | Tensor) and raw_speech.ndim == 1
+        clips = [raw_speech] if single or np.isscalar(raw_speech[0]) else raw_speech
+        batch = BatchFeature({"input_values": [np.asarray(clip, dtype=np.float32) for clip in clips]})
+        kwargs.setdefault("return_attention_mask", True)
+        return self.pad(batch, padding=padding, return_tensors=return_tensors, **kwargs)
+
+
+class AudioEncoderPreTrainedModel(PreTrainedModel):
+    config_class = AudioEncoderConfig
+    main_input_name = "input_values"
+    input_modalities = "audio"
+    encoder: AudioViT
+
+    def _make_encoder(self) -> AudioViT:
+        architecture = dict(self.config.encoder)
+        log_mel = LogMel(**architecture.pop("log_mel"))
+        return AudioViT(**architecture, log_mel=log_mel)
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Called for what no file holds: the front end's window and filters, a new head."""
+        if isinstance(module, LogMel):
+            module.reset_buffers()
+        elif isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=0.02)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.LayerNorm):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+
+    def _tokens(self, input_values: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Tokens (B, N, D) and their mean (B, D)."""
+        samples = torch.full((len(input_values),), input_values.shape[1], device=input_values.device)
+        length = samples if attention_mask is None else attention_mask.sum(1)
+        tokens = self.encoder(input_values, length)
+        return tokens, pool(tokens, self.encoder.num_tokens(length))
+
+
+class AudioEncoderModel(AudioEncoderPreTrainedModel):
+    """last_hidden_state: tokens (B, N, D), 40 ms each, zeros beyond a clip's end; pooler_output: their mean (B, D)."""
+
+    def __init__(self, config: AudioEncoderConfig) -> None:
+        super().__init__(config)
+        self.encoder = self._make_encoder()
+        self.post_init()
+
+    def forward(
+        self, input_values: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
+    ) -> BaseModelOutputWithPooling:
+        tokens, embedding = self._tokens(input_values, attention_mask)
+        return BaseModelOutputWithPooling(last_hidden_state=tokens, pooler_output=embedding)
+
+
+class AudioEncoderForAudioClassification(AudioEncoderPreTrainedModel):
+    """logits (B, num_labels) of the mean token; the head is new where the export holds none."""
+
+    def __init__(self, config: AudioEncoderConfig) -> None:
+        super().__init__(config)
+        self.encoder = self._make_encoder()
+        width = self.encoder.embed_dim
+        self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, config.num_labels or 2))
+        self.post_init()
+
+    def forward(
+        self,
+        input_values: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        **kwargs: Any,
+    ) -> SequenceClassifierOutput:
+        """labels: (B,) class numbers, or (B, num_labels) shares for several labels a clip."""
+        _, embedding = self._tokens(input_values, attention_mask)
+        logits = self.head(embedding)
+        loss = None
+        if labels is not None and labels.ndim == 1:
+            loss = nn.functional.cross_entropy(logits, labels)
+        elif labels is not None:
+            loss = nn.functional.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
+        return SequenceClassifierOutput(loss=loss, logits=logits)

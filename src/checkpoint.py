@@ -1,0 +1,210 @@
+"""Encoders in and out: any checkpoint to an `AudioViT`, and an `AudioViT` to a folder that says all about itself.
+
+    from src.checkpoint import load_encoder
+    encoder = load_encoder("runs/quickstart/checkpoints/last.ckpt")
+
+What is read: our training's checkpoint (a file, or a folder of shards), a run's folder (its last checkpoint), our
+exported folder, the official `.pt`, the Hugging Face form, and the names of the official releases.
+"""
+
+import contextlib
+import json
+import os
+import pickle
+import re
+import shutil
+import warnings
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from src.errors import UserError
+from src.formats import dasheng, folder, huggingface, lightning
+from src.formats.resize import as_fp32, resize, same_span
+from src.formats.stored import Stored, check_fit
+from src.models.sizes import build_encoder
+from src.models.vit import AudioViT
+
+RELEASES = {name: f"mispeech/{name}" for name in ("dasheng-base", "dasheng-0.6B", "dasheng-1.2B")}
+
+
+def load_encoder(
+    path: str | Path,
+    *,
+    target_length: int | None = None,
+    n_mels: int | None = None,
+    patch_frames: int | None = None,
+    drop_path: float = 0.0,
+    gradient_checkpointing: bool = False,
+) -> AudioViT:
+    """An encoder with its weights, fp32, on the CPU, in evaluation mode.
+
+    Args:
+        path: any of the forms above, or the name of a release (`dasheng-base`, `dasheng-0.6B`, `dasheng-1.2B`) or
+            another repository `owner/name` on the Hugging Face hub.
+        target_length: frames (10 ms) of the time table; another than the file's resizes it, with a warning.
+        n_mels: mel bands; another number than the file's resamples patch projection and batch norm, with a warning.
+        patch_frames: frames a token; the same.
+        drop_path, gradient_checkpointing: for training, as in `AudioViT`.
+
+    Raises:
+        UserError: nothing there, not an encoder, a pickle that would run code, missing or unknown weights (listed),
+            no network for a name.
+    """
+    stored = read_checkpoint(path)
+    architecture, state = stored.architecture, stored.encoder
+    wanted = dict(architecture, log_mel=dict(architecture["log_mel"]))
+    if n_mels is not None:
+        wanted["log_mel"]["n_mels"] = n_mels
+    if patch_frames is not None:
+        wanted.update(patch_frames=patch_frames, max_tokens=same_span(architecture, patch_frames))
+    if target_length is not None:
+        wanted["max_tokens"] = target_length // wanted["patch_frames"]
+    state, resized = resize(state, architecture, wanted)
+    for sentence in resized:
+        warnings.warn(f"{path}: {sentence}", stacklevel=2)
+    encoder = build_encoder(wanted, drop_path, gradient_checkpointing)
+    encoder.load_state_dict(state, assign=True)
+    encoder.log_mel.to_empty(device="cpu")
+    encoder.log_mel.reset_buffers()
+    return encoder.eval()
+
+
+def save_encoder(
+    encoder: AudioViT,
+    path: str | Path,
+    *,
+    decoder: nn.Module | None = None,
+    head: nn.Module | None = None,
+    class_names: Sequence[str] = (),
+    record: dict[str, Any] | None = None,
+) -> None:
+    """Write an export folder, whole or not at all.
+
+    Args:
+        path: a folder that is not there yet.
+        decoder: of the masked autoencoder, so that pretraining can go on from the folder.
+        head: `nn.Sequential(LayerNorm(D), Linear(D, classes))` over the mean of the tokens, with its `class_names`.
+        record: how it was trained; plain values.
+
+    Raises:
+        UserError: the folder is there already, no permission, no room.
+    """
+    stored = Stored(
+        encoder.architecture,
+        _state(encoder),
+        decoder.architecture if decoder is not None else None,  # type: ignore[arg-type]
+        _state(decoder) if decoder is not None else {},
+        _state(head) if head is not None else {},
+        list(class_names),
+        record or {},
+    )
+    write_folder(Path(path), lambda partial: folder.write(stored, partial))
+
+
+def read_checkpoint(path: str | Path) -> Stored:
+    """What is at `path`, checked to be whole. Arguments and errors as `load_encoder`."""
+    place = _find(path)
+    stored = _read_folder(place) if place.is_dir() else _read_file(place)
+    stored.encoder, stored.decoder = as_fp32(stored.encoder), as_fp32(stored.decoder)
+    stored.head = as_fp32(stored.head)
+    check_fit(stored.encoder, stored.architecture, str(place))
+    return stored
+
+
+def write_folder(target: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a new folder, which gets its name when it is whole.
+
+    Raises:
+        UserError: `target` exists and is not empty; the file system refuses.
+    """
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UserError(f"{target} is there already; name another folder, or remove it")
+    partial = target.with_name(target.name + ".partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        write(partial)
+        os.replace(partial, target)
+    except OSError as error:
+        raise UserError(f"cannot write {target}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_file(target: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a new file, which gets its name when it is whole. Errors as `write_folder`."""
+    if target.exists():
+        raise UserError(f"{target} is there already; name another file, or remove it")
+    partial = target.with_name(target.name + ".partial")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write(partial)
+        os.replace(partial, target)
+    except OSError as error:
+        raise UserError(f"cannot write {target}: {error.strerror or error}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+
+
+def _find(path: str | Path) -> Path:
+    place = Path(path).expanduser()
+    if place.exists():
+        if (last := place / "checkpoints" / "last.ckpt").exists():
+            return last
+        return place
+    name = RELEASES.get(str(path), str(path))
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not place.suffix:
+        return huggingface.download(name)
+    raise UserError(
+        f"there is no checkpoint {path} (looked in {Path.cwd()}); "
+        f"give a file, a folder, or one of {', '.join(RELEASES)}"
+    )
+
+
+def _read_folder(place: Path) -> Stored:
+    if (place / ".metadata").exists():
+        return lightning.read_shards(place)
+    try:
+        config = json.loads((place / "config.json").read_text(encoding="utf-8"))
+        reader = {folder.MODEL_TYPE: folder.read, "dasheng": huggingface.read}[config["model_type"]]
+        return reader(place, config)
+    except FileNotFoundError:
+        raise UserError(f"{place} has no config.json; an export has one, a sharded checkpoint a .metadata") from None
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise UserError(f"{place}/config.json is not that of an encoder ({type(error).__name__}: {error})") from None
+    except OSError as error:
+        raise UserError(f"{place} cannot be read: {error.strerror or error}") from None
+    except Exception as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{place}/model.safetensors is damaged ({error})") from None  # safetensors has no base error
+
+
+def _read_file(place: Path) -> Stored:
+    try:
+        content = torch.load(place, map_location="cpu", mmap=zipfile.is_zipfile(place), weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).splitlines()[0] if "Unsupported" not in str(error) else _refused(str(error))
+        raise UserError(f"{place} is refused: it holds more than weights and plain values ({reason})") from None
+    except Exception as error:  # whatever a damaged archive raises
+        raise UserError(f"{place} is not a checkpoint, or is damaged ({str(error).splitlines()[0]})") from None
+    if isinstance(content, dict) and {"state_dict", "global_step"} <= set(content):
+        return lightning.read(content, str(place))
+    if isinstance(content, dict) and isinstance(content.get("model"), dict) and isinstance(content.get("config"), dict):
+        return dasheng.read(content, str(place))
+    raise UserError(f"{place} is neither a checkpoint of this project nor an official one (model and config)")
+
+
+def _refused(message: str) -> str:
+    found = re.search(r"(?:global|class|GLOBAL) ([\w.]+)", message)
+    return f"{found.group(1)} would run code" if found else "it would run code"
+
+
+def _state(module: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.detach().cpu() for name, value in module.state_dict().items()}

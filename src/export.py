@@ -1,0 +1,73 @@
+"""Write an encoder in another form.
+
+    python -m src.export runs/quickstart --out encoder
+    python -m src.export runs/quickstart --format dasheng --out encoder.pt
+    python -m src.export dasheng_base.pt --format onnx --out encoder.onnx
+
+CHECKPOINT is anything that `load_encoder` reads: a run, its checkpoint, an export, an official .pt, a hub id.
+Exit status: 0 done, 2 wrong use (one sentence says what); nothing is written over.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from src.errors import UserError
+
+FORMATS = {
+    "folder": "a folder that says all about itself: weights, settings, decoder, model card; transformers opens it too",
+    "dasheng": "one .pt that the official `dasheng` package loads",
+    "huggingface": "a folder in the form of the official releases on the hub (DashengModel)",
+    "onnx": "one .onnx, mel front end inside: waveform in; embedding and tokens out",
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse(sys.argv[1:] if arguments is None else arguments)
+    try:
+        export(options.checkpoint, options.format, Path(options.out))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; nothing was written", file=sys.stderr)
+        return 130
+    print(f"{options.format}: {options.out}")
+    return 0
+
+
+def export(checkpoint: str, form: str, target: Path) -> None:
+    """Raises UserError: as `read_checkpoint` and `write_folder`."""
+    from src.checkpoint import load_encoder, read_checkpoint, write_file, write_folder
+    from src.formats import dasheng, folder, huggingface
+
+    if form == "onnx":
+        from src.formats.onnx import export_onnx
+
+        encoder = load_encoder(checkpoint)
+        write_file(target, lambda partial: export_onnx(encoder, partial))
+        return
+    stored = read_checkpoint(checkpoint)
+    if form == "folder":
+        write_folder(target, lambda partial: folder.write(stored, partial))
+    elif form == "huggingface":
+        write_folder(target, lambda partial: huggingface.write(stored, partial))
+    else:
+        write_file(target, lambda partial: dasheng.write(stored, partial))
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    formats = "\n".join(f"  {name:<12} {text}" for name, text in FORMATS.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m src.export",
+        description=f"{(__doc__ or '').strip()}\n\nformats:\n{formats}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("checkpoint", metavar="CHECKPOINT")
+    parser.add_argument("--format", choices=FORMATS, default="folder")
+    parser.add_argument("--out", required=True, metavar="PATH", help="a folder or file that is not there yet")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
