@@ -5,6 +5,7 @@ soundfile (libsndfile) decodes and seeks, soxr resamples.
 
 import io
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -79,6 +80,49 @@ def decode(file: Encoded, start_seconds: float = 0.0, seconds: float | None = No
         if not len(samples):
             raise AudioError("shorter than a sample of 16 kHz")
     return samples
+
+
+def decode_blocks(file: Encoded, block_seconds: float = 30.0) -> Iterator[np.ndarray]:
+    """The whole of `decode(file)` in consecutive blocks, in memory that does not grow with the length.
+
+    Raises:
+        AudioError: as `decode`, when the damage is met.
+    """
+    with _open(file) as sound:
+        rate, left = sound.samplerate, _count_frames(sound, file)
+        resampler = soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
+        wanted, empty = round(block_seconds * rate), True
+        while left > 0:
+            try:
+                block = _read(sound, min(wanted, left))
+            except soundfile.LibsndfileError as error:
+                raise AudioError(f"damaged data ({_reason(error)})") from None
+            left = left - len(block) if len(block) == wanted else 0
+            if not np.isfinite(block).all():
+                raise AudioError("samples that are not finite (NaN or inf)")
+            if rate != SAMPLE_RATE:
+                block = resampler.resample_chunk(block, last=left == 0)
+            if len(block):
+                empty = False
+                yield block
+        if empty:
+            raise AudioError("no samples")
+
+
+def to_mono_16k(samples: np.ndarray, sample_rate: int) -> np.ndarray:
+    """(T,) fp32 at 16 kHz of an array in memory, (T,) or with channels, of which there are fewer than samples.
+
+    Raises:
+        AudioError: no samples, or some that are not finite.
+    """
+    samples = np.asarray(samples, dtype=np.float32)
+    if samples.ndim == 2:
+        samples = samples.mean(axis=int(np.argmin(samples.shape)))
+    if samples.ndim != 1 or not len(samples):
+        raise AudioError(f"an array of shape {samples.shape}; it has to be (samples,) or (channels, samples)")
+    if not np.isfinite(samples).all():
+        raise AudioError("samples that are not finite (NaN or inf)")
+    return samples if sample_rate == SAMPLE_RATE else soxr.resample(samples, sample_rate, SAMPLE_RATE, quality="HQ")
 
 
 def _open(file: Encoded) -> soundfile.SoundFile:

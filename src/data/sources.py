@@ -1,8 +1,8 @@
 """Indexable collections of encoded clips: a folder of files, tar shards, a Hugging Face dataset.
 
-A source is read by number: `len(source)`, `source.read(i)` (bytes or a path), `source.name(i)`, and `source.seconds`,
-known from the headers before anything is decoded. Clips whose header is unreadable stand in `source.bad` and are not
-counted.
+A source is read by number: `len(source)`, `source.read(i)` (bytes or a path), `source.name(i)`, `source.path(i)`, and
+`source.seconds`, known from the headers before anything is decoded. Clips whose header is unreadable stand in
+`source.bad` and are not counted.
 """
 
 import glob
@@ -42,13 +42,19 @@ class Source:
             headers = Headers(np.asarray(seconds, dtype=float), reasons.tolist())
         self._kept = np.flatnonzero([not reason for reason in headers.reason])
         self.seconds: np.ndarray = headers.seconds[self._kept]
-        self.bad = [(self._name(i), reason) for i, reason in enumerate(headers.reason) if reason]
+        unreadable = [i for i, reason in enumerate(headers.reason) if reason]
+        self.bad = [(self._name(i), headers.reason[i]) for i in unreadable]
+        self.bad_paths = [(self._path(i), headers.reason[i]) for i in unreadable]
 
     def __len__(self) -> int:
         return len(self._kept)
 
     def name(self, i: int) -> str:
         return self._name(int(self._kept[i]))
+
+    def path(self, i: int) -> str:
+        """Where the clip lies, as far as one string says it: the file, `SHARD.tar/member`, `DATASET#row`."""
+        return self._path(int(self._kept[i]))
 
     def read(self, i: int) -> Encoded:
         """The encoded clip."""
@@ -68,12 +74,39 @@ class Source:
     def _name(self, i: int) -> str:
         raise NotImplementedError
 
+    def _path(self, i: int) -> str:
+        raise NotImplementedError
+
     def _label(self, i: int) -> int:
         raise UserError("this source has no labels; set label_column to a column of a Hugging Face dataset")
 
 
-class FolderSource(Source):
-    """All audio files under a folder, in the order of their paths; names that start with a dot are passed over."""
+class FileSource(Source):
+    """Audio files. root: what their names are relative to; None names them as they are given."""
+
+    def __init__(self, files: list[Path], root: Path | None = None) -> None:
+        self._files, self._root = files, root
+        stats = [p.stat() for p in files]
+        self._index(
+            [f"{p.resolve()} {s.st_size} {s.st_mtime_ns}" for p, s in zip(files, stats, strict=True)],
+            str(root.resolve()) if root else "\n".join(str(p.resolve()) for p in files),
+        )
+
+    def _read(self, i: int) -> Path:
+        return self._files[i]
+
+    def _name(self, i: int) -> str:
+        return _text(self._files[i].relative_to(self._root) if self._root else self._files[i])
+
+    def _path(self, i: int) -> str:
+        return _text(self._files[i])
+
+
+class FolderSource(FileSource):
+    """All audio files under a folder, in the order of their paths; names that start with a dot are passed over.
+
+    Where every file lies in a sub-folder and there are several, the sub-folders of the first level are the classes.
+    """
 
     def __init__(self, path: str) -> None:
         root = Path(path).expanduser()
@@ -82,21 +115,19 @@ class FolderSource(Source):
                 f"there is no folder {path} (looked in {Path.cwd()}); set the source's path to a folder of audio"
             )
         found = (p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-        self._files = sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(root).parts))
-        if not self._files:
+        files = sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(root).parts))
+        if not files:
             raise UserError(f"{path} holds no audio files ({', '.join(SUFFIXES)})")
-        self._root = root
-        stats = [p.stat() for p in self._files]
-        self._index(
-            [f"{p.resolve()} {s.st_size} {s.st_mtime_ns}" for p, s in zip(self._files, stats, strict=True)],
-            str(root.resolve()),
-        )
+        super().__init__(files, root)
+        tops = [p.relative_to(root).parts[0] for p in files]
+        classes = sorted(set(tops))
+        if len(classes) > 1 and all(p.parent != root for p in files):
+            self.class_names = classes
+            numbers = {name: number for number, name in enumerate(classes)}
+            self._labels = [numbers[top] for top in tops]
 
-    def _read(self, i: int) -> Path:
-        return self._files[i]
-
-    def _name(self, i: int) -> str:
-        return os.fsencode(self._files[i].relative_to(self._root)).decode(errors="replace")  # names need not be UTF-8
+    def _label(self, i: int) -> int:
+        return self._labels[i] if self.class_names else super()._label(i)
 
 
 class ShardSource(Source):
@@ -128,11 +159,15 @@ class ShardSource(Source):
     def _name(self, i: int) -> str:
         return f"{Path(self._shards[self._shard[i]]).name}/{self._names[i]}"
 
+    def _path(self, i: int) -> str:
+        return f"{self._shards[self._shard[i]]}/{self._names[i]}"
+
 
 class HuggingFaceSource(Source):
     """A map-style dataset whose audio column is taken undecoded."""
 
     def __init__(self, config: SourceConfig) -> None:
+        self._place = config.path
         self._dataset = load_hub(config)
         self._audio_column = config.audio_column
         if config.label_column is not None:
@@ -162,6 +197,9 @@ class HuggingFaceSource(Source):
 
     def _name(self, i: int) -> str:
         return clip_name(self._dataset[i][self._audio_column], i)
+
+    def _path(self, i: int) -> str:
+        return f"{self._place}#{self._name(i)}"
 
     def _label(self, i: int) -> int:
         return self._labels[i] if self.class_names else super()._label(i)
@@ -204,3 +242,7 @@ def expand_shards(pattern: str) -> list[str]:
             f"there is no shard {pattern} (looked in {Path.cwd()}); write a tar, a/*.tar or a/{{000..012}}.tar"
         )
     return found
+
+
+def _text(path: Path) -> str:
+    return os.fsencode(path).decode(errors="replace")  # names need not be UTF-8

@@ -1,35 +1,58 @@
 """Clips to embeddings: by the encoder, and by plain mel statistics, the floor an encoder has to beat."""
 
+from collections.abc import Iterator, Sequence
+
 import numpy as np
 import torch
 
 from src.models.log_mel import LogMel
-from src.models.vit import AudioViT, Pooling, pool
+from src.models.vit import AudioViT, Layer, Pooling, pool
 
 
-@torch.no_grad()
 def embed_clips(
     encoder: AudioViT,
     waveforms: list[np.ndarray],
-    layer: int | None = None,
+    layer: Layer | Sequence[Layer] = None,
     pooling: Pooling = "mean",
     batch_seconds: float = 30.0,
 ) -> np.ndarray:
-    """(n, D) fp32, or (n, 2 D) for "mean_std", in the order of `waveforms` ((T,) each, at the encoder's rate).
+    """(n, D) fp32 as `AudioViT.embed`, in the order of `waveforms` ((T,) each, at the encoder's rate).
 
     Clips of like length go through together, at most `batch_seconds` of padded sound at a time. The encoder's
     training mode is left as it was found.
     """
+    rows: dict[int, np.ndarray] = {}
+    for chosen, tokens, num_tokens in _token_batches(encoder, waveforms, layer, batch_seconds):
+        rows.update(zip(chosen, pool(tokens, num_tokens, pooling).float().cpu().numpy(), strict=True))
+    return np.stack([rows[i] for i in range(len(waveforms))])
+
+
+def embed_frames(
+    encoder: AudioViT, waveforms: list[np.ndarray], layer: Layer | Sequence[Layer] = None, batch_seconds: float = 30.0
+) -> list[np.ndarray]:
+    """(N, D) fp32 of each clip: its real tokens. Otherwise as `embed_clips`."""
+    rows: dict[int, np.ndarray] = {}
+    for chosen, tokens, num_tokens in _token_batches(encoder, waveforms, layer, batch_seconds):
+        values = tokens.float().cpu().numpy()
+        rows.update(
+            (i, values[row, :count]) for row, (i, count) in enumerate(zip(chosen, num_tokens.tolist(), strict=True))
+        )
+    return [rows[i] for i in range(len(waveforms))]
+
+
+@torch.no_grad()
+def _token_batches(
+    encoder: AudioViT, waveforms: list[np.ndarray], layer: Layer | Sequence[Layer], batch_seconds: float
+) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
+    """Numbers of the clips of a batch, their tokens (B, N, D), how many of them are real (B,)."""
     was_training = encoder.training
     encoder.eval()
     device = encoder.time_pos_embed.device
-    rows: dict[int, np.ndarray] = {}
     for chosen in batches_by_length([len(w) for w in waveforms], round(batch_seconds * encoder.sample_rate)):
         waveform, length = _pad([waveforms[i] for i in chosen])
-        embedding = encoder.embed(waveform.to(device), length.to(device), layer, pooling)
-        rows.update(zip(chosen, embedding.float().cpu().numpy(), strict=True))
+        length = length.to(device)
+        yield chosen, encoder(waveform.to(device), length, layer), encoder.num_tokens(length)
     encoder.train(was_training)
-    return np.stack([rows[i] for i in range(len(waveforms))])
 
 
 @torch.no_grad()

@@ -1,0 +1,203 @@
+"""Embeddings of any audio: files, folders, tar shards, Hugging Face datasets.
+
+    python -m src.embed my/sounds --encoder runs/quickstart --out sounds.parquet
+    python -m src.embed data/demo --split test --label-column label --encoder dasheng_base.pt --out demo.npz
+    python -m src.embed talk.mp3 --level frame --layers 6,last --encoder encoder --out talk.parquet
+
+A row a clip: path, seconds, label, embedding; at frame level a row a token (40 ms), with the time of its centre. A run
+that was stopped goes on where it stood when it is started again. Exit status: 0 done, 1 done but some inputs could not
+be read (listed in <out>.skipped.csv), 2 wrong use, 130 stopped.
+
+In Python, for a file or an array:
+
+    from src.checkpoint import load_encoder
+    from src.embed import embed
+    vector = embed("dog.wav", load_encoder("runs/quickstart"))
+"""
+
+import argparse
+import csv
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from src.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from rich.progress import Progress
+
+    from src.models.vit import AudioViT, Layer, Pooling
+
+POOLINGS = ("mean", "max", "mean_std", "mean_max")
+
+
+def embed(
+    audio: "str | Path | np.ndarray",
+    encoder: "AudioViT",
+    sample_rate: int | None = None,
+    layers: "Sequence[Layer]" = (None,),
+    pooling: "Pooling" = "mean",
+    level: str = "clip",
+) -> "np.ndarray":
+    """(D,) fp32 of one sound, or (N, D) at level "frame" (times: `encoder.token_times(N)`).
+
+    Args:
+        audio: a file, of any length; or samples (T,) or (channels, T) in [-1, 1].
+        sample_rate: of an array, in Hz.
+        layers: blocks whose outputs are read and joined; None is the normed last one.
+        pooling: as `src.models.vit.pool`; not used at frame level.
+
+    Raises:
+        AudioError: a file or array that is not sound. ValueError: an array without its sample rate.
+    """
+    import torch
+
+    from src.data.decode import decode_blocks, to_mono_16k
+    from src.models.pieces import pool_pieces, tokens_in_pieces
+
+    if isinstance(audio, str | Path):
+        file = Path(audio)
+        pieces = tokens_in_pieces(encoder, lambda: decode_blocks(file), layers)
+    elif sample_rate is None:
+        raise ValueError("an array needs its sample_rate, in Hz")
+    else:
+        waveform = to_mono_16k(audio, sample_rate)
+        pieces = tokens_in_pieces(encoder, lambda: [waveform], layers)
+    if level == "frame":
+        return torch.cat(list(pieces)).float().cpu().numpy()
+    return pool_pieces(pieces, pooling).cpu().numpy()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return run(options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+
+
+def run(options: argparse.Namespace) -> int:
+    """The heavy part: torch and the rest are imported from here on."""
+    from src.checkpoint import load_encoder
+    from src.data.inputs import open_inputs
+    from src.evaluation.collection import Settings, embed_collection
+    from src.evaluation.embedding_file import EmbeddingFile
+
+    sources = open_inputs(options.inputs, options.split, options.audio_column, options.label_column)
+    encoder = load_encoder(options.encoder).to(find_device(options.device))
+    layers = parse_layers(options.layers, encoder.depth)
+    settings = Settings(layers, options.pooling, options.level, options.batch_seconds)
+    file = EmbeddingFile(Path(options.out), describe(options.encoder, encoder, settings))
+    started, seconds_done = time.monotonic(), 0.0
+    with progress_bar() as bar:
+        task = bar.add_task("", total=sum(len(source) for source in sources), completed=len(file.done))
+
+        def advance(clips: int, seconds: float) -> None:
+            nonlocal seconds_done
+            seconds_done += seconds
+            speed = seconds_done / 60 / (time.monotonic() - started)
+            bar.update(task, advance=clips, description=f"{speed:.2f} audio-hours/minute")
+
+        bad = embed_collection(encoder, sources, file, settings, options.workers, advance)
+    num_clips, num_rows = len(file.done), file.finish()
+    minutes = (time.monotonic() - started) / 60
+    what = f"{num_clips} clips" if options.level == "clip" else f"{num_rows} tokens of {num_clips} clips"
+    print(f"{what} in {options.out}; {seconds_done / 3600:.2f} h of audio in {minutes:.1f} minutes")
+    return report(bad, Path(options.out + ".skipped.csv"))
+
+
+def parse_layers(text: str, depth: int) -> "list[Layer]":
+    """`6,last` to [6, None].
+
+    Raises:
+        UserError: not a block of this encoder.
+    """
+    layers: list[Layer] = []
+    for word in text.split(","):
+        if word != "last" and not (word.isdigit() and int(word) <= depth):
+            raise UserError(
+                f"--layers {text}: {word} is not a block; there are 0 (the patch embedding) to {depth}, and last"
+            )
+        layers.append(None if word == "last" else int(word))
+    return layers
+
+
+def describe(path: str, encoder: "AudioViT", settings: Any) -> dict[str, Any]:
+    """What the output says of how it was made; `weights` tells one encoder from another."""
+    import hashlib
+
+    weights = hashlib.sha256()
+    for name in ("time_pos_embed", "norm.weight", "blocks.0.attn.qkv.weight"):
+        weights.update(encoder.get_parameter(name).detach().cpu().numpy().tobytes())
+    return {
+        "encoder": path,
+        "weights": weights.hexdigest()[:16],
+        "level": settings.level,
+        "layers": list(settings.layers),
+        "pooling": settings.pooling,
+    }
+
+
+def find_device(name: str) -> str:
+    """Raises UserError: a GPU is asked for that is not there."""
+    import torch
+
+    there = torch.cuda.is_available()
+    if name == "cuda" and not there:
+        raise UserError("--device cuda, but torch finds no GPU; leave the option out")
+    return "cuda" if there and name != "cpu" else "cpu"
+
+
+def report(bad: list[tuple[str, str]], file: Path) -> int:
+    """List what could not be read; returns the exit status."""
+    if not bad:
+        return 0
+    with open(file, "w", newline="", encoding="utf-8") as opened:
+        csv.writer(opened).writerows([("path", "reason"), *bad])
+    for path, reason in bad[:5]:
+        print(f"skipped {path}: {reason}", file=sys.stderr)
+    print(f"{len(bad)} inputs could not be read, listed in {file}", file=sys.stderr)
+    return 1
+
+
+def progress_bar() -> "Progress":
+    """A bar on a terminal, with audio-hours a minute."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
+    return Progress(*columns, console=Console(stderr=True))
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m src.embed",
+        description=(__doc__ or "").strip(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("inputs", nargs="+", metavar="INPUT", help="file, folder, .tar (also a/*.tar, a/{000..012}.tar), dataset")
+    add("--encoder", required=True, metavar="PATH", help="what load_encoder reads: run, checkpoint, export, hub id")
+    add("--out", required=True, metavar="FILE", help=".parquet or .npz")
+    add("--level", choices=("clip", "frame"), default="clip", help="a row a clip, or a row a token")
+    add("--layers", default="last", help="blocks that are read, for example 10 or 6,last; several are joined")
+    add("--pooling", choices=POOLINGS, default="mean", help="how the tokens of a clip become one embedding")
+    add("--split", default="train", help="of a Hugging Face dataset")
+    add("--audio-column", default="audio", help="of a Hugging Face dataset")
+    add("--label-column", help="of a Hugging Face dataset; class folders give labels by themselves")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    add("--batch-seconds", type=float, default=30.0, help="padded audio that goes through together")
+    add("--workers", type=int, default=os.cpu_count() or 1, help="threads that decode")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,174 @@
+"""Embeddings of a collection of any size: sources in, rows of an `EmbeddingFile` out, in their order.
+
+Clips go through in windows that fit into memory: decoded by threads, embedded in batches by length, written. A clip of
+over a minute goes through alone, in pieces. On a GPU the next window is decoded meanwhile; on a CPU the two take turns,
+since they would fight for its cores.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Literal, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from src.data.decode import AudioError, decode_blocks
+from src.data.sources import Source
+from src.evaluation.embedding_file import EmbeddingFile, rows
+from src.evaluation.embeddings import embed_clips, embed_frames
+from src.models.pieces import pool_pieces, tokens_in_pieces
+from src.models.vit import AudioViT, Layer, Pooling
+
+Level = Literal["clip", "frame"]
+LONG_SECONDS = 60.0  # a longer clip goes through in pieces
+_WINDOW_CLIPS, _WINDOW_SECONDS = 512, 1800.0
+
+
+class Settings(NamedTuple):
+    """How embeddings are made. layers: read and joined. batch_seconds: padded sound at a time."""
+
+    layers: Sequence[Layer] = (None,)
+    pooling: Pooling = "mean"
+    level: Level = "clip"
+    batch_seconds: float = 30.0
+
+
+class Clip(NamedTuple):
+    source: Source
+    number: int
+    path: str
+    seconds: float
+    label: str | None
+
+
+def embed_collection(
+    encoder: AudioViT,
+    sources: Sequence[Source],
+    file: EmbeddingFile,
+    settings: Settings,
+    workers: int,
+    advance: Callable[[int, float], None],
+) -> list[tuple[str, str]]:
+    """Write a row a clip (or a token), except for those that `file` has already.
+
+    Args:
+        workers: threads that decode. advance: called with clips and seconds that are done.
+
+    Returns:
+        (path, reason) of clips that could not be read.
+    """
+    bad = [entry for source in sources for entry in source.bad_paths]
+    ahead = 1 if encoder.time_pos_embed.device.type == "cuda" else 0
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        for window, waveforms in _decoded(windows(clips_of(sources, file.done)), pool, ahead):
+            try:
+                if waveforms is None:
+                    file.write_part(_long_rows(encoder, window[0], settings))
+                else:
+                    bad += [
+                        (c.path, str(w)) for c, w in zip(window, waveforms, strict=True) if isinstance(w, AudioError)
+                    ]
+                    file.write_part(_rows(encoder, window, waveforms, settings))
+            except AudioError as error:  # of a long clip, when the damage is met
+                bad.append((window[0].path, str(error)))
+            advance(len(window), sum(clip.seconds for clip in window))
+    return bad
+
+
+def clips_of(sources: Sequence[Source], done: set[str]) -> Iterator[Clip]:
+    """Each path once, without those in `done`."""
+    seen: set[str] = set()
+    for source in sources:
+        for number in range(len(source)):
+            path = source.path(number)
+            if path in done or path in seen:
+                continue
+            seen.add(path)
+            label = source.label(number) if source.class_names else -1
+            name = source.class_names[label] if label >= 0 else None
+            yield Clip(source, number, path, float(source.seconds[number]), name)
+
+
+def windows(clips: Iterable[Clip]) -> Iterator[list[Clip]]:
+    """Consecutive clips that are held in memory together; long ones alone."""
+    window: list[Clip] = []
+    seconds = 0.0
+    for clip in clips:
+        long = clip.seconds > LONG_SECONDS
+        if window and (long or len(window) == _WINDOW_CLIPS or seconds + clip.seconds > _WINDOW_SECONDS):
+            yield window
+            window, seconds = [], 0.0
+        if long:
+            yield [clip]
+        else:
+            window.append(clip)
+            seconds += clip.seconds
+    if window:
+        yield window
+
+
+def _decoded(
+    windows: Iterable[list[Clip]], pool: ThreadPoolExecutor, ahead: int
+) -> Iterator[tuple[list[Clip], list[np.ndarray | AudioError] | None]]:
+    """Windows with their waveforms, None for a long clip; `ahead` more are being decoded meanwhile."""
+    waiting: deque[tuple[list[Clip], list[Future] | None]] = deque()
+
+    def oldest() -> tuple[list[Clip], list[np.ndarray | AudioError] | None]:
+        window, futures = waiting.popleft()
+        return window, None if futures is None else [future.result() for future in futures]
+
+    for window in windows:
+        long = window[0].seconds > LONG_SECONDS
+        waiting.append((window, None if long else [pool.submit(_decode, clip) for clip in window]))
+        if len(waiting) > ahead:
+            yield oldest()
+    while waiting:
+        yield oldest()
+
+
+def _decode(clip: Clip) -> np.ndarray | AudioError:
+    try:
+        return clip.source.waveform(clip.number)
+    except AudioError as error:
+        return error
+
+
+def _rows(
+    encoder: AudioViT, window: list[Clip], waveforms: list[np.ndarray | AudioError], settings: Settings
+) -> Iterator[pa.Table]:
+    """One table of the readable clips; at frame level one a clip."""
+    clips, sound = [], []
+    for clip, waveform in zip(window, waveforms, strict=True):
+        if not isinstance(waveform, AudioError):
+            clips.append(clip._replace(seconds=len(waveform) / encoder.sample_rate))
+            sound.append(waveform)
+    if not clips:
+        return
+    if settings.level == "clip":
+        embedding = embed_clips(encoder, sound, settings.layers, settings.pooling, settings.batch_seconds)
+        yield rows([c.path for c in clips], [c.seconds for c in clips], [c.label for c in clips], embedding)
+        return
+    frames = embed_frames(encoder, sound, settings.layers, settings.batch_seconds)
+    for clip, tokens in zip(clips, frames, strict=True):
+        yield _frame_rows(clip, tokens, encoder.token_times(len(tokens)).numpy())
+
+
+def _long_rows(encoder: AudioViT, clip: Clip, settings: Settings) -> Iterator[pa.Table]:
+    """As `_rows` for one clip that is read in pieces."""
+    encoder.eval()
+    pieces = tokens_in_pieces(encoder, lambda: decode_blocks(clip.source.read(clip.number)), settings.layers)
+    if settings.level == "clip":
+        embedding = pool_pieces(pieces, settings.pooling).cpu().numpy()
+        yield rows([clip.path], [clip.seconds], [clip.label], embedding[None])
+        return
+    first = 0
+    for piece in pieces:
+        times = encoder.token_times(first + len(piece))[first:].numpy()
+        yield _frame_rows(clip, piece.float().cpu().numpy(), times)
+        first += len(piece)
+
+
+def _frame_rows(clip: Clip, tokens: np.ndarray, times: np.ndarray) -> pa.Table:
+    count = len(tokens)
+    return rows([clip.path] * count, [clip.seconds] * count, [clip.label] * count, tokens, times)

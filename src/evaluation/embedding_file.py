@@ -1,0 +1,155 @@
+"""A table of embeddings on disk that is written part by part, can be cut off at any time and gone on with.
+
+While it grows it is a folder `<file>.partial` of parts, each whole or not there; `finish` joins them into one parquet
+or npz file. Columns: path, seconds, label (null where there is none), time (of a token's centre, at frame level only),
+embedding (D values). How the embeddings were made stands in the file's metadata under `embedding`, as JSON.
+"""
+
+import json
+import os
+import shutil
+import zipfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from src.errors import UserError
+
+METADATA_KEY = b"embedding"
+
+
+class EmbeddingFile:
+    """Args: target: .parquet or .npz, not there yet. settings: how the embeddings are made; plain values.
+
+    Raises:
+        UserError: `target` is there, or of another kind; what was begun under its name had other settings.
+    """
+
+    def __init__(self, target: Path, settings: dict[str, Any]) -> None:
+        if target.suffix not in (".parquet", ".npz"):
+            raise UserError(f"--out {target}: it has to end in .parquet or .npz")
+        if target.exists():
+            raise UserError(f"{target} is there already; name another file, or remove it")
+        self.target, self.settings = target, settings
+        self._folder = target.with_name(target.name + ".partial")
+        said = self._folder / "settings.json"
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            if said.exists() and json.loads(said.read_text(encoding="utf-8")) != settings:
+                raise UserError(
+                    f"{self._folder} was begun with other settings ({said}); remove it or name another --out"
+                )
+            said.write_text(json.dumps(settings), encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"cannot write to {self._folder}: {error.strerror}") from None
+        for rest in self._folder.glob("*.tmp"):
+            rest.unlink()
+        self.done = {path for part in self._parts() for path in set(_column(part, "path"))}
+
+    def write_part(self, tables: Iterable[pa.Table]) -> None:
+        """A part of one or more tables of rows; tables are written as they come."""
+        part = self._folder / f"{len(self._parts()):08d}.parquet"
+        partial = part.with_suffix(".tmp")
+        writer: pq.ParquetWriter | None = None
+        written: set[str] = set()
+        try:
+            for table in tables:
+                if writer is None:
+                    writer = pq.ParquetWriter(partial, table.schema)
+                writer.write_table(table)
+                written.update(table.column("path").to_pylist())
+        except OSError as error:
+            raise UserError(
+                f"cannot write {partial}: {error.strerror or error}; what was done before is kept"
+            ) from None
+        finally:
+            if writer is not None:
+                writer.close()
+        if writer is not None:
+            os.replace(partial, part)
+            self.done |= written
+
+    def finish(self) -> int:
+        """Join the parts, remove them; returns the number of rows.
+
+        Raises:
+            UserError: no rows at all; no room.
+        """
+        parts = self._parts()
+        if not parts:
+            shutil.rmtree(self._folder)
+            raise UserError("no clip could be embedded; nothing was written")
+        num_rows = sum(pq.read_metadata(part).num_rows for part in parts)
+        partial = self._folder / f"joined{self.target.suffix}.tmp"
+        try:
+            if self.target.suffix == ".npz":
+                _write_npz(partial, parts, num_rows)
+            else:
+                self._write_parquet(partial, parts)
+            os.replace(partial, self.target)
+        except OSError as error:
+            raise UserError(f"cannot write {self.target}: {error.strerror or error}; run again to finish it") from None
+        shutil.rmtree(self._folder)
+        return num_rows
+
+    def _write_parquet(self, file: Path, parts: list[Path]) -> None:
+        schema = pq.read_schema(parts[0]).with_metadata({METADATA_KEY: json.dumps(self.settings)})
+        with pq.ParquetWriter(file, schema) as writer:
+            for batch in _batches(parts):
+                writer.write_table(pa.Table.from_batches([batch]).cast(schema))
+
+    def _parts(self) -> list[Path]:
+        return sorted(self._folder.glob("*.parquet"))
+
+
+def rows(
+    paths: list[str],
+    seconds: list[float],
+    labels: list[str | None],
+    embedding: np.ndarray,
+    times: np.ndarray | None = None,
+) -> pa.Table:
+    """A table of n rows; embedding: (n, D)."""
+    columns = {
+        "path": pa.array(paths, pa.string()),
+        "seconds": pa.array(seconds, pa.float32()),
+        "label": pa.array(labels, pa.string()),
+    }
+    if times is not None:
+        columns["time"] = pa.array(times, pa.float32())
+    flat = pa.array(np.ascontiguousarray(embedding, dtype=np.float32).reshape(-1))
+    columns["embedding"] = pa.FixedSizeListArray.from_arrays(flat, embedding.shape[1])
+    return pa.table(columns)
+
+
+def _batches(parts: list[Path]) -> Iterator[pa.RecordBatch]:
+    for part in parts:
+        yield from pq.ParquetFile(part).iter_batches(8192)
+
+
+def _column(part: Path, name: str) -> list[Any]:
+    return pq.read_table(part, columns=[name]).column(name).to_pylist()
+
+
+def _write_npz(file: Path, parts: list[Path], num_rows: int) -> None:
+    """An .npz of all columns, the embeddings streamed: they need not fit into memory."""
+    schema = pq.read_schema(parts[0])
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+        for name in schema.names:
+            if name == "embedding":
+                continue
+            values = [value for part in parts for value in _column(part, name)]
+            kind = np.str_ if pa.types.is_string(schema.field(name).type) else np.float32
+            array = np.array(["" if value is None else value for value in values], dtype=kind)
+            with archive.open(f"{name}.npy", "w") as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
+        width = schema.field("embedding").type.list_size
+        with archive.open("embedding.npy", "w", force_zip64=True) as member:
+            header = {"descr": "<f4", "fortran_order": False, "shape": (num_rows, width)}
+            np.lib.format.write_array_header_1_0(member, header)
+            for batch in _batches(parts):
+                member.write(batch.column("embedding").flatten().to_numpy(zero_copy_only=False).tobytes())
