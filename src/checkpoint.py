@@ -190,8 +190,11 @@ def _read_file(place: Path) -> Stored:
     try:
         content = torch.load(place, map_location="cpu", mmap=zipfile.is_zipfile(place), weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0] if "Unsupported" not in str(error) else _refused(str(error))
-        raise UserError(f"{place} is refused: it holds more than weights and plain values ({reason})") from None
+        if code := re.search(r"GLOBAL ([\w.]+)", str(error)):
+            raise UserError(
+                f"{place} is refused: beside weights it holds {code.group(1)}, which would run code"
+            ) from None
+        raise UserError(f"{place} is not a checkpoint, or is damaged") from None
     except Exception as error:  # whatever a damaged archive raises
         raise UserError(f"{place} is not a checkpoint, or is damaged ({str(error).splitlines()[0]})") from None
     if isinstance(content, dict) and {"state_dict", "global_step"} <= set(content):
@@ -199,11 +202,6 @@ def _read_file(place: Path) -> Stored:
     if isinstance(content, dict) and isinstance(content.get("model"), dict) and isinstance(content.get("config"), dict):
         return dasheng.read(content, str(place))
     raise UserError(f"{place} is neither a checkpoint of this project nor an official one (model and config)")
-
-
-def _refused(message: str) -> str:
-    found = re.search(r"(?:global|class|GLOBAL) ([\w.]+)", message)
-    return f"{found.group(1)} would run code" if found else "it would run code"
 
 
 def _state(module: nn.Module) -> dict[str, torch.Tensor]:

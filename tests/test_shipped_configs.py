@@ -12,7 +12,16 @@ from src.config import Config, describe_keys, load_config, to_yaml
 from src.data.datamodule import PretrainData
 from src.errors import UserError
 from src.training.pretrain import Pretraining
-from src.training.run import build_model, make_callbacks, make_loggers, make_trainer, plan_run, precision, prepare_data
+from src.training.run import (
+    build_model,
+    make_callbacks,
+    make_loggers,
+    make_trainer,
+    plan_run,
+    precision,
+    prepare_data,
+    start_from,
+)
 
 FRAGMENTS = sorted(Path("configs/data").glob("*.yaml"))
 EXPERIMENTS = {  # file: parameters of encoder and decoder
@@ -74,7 +83,8 @@ SOURCE = {"kind": "folder", "path": "tests", "split": "test", "config_name": "ot
           "label_column": "source", "streaming": "true", "weight": "5"}  # fmt: skip
 CHANGES = {
     "name": "other", "runs_folder": "elsewhere", "seed": "1", "model.size": "base", "model.drop_path": "0.2",
-    "model.layer_scale": "0.1", "model.gradient_checkpointing": "true", "objective.mask_ratio": "0.5",
+    "model.init_from": "no-such-encoder.pt", "model.layer_scale": "0.1",
+    "model.gradient_checkpointing": "true", "objective.mask_ratio": "0.5",
     "objective.mask_group": "3", "data.path": "x", "data.validation": "null", "data.test": "null",
     "data.crop_seconds": "0.7", "data.pad_to_crop": "true", "data.batch_size": "8", "data.window_clips": "32",
     "data.gain_db": "6", "data.num_workers": "1", "data.cache_gigabytes": "0", "data.max_bad_share": "0.3",
@@ -96,6 +106,8 @@ def observe(overrides: list[str]) -> str:
         config = load_config(BASE, [*SMALL, *overrides])
         about = {"wandb_id": "x", "config": {}}
         model = build_model(config, "meta" if config.model.size != "tiny" else "cpu")
+        if config.model.init_from:
+            start_from(model, config.model.init_from)
         data = prepare_data(config)
         plan = plan_run(config, data)
         callbacks = make_callbacks(config, Path(config.runs_folder, config.name), data, about)

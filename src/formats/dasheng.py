@@ -71,7 +71,7 @@ def architecture_of(arguments: Mapping[str, Any], state: Mapping[str, Tensor], p
         "width": width,
         "depth": depth,
         "num_heads": heads,
-        "layer_scale": arguments.get("init_values"),
+        "layer_scale": arguments.get("init_values") or 1.0 if "blocks.0.ls1.gamma" in state else None,
         "max_tokens": state["time_pos_embed"].shape[-1] if "time_pos_embed" in state else 252,
         "patch_frames": patch_frames,
         "log_mel": mel,

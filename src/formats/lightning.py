@@ -1,6 +1,7 @@
 """Checkpoints of our own training: a `.ckpt` file, or a folder of shards (torch.distributed.checkpoint)."""
 
 import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,9 @@ def read_shards(folder: Path) -> Stored:
         assert isinstance(entry, TensorStorageMetadata), f"{name} is not a tensor"
         state[name] = torch.empty(entry.size, dtype=entry.properties.dtype)
     try:
-        dcp.load(state, checkpoint_id=folder, no_dist=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that there is no process group
+            dcp.load(state, checkpoint_id=folder, no_dist=True)
     except Exception as error:  # whatever a damaged shard raises
         raise UserError(f"{folder} is not a whole sharded checkpoint ({str(error).splitlines()[0]})") from None
     weights = {name.removeprefix("state_dict."): value for name, value in state.items()}

@@ -68,6 +68,8 @@ class AudioViT(nn.Module):
         self.layer_scale = layer_scale
         self.gradient_checkpointing = gradient_checkpointing
         self.log_mel = log_mel or LogMel()
+        one_token = (patch_frames - 1) * self.log_mel.hop_length
+        self.log_mel.shortest_samples = max(self.log_mel.shortest_samples, one_token)
         self.init_bn = MelBatchNorm(self.log_mel.n_mels)
         self.patch_embed = PatchEmbed(self.log_mel.n_mels, patch_frames, width)
         self.time_pos_embed = nn.Parameter(torch.zeros(1, width, 1, max_tokens))

@@ -2,6 +2,7 @@
 
 import csv
 import itertools
+import json
 import os
 import signal
 import subprocess
@@ -14,7 +15,11 @@ import pytest
 import torch
 import yaml
 
-from src import train
+from src import export, train
+from src.checkpoint import load_encoder
+from src.errors import UserError
+from src.models.sizes import create_mae
+from src.training.run import start_from
 from tests.training.sources import write_sources
 
 ROOT = Path(__file__).parents[2]
@@ -176,6 +181,24 @@ def test_a_checkpoint_says_everything_and_is_plain_data(finished):
     run = content["run"]
     assert run["config"]["model"]["size"] == "tiny" and run["wandb_id"] and run["versions"]["torch"]
     assert run["wandb_id"] in next(folder.glob("wandb/offline-run-*")).name
+
+
+def test_a_run_loads_as_an_encoder_and_pretraining_goes_on_from_its_export(finished, tmp_path):
+    folder, _ = finished
+    state = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    encoder = load_encoder(folder)
+    assert all(torch.equal(value, state[f"model.encoder.{name}"]) for name, value in encoder.state_dict().items())
+    assert export.main([str(folder), "--out", str(tmp_path / "export")]) == 0
+    assert json.loads((tmp_path / "export/config.json").read_text())["training"]["step"] == 6
+    assert export.main([str(folder), "--format", "dasheng", "--out", str(tmp_path / "encoder.pt")]) == 0
+    for name, words in (("export", "encoder and decoder"), ("encoder.pt", "the decoder is new")):
+        assert fit(tmp_path / "runs", f"model.init_from={tmp_path / name}", "trainer.steps=1", name=name) == 0
+        assert words in (tmp_path / "runs" / name / "log.txt").read_text()
+    model = create_mae("tiny", seed=1)
+    start_from(model, str(tmp_path / "export"))
+    assert all(torch.equal(value, state[f"model.{name}"]) for name, value in model.state_dict().items())
+    with pytest.raises(UserError, match=r"width=192.*768"):
+        start_from(create_mae("base", device="meta"), str(tmp_path / "export"))
 
 
 @pytest.mark.parametrize(("name", "words"), [("validate", "val/loss"), ("test", "test/loss")])
