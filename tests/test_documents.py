@@ -1,13 +1,18 @@
 """README, notebooks and configs say what is so: commands parse, cells run, named files exist."""
 
+import importlib
 import json
 import re
 import shlex
 from pathlib import Path
 
 import pytest
+import soundfile
 
+from src import embed, export
+from src.checkpoint import save_encoder
 from src.config import load_config
+from src.models import create_encoder
 from src.train import parse
 
 README = Path("README.md").read_text(encoding="utf-8")
@@ -26,6 +31,12 @@ def test_a_command_of_the_readme_is_understood(command):
     assert config.data.sources
 
 
+@pytest.mark.parametrize("command", [c for c in COMMANDS if re.match(r"python -m src\.(embed|export|search)", c)])
+def test_another_command_of_the_readme_is_understood(command):
+    _, _, module, *arguments = shlex.split(command, comments=True)
+    importlib.import_module(module).parse(arguments)
+
+
 def test_make_knows_the_commands_of_the_readme():
     targets = set(re.findall(r"^([a-z-]+):", Path("Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     named = set(re.findall(r"`make ([a-z-]+)`", README)) | {
@@ -35,12 +46,15 @@ def test_make_knows_the_commands_of_the_readme():
     assert {"quickstart", "test", "test-slow", "lint", "format", "bench", "help"} <= targets
 
 
-def test_the_python_of_the_readme_runs():
+def test_the_python_of_the_readme_runs(tmp_path, clips):
+    save_encoder(create_encoder("tiny"), tmp_path / "encoder")
+    soundfile.write(tmp_path / "dog.wav", clips[0].numpy(), 16000)
     block = README[README.index("    import torch\n") :].split("\n\n**")[0]
-    code = "\n".join(line.removeprefix("    ") for line in block.splitlines()).replace('"base"', '"tiny"')
+    code = "\n".join(line.removeprefix("    ") for line in block.splitlines())
+    code = code.replace("runs/quickstart", str(tmp_path / "encoder")).replace("dog.wav", str(tmp_path / "dog.wav"))
     names: dict = {}
     exec(code, names)
-    assert names["tokens"].shape == (2, 50, 192) and names["loss"].ndim == 0
+    assert names["tokens"].shape == (2, 50, 192) and names["vector"].shape == (192,)
 
 
 def test_files_and_folders_of_the_layout_exist():
