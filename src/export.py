@@ -44,8 +44,14 @@ def export(checkpoint: str, form: str, target: Path) -> None:
     if form == "onnx":
         from src.formats.onnx import export_onnx
 
+        if target.exists():
+            raise UserError(f"{target} is there already; name another file, or remove it")
         encoder = load_encoder(checkpoint)
-        write_file(target, lambda partial: export_onnx(encoder, partial))
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            export_onnx(encoder, target)
+        except OSError as error:
+            raise UserError(f"cannot write {target}: {error.strerror or error}") from error
         return
     stored = read_checkpoint(checkpoint)
     if form == "folder":

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import soundfile
 
-from src import embed, export
 from src.checkpoint import save_encoder
 from src.config import load_config
 from src.models import create_encoder

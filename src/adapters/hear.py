@@ -1,0 +1,60 @@
+"""The HEAR 2021 API (https://hearbenchmark.com/hear-api.html): this module is what `heareval` is given.
+
+python -m heareval.embeddings.runner src.adapters.hear --model runs/quickstart --tasks-dir TASKS
+"""
+
+import torch
+from torch import Tensor, nn
+
+from src.checkpoint import load_encoder
+from src.models.vit import AudioViT
+
+_BATCH_SECONDS = 120.0  # of sound that goes through together
+
+
+class HearModel(nn.Module):
+    """An encoder with the attributes that the API asks for."""
+
+    def __init__(self, encoder: AudioViT) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.sample_rate = encoder.sample_rate
+        self.scene_embedding_size = self.timestamp_embedding_size = encoder.embed_dim
+
+
+def load_model(model_file_path: str) -> HearModel:
+    """`model_file_path`: anything that `load_encoder` reads."""
+    return HearModel(load_encoder(model_file_path)).eval()
+
+
+@torch.no_grad()
+def get_timestamp_embeddings(audio: Tensor, model: HearModel) -> tuple[Tensor, Tensor]:
+    """Tokens of each sound, and where they are centred.
+
+    Args:
+        audio: (n_sounds, n_samples) at 16 kHz in [-1, 1].
+
+    Returns:
+        (n_sounds, n_timestamps, D), and (n_sounds, n_timestamps) in milliseconds: 15, 55, 95, ...
+
+    Raises:
+        ValueError: `audio` has another number of dimensions.
+    """
+    tokens = torch.cat([model.encoder(part) for part in _parts(audio, model)])
+    times = 1000.0 * model.encoder.token_times(tokens.shape[1]).to(tokens.device)
+    return tokens, times.expand(len(tokens), -1).clone()
+
+
+@torch.no_grad()
+def get_scene_embeddings(audio: Tensor, model: HearModel) -> Tensor:
+    """(n_sounds, D): the mean of each sound's tokens. Arguments and errors as `get_timestamp_embeddings`."""
+    return torch.cat([model.encoder.embed(part) for part in _parts(audio, model)])
+
+
+def _parts(audio: Tensor, model: HearModel) -> tuple[Tensor, ...]:
+    """Some sounds at a time, on the model's device; a sound's embedding does not depend on the others."""
+    if audio.ndim != 2:
+        raise ValueError(f"audio has shape {tuple(audio.shape)}; it has to be (n_sounds, n_samples)")
+    model.eval()
+    at_once = max(1, int(_BATCH_SECONDS * model.sample_rate / audio.shape[1]))
+    return audio.to(model.encoder.time_pos_embed.device).split(at_once)
