@@ -131,19 +131,24 @@ def parse_layers(text: str, depth: int) -> "list[Layer]":
 
 
 def describe(path: str, encoder: "AudioViT", settings: Any) -> dict[str, Any]:
-    """What the output says of how it was made; `weights` tells one encoder from another."""
-    import hashlib
-
-    weights = hashlib.sha256()
-    for name in ("time_pos_embed", "norm.weight", "blocks.0.attn.qkv.weight"):
-        weights.update(encoder.get_parameter(name).detach().cpu().numpy().tobytes())
+    """What the output says of how it was made."""
     return {
         "encoder": path,
-        "weights": weights.hexdigest()[:16],
+        "weights": fingerprint(encoder),
         "level": settings.level,
         "layers": list(settings.layers),
         "pooling": settings.pooling,
     }
+
+
+def fingerprint(encoder: "AudioViT") -> str:
+    """16 hexadecimal digits that tell one encoder's weights from another's."""
+    import hashlib
+
+    digest = hashlib.sha256()
+    for name in ("time_pos_embed", "norm.weight", "blocks.0.attn.qkv.weight"):
+        digest.update(encoder.get_parameter(name).detach().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def find_device(name: str) -> str:

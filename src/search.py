@@ -1,0 +1,204 @@
+"""The nearest neighbours of a sound among embedded ones.
+
+    python -m src.search dog.wav --index sounds.parquet
+    python -m src.search dog.wav --index sounds.parquet --top 20 --html neighbours.html
+
+The index is what `python -m src.embed` wrote; the query is embedded as the index says, by the same encoder. The search
+is exact (cosine similarity, read through in blocks). Of an index of tokens the best token of each sound counts.
+Exit status: 0 done, 2 wrong use.
+"""
+
+import argparse
+import html
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import quote
+
+from src.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class Neighbour(NamedTuple):
+    """time: of the best token in seconds, None in an index of clips."""
+
+    similarity: float
+    path: str
+    label: str | None
+    time: float | None
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse(sys.argv[1:] if arguments is None else arguments)
+    try:
+        run(options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def run(options: argparse.Namespace) -> None:
+    """The heavy part: torch and the rest are imported from here on."""
+    from src.checkpoint import load_encoder
+    from src.data.decode import AudioError
+    from src.embed import embed, fingerprint
+
+    if options.top < 1:
+        raise UserError(f"--top {options.top} is out of range; it begins at 1")
+    settings = read_settings(Path(options.index))
+    encoder = load_encoder(options.encoder or settings["encoder"])
+    if fingerprint(encoder) != settings["weights"]:
+        raise UserError(
+            f"{options.index} was made by other weights than those of {options.encoder or settings['encoder']} now; "
+            "make the index anew, or give the encoder it was made by with --encoder"
+        )
+    try:
+        query = embed(options.query, encoder, layers=settings["layers"], pooling=settings["pooling"])
+    except AudioError as error:
+        raise UserError(f"{options.query}: {error}") from None
+    found = neighbours(query, Path(options.index), options.top)
+    print_table(found)
+    if options.html:
+        Path(options.html).write_text(page(options.query, found, Path(options.html)), encoding="utf-8")
+        print(f"to listen: {options.html}")
+
+
+def read_settings(index: Path) -> dict[str, Any]:
+    """How the embeddings of an index were made.
+
+    Raises:
+        UserError: nothing there, or not an index.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if index.suffix == ".npz":
+        raise UserError(f"{index} is an npz; the search reads parquet: python -m src.embed ... --out FILE.parquet")
+    if not index.is_file():
+        raise UserError(f"there is no index {index} (looked in {Path.cwd()}); python -m src.embed makes one")
+    try:
+        settings = json.loads((pq.read_schema(index).metadata or {})[b"embedding"])
+    except (pa.ArrowInvalid, KeyError):
+        raise UserError(f"{index} is not a table of embeddings; python -m src.embed makes one") from None
+    if settings["level"] == "frame":
+        settings["pooling"] = "mean"
+    return settings
+
+
+def neighbours(query: "np.ndarray", index: Path, top: int) -> list[Neighbour]:
+    """The `top` rows of largest cosine similarity, one a path, largest first.
+
+    Args:
+        query: (D,).
+
+    Raises:
+        UserError: the index has another width.
+    """
+    import numpy as np
+    import pyarrow.parquet as pq
+
+    file = pq.ParquetFile(index)
+    width = file.schema_arrow.field("embedding").type.list_size
+    if width != len(query):
+        raise UserError(f"{index} has {width} values a row, the query {len(query)}; it was made by another encoder")
+    query = query / max(float(np.linalg.norm(query)), 1e-12)
+    best: dict[str, Neighbour] = {}
+    for block in file.iter_batches(8192):
+        rows = block.column("embedding").flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
+        similarity = rows @ query / np.maximum(np.linalg.norm(rows, axis=1), 1e-12)
+        paths, others = block.column("path").to_pylist(), block.drop_columns(["embedding"])
+        here: dict[str, Neighbour] = {}
+        for i in np.argsort(-similarity, kind="stable").tolist():
+            if paths[i] not in here:
+                row = others.slice(i, 1).to_pylist()[0]
+                here[paths[i]] = Neighbour(float(similarity[i]), row["path"], row["label"], row.get("time"))
+            if len(here) == top:
+                break
+        for path, found in here.items():
+            best[path] = max(found, best.get(path, found), key=lambda neighbour: neighbour.similarity)
+        best = {each.path: each for each in sorted(best.values(), key=lambda each: -each.similarity)[:top]}
+    return list(best.values())
+
+
+def print_table(found: list[Neighbour]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("", "similarity", "path", box=None)
+    labelled, timed = any(each.label for each in found), any(each.time is not None for each in found)
+    if labelled:
+        table.add_column("label")
+    if timed:
+        table.add_column("seconds")
+    for rank, each in enumerate(found, 1):
+        cells = [str(rank), f"{each.similarity:.3f}", each.path]
+        cells += [each.label or ""] if labelled else []
+        cells += [f"{each.time:.2f}"] if timed else []
+        table.add_row(*cells)
+    console = Console()
+    console = console if console.is_terminal else Console(width=10_000)  # whole paths where it goes into a file
+    console.print(table, markup=False, highlight=False)
+
+
+def page(query: str, found: list[Neighbour], file: Path) -> str:
+    """An HTML page with players; sounds are referred to relative to `file`."""
+    rows = [
+        f"<tr><td>{rank}</td><td>{each.similarity:.3f}</td><td>{html.escape(each.label or '')}</td>"
+        f"<td>{_player(each.path, each.time, file)}</td><td>{html.escape(each.path)}</td></tr>"
+        for rank, each in enumerate(found, 1)
+    ]
+    return f"""<!doctype html>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>Neighbours of {html.escape(query)}</title>
+<style>
+:root {{ color-scheme: light dark; }}
+body {{ font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; }}
+table {{ border-collapse: collapse; width: 100%; }}
+th, td {{ text-align: left; padding: .3rem .8rem .3rem 0; border-bottom: 1px solid #8884; overflow-wrap: anywhere; }}
+audio {{ vertical-align: middle; }}
+</style>
+<h1>Neighbours of {html.escape(query)}</h1>
+<p>{_player(query, None, file)}</p>
+<table><thead><tr><th></th><th>similarity</th><th>label</th><th>sound</th><th>path</th></tr></thead>
+<tbody>
+{chr(10).join(rows)}
+</tbody></table>
+</html>
+"""
+
+
+def _player(path: str, time: float | None, file: Path) -> str:
+    if not Path(path).is_file():
+        return "inside a dataset or shard"
+    try:
+        place = quote(Path(os.path.relpath(path, file.parent)).as_posix())
+    except ValueError:  # another drive
+        place = Path(path).resolve().as_uri()
+    start = f"#t={max(0.0, time - 0.5):.2f}" if time is not None else ""
+    return f'<audio controls preload="none" src="{html.escape(place)}{start}"></audio>'
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m src.search",
+        description=(__doc__ or "").strip(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("query", metavar="QUERY", help="an audio file")
+    add("--index", required=True, metavar="FILE", help="a parquet of python -m src.embed")
+    add("--encoder", metavar="PATH", help="where the encoder lies now, if not where the index says")
+    add("--top", type=int, default=10, help="neighbours")
+    add("--html", metavar="FILE", help="also write a page with players")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
