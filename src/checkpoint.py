@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from src.errors import UserError
@@ -29,6 +30,7 @@ from src.formats.stored import Stored, check_fit
 from src.models.sizes import build_encoder
 from src.models.vit import AudioViT
 
+WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)  # of a full disk, by who meets it: Python, torch, safetensors
 RELEASES = {name: f"mispeech/{name}" for name in ("dasheng-base", "dasheng-0.6B", "dasheng-1.2B")}
 
 
@@ -130,8 +132,8 @@ def write_folder(target: Path, write: Callable[[Path], None]) -> None:
         partial.mkdir(parents=True)
         write(partial)
         os.replace(partial, target)
-    except OSError as error:
-        raise UserError(f"cannot write {target}: {error.strerror or error}") from error
+    except WRITE_ERRORS as error:
+        raise UserError(f"cannot write {target}: {getattr(error, 'strerror', None) or error}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -145,8 +147,8 @@ def write_file(target: Path, write: Callable[[Path], None]) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         write(partial)
         os.replace(partial, target)
-    except OSError as error:
-        raise UserError(f"cannot write {target}: {error.strerror or error}") from error
+    except WRITE_ERRORS as error:
+        raise UserError(f"cannot write {target}: {getattr(error, 'strerror', None) or error}") from error
     finally:
         with contextlib.suppress(OSError):
             partial.unlink()
@@ -159,7 +161,7 @@ def _find(path: str | Path) -> Path:
             return last
         return place
     name = RELEASES.get(str(path), str(path))
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not place.suffix:
+    if (re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not place.parent.is_dir()) or str(path) in RELEASES:
         return huggingface.download(name)
     raise UserError(
         f"there is no checkpoint {path} (looked in {Path.cwd()}); "

@@ -228,6 +228,26 @@ def test_a_cut_off_file_is_damaged(forms, tmp_path):
         load_encoder(copy)
 
 
+@pytest.mark.parametrize("form", ["folder", "dasheng", "huggingface"])
+def test_a_full_disk_leaves_nothing_half_written(forms, tmp_path, monkeypatch, capsys, form):
+    """Stood in for by a limit on the size of a file, in a process of its own."""
+    program = (
+        "import resource, signal, sys\nfrom src import export\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))\nsys.exit(export.main(sys.argv[1:]))"
+    )
+    arguments = [str(forms[0]["file"]), "--format", form, "--out", str(tmp_path / "out")]
+    done = subprocess.run([sys.executable, "-c", program, *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and "cannot write" in done.stderr and "Traceback" not in done.stderr, done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_path_that_is_not_there_is_not_looked_for_on_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    with pytest.raises(UserError, match="there is no checkpoint runs/quickstart"):
+        load_encoder("runs/quickstart")
+
+
 def test_a_release_name_without_a_network_says_so(monkeypatch):
     huggingface_hub = pytest.importorskip("huggingface_hub")
 
