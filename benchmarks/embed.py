@@ -3,8 +3,8 @@
     python -m benchmarks.embed FOLDER          real clips of mixed lengths; the demo when FOLDER is left out
     python -m benchmarks.embed --memory        three hours, about ten minutes
 
-Base size, the same weights, two threads, loaded before. Both decode, embed and write; the sides alternate part by part. The official
-side reads each file with soundfile, calls the encoder and means the tokens, as its README does.
+Base size, the same weights, two threads, loaded before. Both decode, embed and write; the sides alternate part by
+part. The official side reads each file with soundfile, calls the encoder and means the tokens, as its README does.
 """
 
 import argparse
