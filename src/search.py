@@ -104,7 +104,7 @@ def neighbours(query: "np.ndarray", index: Path, top: int) -> list[Neighbour]:
     import numpy as np
     import pyarrow.parquet as pq
 
-    file = pq.ParquetFile(index)
+    file = pq.ParquetFile(index, pre_buffer=False)  # buffered, the whole index is in memory
     width = file.schema_arrow.field("embedding").type.list_size
     if width != len(query):
         raise UserError(f"{index} has {width} values a row, the query {len(query)}; it was made by another encoder")

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from src.errors import UserError
 
 METADATA_KEY = b"embedding"
+_REPEATED = ["path", "label"]  # columns for which parquet keeps a dictionary
 
 
 class EmbeddingFile:
@@ -59,7 +60,7 @@ class EmbeddingFile:
         try:
             for table in tables:
                 if writer is None:
-                    writer = pq.ParquetWriter(partial, table.schema)
+                    writer = pq.ParquetWriter(partial, table.schema, use_dictionary=_REPEATED)
                 writer.write_table(table)
                 written.update(table.column("path").to_pylist())
         except OSError as error:
@@ -98,7 +99,7 @@ class EmbeddingFile:
 
     def _write_parquet(self, file: Path, parts: list[Path]) -> None:
         schema = pq.read_schema(parts[0]).with_metadata({METADATA_KEY: json.dumps(self.settings)})
-        with pq.ParquetWriter(file, schema) as writer:
+        with pq.ParquetWriter(file, schema, use_dictionary=_REPEATED) as writer:
             for batch in _batches(parts):
                 writer.write_table(pa.Table.from_batches([batch]).cast(schema))
 
@@ -128,7 +129,7 @@ def rows(
 
 def _batches(parts: list[Path]) -> Iterator[pa.RecordBatch]:
     for part in parts:
-        yield from pq.ParquetFile(part).iter_batches(8192)
+        yield from pq.ParquetFile(part, pre_buffer=False).iter_batches(8192)  # buffered, the whole file is in memory
 
 
 def _column(part: Path, name: str) -> list[Any]:
