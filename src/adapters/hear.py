@@ -38,7 +38,7 @@ def get_timestamp_embeddings(audio: Tensor, model: HearModel) -> tuple[Tensor, T
         (n_sounds, n_timestamps, D), and (n_sounds, n_timestamps) in milliseconds: 15, 55, 95, ...
 
     Raises:
-        ValueError: `audio` has another number of dimensions.
+        ValueError: `audio` has another number of dimensions, or is empty.
     """
     tokens = torch.cat([model.encoder(part) for part in _parts(audio, model)])
     times = 1000.0 * model.encoder.token_times(tokens.shape[1]).to(tokens.device)
@@ -53,8 +53,9 @@ def get_scene_embeddings(audio: Tensor, model: HearModel) -> Tensor:
 
 def _parts(audio: Tensor, model: HearModel) -> tuple[Tensor, ...]:
     """Some sounds at a time, on the model's device; a sound's embedding does not depend on the others."""
-    if audio.ndim != 2:
-        raise ValueError(f"audio has shape {tuple(audio.shape)}; it has to be (n_sounds, n_samples)")
+    if audio.ndim != 2 or not audio.numel():
+        raise ValueError(f"audio has shape {tuple(audio.shape)}; it has to be (n_sounds, n_samples), none of them 0")
     model.eval()
-    at_once = max(1, int(_BATCH_SECONDS * model.sample_rate / audio.shape[1]))
+    row_samples = max(audio.shape[1], model.encoder.log_mel.shortest_samples)  # shorter ones are padded to that
+    at_once = max(1, int(_BATCH_SECONDS * model.sample_rate) // row_samples)
     return audio.to(model.encoder.time_pos_embed.device).split(at_once)

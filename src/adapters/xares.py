@@ -1,6 +1,10 @@
 """An encoder as X-ARES wants it (package `xares`).
 
-AUDIO_ENCODER=runs/quickstart python -m xares.run --max-jobs 1 src/adapters/xares.py TASKS...
+AUDIO_ENCODER=runs/quickstart python -m xares.run --max-jobs 0 src/adapters/xares.py TASKS/esc50_task.py
+
+Run it from the root of this repository. TASKS: a copy of `src/tasks` of X-ARES in a folder of another name, since `src`
+is ours. X-ARES keeps embeddings and scores under `env/` by the name of the class below and uses them again: remove
+`env/*/embeddings` and `env/*/checkpoints` before another encoder's turn.
 """
 
 import os
@@ -10,6 +14,9 @@ from torch import Tensor, nn
 
 from src import checkpoint
 from src.errors import UserError
+from src.models.pieces import tokens_in_pieces
+
+_BATCH_SECONDS = 120.0  # of sound that goes through together; a longer sound goes through in pieces
 
 
 class DashengEncoder(nn.Module):
@@ -31,7 +38,29 @@ class DashengEncoder(nn.Module):
 
     @torch.no_grad()
     def forward(self, audio: Tensor) -> Tensor:
-        """(B, T) or (T,) at `sampling_rate` to (B, N, output_dim); long sounds in chunks of 10.08 s."""
+        """Tokens of each sound, in memory that does not grow with number or length of the sounds, output aside.
+
+        Args:
+            audio: (B, T) or (T,) at `sampling_rate`, in [-1, 1].
+
+        Returns:
+            (B, N, output_dim), fp32, on the encoder's device.
+
+        Raises:
+            ValueError: `audio` has another number of dimensions, or is empty.
+        """
+        if audio.ndim not in (1, 2) or not audio.numel():
+            raise ValueError(f"audio has shape {tuple(audio.shape)}; it has to be (B, T) or (T,), none of them 0")
         self.encoder.eval()
-        audio = audio[None] if audio.ndim == 1 else audio
-        return self.encoder(audio.to(self.encoder.time_pos_embed.device))
+        audio = torch.atleast_2d(audio)
+        row_samples = max(audio.shape[1], self.encoder.log_mel.shortest_samples)
+        at_once = int(_BATCH_SECONDS * self.sampling_rate) // row_samples
+        if at_once == 0:
+            return torch.stack([self._long_sound(row) for row in audio])
+        device = self.encoder.time_pos_embed.device
+        return torch.cat([self.encoder(part.to(device)) for part in audio.split(at_once)])
+
+    def _long_sound(self, waveform: Tensor) -> Tensor:
+        """(T,) -> (N, output_dim)."""
+        samples = waveform.detach().cpu().float().numpy()
+        return torch.cat(list(tokens_in_pieces(self.encoder, lambda: [samples])))

@@ -66,8 +66,11 @@ class CachedSource(Source):
     def _read(self, i: int) -> Encoded:
         return self._source.read(i)
 
-    def _label(self, i: int) -> int:
-        return self._source.label(i)
+    def _path(self, i: int) -> str:
+        return self._source.path(i)
+
+    def labels(self, i: int) -> tuple[int, ...]:
+        return self._source.labels(int(self._kept[i]))
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_samples": None}  # each worker maps the file itself

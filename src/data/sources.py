@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from src.config import SourceConfig
+from src.data.annotations import find_annotations
 from src.data.decode import SUFFIXES, Encoded, decode
 from src.data.hub import clip_name, encoded_clip, load_hub, nearest
 from src.data.index import Headers, digest, open_filesystem, scan_headers, shard_stamp, tar_members
@@ -30,6 +31,7 @@ class Source:
     """
 
     class_names: Sequence[str] = ()
+    _labels: Sequence[tuple[int, ...]] = ()  # of all clips; empty if there are none
     shards: int | None = None
 
     def _index(self, keys: list[str], place: str, seconds: np.ndarray | None = None) -> None:
@@ -64,9 +66,25 @@ class Source:
         """Samples (T,) at 16 kHz, as `decode`."""
         return decode(self.read(i), start_seconds, seconds)
 
+    def labels(self, i: int) -> tuple[int, ...]:
+        """Places of the clip's classes in `class_names`."""
+        return self._labels[int(self._kept[i])] if self._labels else ()
+
     def label(self, i: int) -> int:
-        """Place of the clip's class in `class_names`; -1 for a clip that has none."""
-        return self._label(int(self._kept[i]))
+        """Place of the clip's class in `class_names`; -1 for a clip that has none.
+
+        Raises:
+            UserError: the source has no labels, or several of a clip.
+        """
+        if not self.class_names:
+            raise UserError(
+                "this source has no labels; set label_column to a column of a Hugging Face dataset, "
+                "or put a labels.csv or class folders into the folder"
+            )
+        labels = self.labels(i)
+        if len(labels) > 1:
+            raise UserError(f"{self.name(i)} has {len(labels)} labels; this needs one a clip")
+        return labels[0] if labels else -1
 
     def _read(self, i: int) -> Encoded:
         raise NotImplementedError
@@ -76,9 +94,6 @@ class Source:
 
     def _path(self, i: int) -> str:
         raise NotImplementedError
-
-    def _label(self, i: int) -> int:
-        raise UserError("this source has no labels; set label_column to a column of a Hugging Face dataset")
 
 
 class FileSource(Source):
@@ -105,7 +120,7 @@ class FileSource(Source):
 class FolderSource(FileSource):
     """All audio files under a folder, in the order of their paths; names that start with a dot are passed over.
 
-    Where every file lies in a sub-folder and there are several, the sub-folders of the first level are the classes.
+    Labels are those of the folder's labels.csv, else of its class folders (`src.data.annotations`).
     """
 
     def __init__(self, path: str) -> None:
@@ -119,15 +134,13 @@ class FolderSource(FileSource):
         if not files:
             raise UserError(f"{path} holds no audio files ({', '.join(SUFFIXES)})")
         super().__init__(files, root)
-        tops = [p.relative_to(root).parts[0] for p in files]
-        classes = sorted(set(tops))
-        if len(classes) > 1 and all(p.parent != root for p in files):
-            self.class_names = classes
-            numbers = {name: number for number, name in enumerate(classes)}
-            self._labels = [numbers[top] for top in tops]
-
-    def _label(self, i: int) -> int:
-        return self._labels[i] if self.class_names else super()._label(i)
+        names = [self._name(i) for i in range(len(files))]
+        annotations = find_annotations(root, names)
+        self.class_names = sorted({label for each in annotations.values() for label in each.labels})
+        numbers = {label: number for number, label in enumerate(self.class_names)}
+        self._labels = [
+            tuple(numbers[label] for label in annotations[name].labels) if name in annotations else () for name in names
+        ]
 
 
 class ShardSource(Source):
@@ -187,9 +200,9 @@ class HuggingFaceSource(Source):
         self.class_names = getattr(feature, "names", None) or [str(value) for value in sorted(known)]
         numbers = {name: number for number, name in enumerate(self.class_names)}
         if hasattr(feature, "names"):
-            self._labels = [-1 if value is None else value for value in values]
+            self._labels = [() if value is None or value < 0 else (value,) for value in values]
         else:
-            self._labels = [numbers.get(str(value), -1) for value in values]
+            self._labels = [() if value is None else (numbers[str(value)],) for value in values]
         self._dataset = self._dataset.select_columns([self._audio_column])
 
     def _read(self, i: int) -> Encoded:
@@ -200,9 +213,6 @@ class HuggingFaceSource(Source):
 
     def _path(self, i: int) -> str:
         return f"{self._place}#{self._name(i)}"
-
-    def _label(self, i: int) -> int:
-        return self._labels[i] if self.class_names else super()._label(i)
 
 
 def open_source(config: SourceConfig) -> Source:

@@ -85,9 +85,8 @@ def clips_of(sources: Sequence[Source], done: set[str]) -> Iterator[Clip]:
             if path in done or path in seen:
                 continue
             seen.add(path)
-            label = source.label(number) if source.class_names else -1
-            name = source.class_names[label] if label >= 0 else None
-            yield Clip(source, number, path, float(source.seconds[number]), name)
+            label = ";".join(source.class_names[each] for each in source.labels(number)) or None
+            yield Clip(source, number, path, float(source.seconds[number]), label)
 
 
 def windows(clips: Iterable[Clip]) -> Iterator[list[Clip]]:

@@ -1,8 +1,8 @@
 """A table of embeddings on disk that is written part by part, can be cut off at any time and gone on with.
 
 While it grows it is a folder `<file>.partial` of parts, each whole or not there; `finish` joins them into one parquet
-or npz file. Columns: path, seconds, label (null where there is none), time (of a token's centre, at frame level only),
-embedding (D values). How the embeddings were made stands in the file's metadata under `embedding`, as JSON.
+or npz file. Columns: path, seconds, label (several joined by `;`, null where there is none), time (of the centre of a
+token, at frame level only), embedding (D values). How the embeddings were made stands in the file's metadata under `embedding`, as JSON.
 """
 
 import json

@@ -1,0 +1,144 @@
+"""Labels of the files of a folder: from a CSV (`filename,label[,split][,fold][,group]`), or from class folders.
+
+A label cell may hold several, separated by `;` (by `|` where the columns themselves are separated by `;`).
+"""
+
+import csv
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from src.errors import UserError
+
+CSV_NAMES = ("labels.csv", "metadata.csv")  # looked for in a folder; the second is Hugging Face's
+SPLITS = {
+    "train": "train", "training": "train", "dev": "valid", "val": "valid", "valid": "valid", "validation": "valid",
+    "test": "test", "testing": "test", "eval": "test", "evaluation": "test",
+}  # fmt: skip
+_FILENAME, _LABEL = ("filename", "file_name", "file", "path", "fname"), ("label", "labels", "class", "category")
+
+
+class Annotation(NamedTuple):
+    """Of one file. labels: class names, one or several. split: train, valid or test, None where the set is not split.
+    fold: 1 to k or None. group: clips of one group never cross a split; None is a group of its own."""
+
+    labels: tuple[str, ...]
+    split: str | None = None
+    fold: int | None = None
+    group: str | None = None
+
+
+def find_annotations(root: Path, names: Sequence[str]) -> dict[str, Annotation]:
+    """Annotations of the files of a folder: of its CSV if it has one, else of its class folders; empty if of neither.
+
+    Class folders are the folders of the first level, several, with every file in one of them; folders named like
+    splits (train, valid, test) may stand above them.
+
+    Args:
+        names: of the files, relative to `root`.
+
+    Raises:
+        UserError: as `read_csv`.
+    """
+    for name in CSV_NAMES:
+        if (root / name).is_file():
+            return read_csv(root / name, names)
+    parts = {name: PurePosixPath(Path(name).as_posix()).parts for name in names}
+    split = all(len(each) > 2 and each[0].lower() in SPLITS for each in parts.values())
+    level = 1 if split else 0
+    classes = {each[level] for each in parts.values() if len(each) > level + 1}
+    if len(classes) < 2 or any(len(each) <= level + 1 for each in parts.values()):
+        return {}
+    return {
+        name: Annotation((each[level],), SPLITS[each[0].lower()] if split else None) for name, each in parts.items()
+    }
+
+
+def read_csv(file: Path, names: Iterable[str]) -> dict[str, Annotation]:
+    """The annotations of a CSV, by file name.
+
+    A byte-order mark, spaces around cells, commas, semicolons or tabs between columns, and rows that say the same
+    twice are all right.
+
+    Raises:
+        UserError: names the row: a file that is not among `names`, no label, another label than before, a split or fold
+            that is none; a CSV without the columns.
+    """
+    rows, separator = _rows(file)
+    known = set(names)
+    found: dict[str, Annotation] = {}
+    lines: dict[str, int] = {}
+    for line, row in rows:
+        name = Path(row["filename"]).as_posix().removeprefix("./")
+        if name not in known:
+            raise UserError(f"{file}, line {line}: there is no audio file {name} in {file.parent}")
+        labels = tuple(dict.fromkeys(label.strip() for label in row["label"].split(separator) if label.strip()))
+        if not labels:
+            raise UserError(f"{file}, line {line}: {name} has no label")
+        annotation = Annotation(
+            labels, _split(row.get("split"), file, line), _fold(row.get("fold"), file, line), row.get("group") or None
+        )
+        if found.get(name, annotation) != annotation:
+            raise UserError(
+                f"{file}, line {line}: {name} has another label, split or fold in line {lines[name]}; "
+                f"several labels of a file stand in one row, as a{separator}b"
+            )
+        found[name] = annotation
+        lines.setdefault(name, line)
+    for column in ("split", "fold"):
+        if len({getattr(annotation, column) is None for annotation in found.values()}) == 2:
+            line, name = min((lines[n], n) for n, a in found.items() if getattr(a, column) is None)
+            raise UserError(f"{file}, line {line}: {name} has no {column}, other rows have one")
+    return found
+
+
+def _rows(file: Path) -> tuple[list[tuple[int, dict[str, str]]], str]:
+    """(line, cells by our column names), and what separates labels."""
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise UserError(f"{file} is not UTF-8; save it as UTF-8") from None
+    lines = text.splitlines()
+    head = next((line for line in lines if line.strip()), "")
+    delimiter = max(",;\t", key=head.count)
+    reader = csv.reader(lines, delimiter=delimiter)
+    columns: list[str] | None = None
+    rows = []
+    for cells in reader:
+        cells = [cell.strip() for cell in cells]
+        if not any(cells):
+            continue
+        if columns is None:
+            columns = _columns(cells, file)
+            continue
+        row = dict(zip(columns, [*cells, *[""] * (len(columns) - len(cells))], strict=False))
+        rows.append((reader.line_num, row))
+    if columns is None or not rows:
+        raise UserError(f"{file} has no rows; it needs filename,label and a row a file")
+    return rows, "|" if delimiter == ";" else ";"
+
+
+def _columns(cells: list[str], file: Path) -> list[str]:
+    lowered = [cell.lower() for cell in cells]
+    for ours, theirs in (("filename", _FILENAME), ("label", _LABEL)):
+        place = next((lowered.index(name) for name in theirs if name in lowered), None)
+        if place is None:
+            raise UserError(f"{file} has no column {ours}; its first line says {', '.join(cells)}")
+        lowered[place] = ours
+    return lowered
+
+
+def _split(value: str | None, file: Path, line: int) -> str | None:
+    if not value:
+        return None
+    if value.lower() not in SPLITS:
+        raise UserError(f"{file}, line {line}: split {value} is none of train, valid, test")
+    return SPLITS[value.lower()]
+
+
+def _fold(value: str | None, file: Path, line: int) -> int | None:
+    if not value:
+        return None
+    if not value.isdigit():
+        raise UserError(f"{file}, line {line}: fold {value} is not a number")
+    return int(value)
