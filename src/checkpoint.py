@@ -15,7 +15,7 @@ import re
 import shutil
 import warnings
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from src.errors import UserError
 from src.formats import dasheng, folder, huggingface, lightning
 from src.formats.resize import as_fp32, resize, same_span
 from src.formats.stored import Stored, check_fit
+from src.models.classifier import AudioClassifier
 from src.models.sizes import build_encoder
 from src.models.vit import AudioViT
 
@@ -76,13 +77,26 @@ def load_encoder(
     return encoder.eval()
 
 
+def load_classifier(path: str | Path) -> AudioClassifier:
+    """A classifier of our training or an export of one, on the CPU, in evaluation mode.
+
+    Raises:
+        UserError: as `load_encoder`; an encoder without a head.
+    """
+    stored = read_checkpoint(path)
+    if stored.classifier is None:
+        raise UserError(f"{path} is an encoder without classes; give a classifier's run, checkpoint or export")
+    classifier = AudioClassifier(load_encoder(path), **stored.classifier)
+    classifier.head.load_state_dict(stored.head)
+    return classifier.eval()
+
+
 def save_encoder(
     encoder: AudioViT,
     path: str | Path,
     *,
     decoder: nn.Module | None = None,
-    head: nn.Module | None = None,
-    class_names: Sequence[str] = (),
+    classifier: AudioClassifier | None = None,
     record: dict[str, Any] | None = None,
 ) -> None:
     """Write an export folder, whole or not at all.
@@ -90,7 +104,7 @@ def save_encoder(
     Args:
         path: a folder that is not there yet.
         decoder: of the masked autoencoder, so that pretraining can go on from the folder.
-        head: `nn.Sequential(LayerNorm(D), Linear(D, classes))` over the mean of the tokens, with its `class_names`.
+        classifier: that has this encoder: its head and class names go along.
         record: how it was trained; plain values.
 
     Raises:
@@ -101,8 +115,8 @@ def save_encoder(
         _state(encoder),
         decoder.architecture if decoder is not None else None,  # type: ignore[arg-type]
         _state(decoder) if decoder is not None else {},
-        _state(head) if head is not None else {},
-        list(class_names),
+        _state(classifier.head) if classifier is not None else {},
+        classifier.settings if classifier is not None else None,
         record or {},
     )
     write_folder(Path(path), lambda partial: folder.write(stored, partial))

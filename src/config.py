@@ -147,6 +147,47 @@ class CheckConfig:
 
 
 @dataclass
+class AugmentConfig:
+    gain_db: float = 6.0
+    """Each clip is made louder or softer by up to this many dB; 0 leaves the level alone."""
+    shift_seconds: float = 0.5
+    """Each clip is turned in time by up to this much; 0 leaves it."""
+    noise_db: float | None = None
+    """White noise is added this many dB under the clip's level, up to 30 dB less; null adds none."""
+    mixup: float = 0.0
+    """Clips are mixed with one another, labels too, by shares from Beta(mixup, mixup); 0 does not mix."""
+    mask_bands: int = 12
+    """SpecAugment: mel bands that are hidden together, at most; 0 hides none."""
+    mask_frames: int = 20
+    """SpecAugment: frames (10 ms) that are hidden together, at most; 0 hides none."""
+
+
+@dataclass
+class ClassifyConfig:
+    method: Literal["linear", "finetune", "probe_then_finetune"] = "linear"
+    """Train the head on a frozen encoder; all of it; or the head first and all after unfreeze_epoch."""
+    task: Literal["auto", "single", "multi"] = "auto"
+    """One class a clip, or several; auto looks whether any clip has several."""
+    layer: int | None = None
+    """Block whose output is read (1 is the first, 0 the patch embedding); null reads the encoder's normed output."""
+    pooling: Literal["mean", "max", "mean_std", "mean_max"] = "mean"
+    """How the tokens of a clip become one embedding."""
+    epochs: int = 30
+    """Passes over the training clips."""
+    unfreeze_epoch: int = 5
+    """probe_then_finetune: the epoch from which the encoder learns too."""
+    layer_decay: float = 0.75
+    """Each block learns this much slower than the one above it; 1 treats all alike."""
+    label_smoothing: float = 0.0
+    """Share of a label that is spread over all classes; 0 to 1, for one class a clip."""
+    balanced: bool = False
+    """Weigh classes so that each counts the same, however many clips it has."""
+    test_fold: int | None = None
+    """Of a set with folds: the one that is tested on; null takes the first."""
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+
+
+@dataclass
 class TrackingConfig:
     wandb: Literal["offline", "online"] | None = None
     """Weights & Biases: offline needs no account; null is off. metrics.csv is always written."""
@@ -169,6 +210,8 @@ class Config:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     check: CheckConfig = field(default_factory=CheckConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    classify: ClassifyConfig | None = None
+    """Train a classifier of the sources' labels; null pretrains."""
 
 
 def load_config(files: list[str], overrides: list[str]) -> Config:
@@ -187,6 +230,8 @@ def load_config(files: list[str], overrides: list[str]) -> Config:
             raise UserError(f"{key} is not set; add {key}=VALUE to the command") from None
         raise UserError(_one_line(error)) from None
     assert isinstance(result, Config)
+    from src.config_values import check_values
+
     check_values(result)
     return result
 
@@ -253,11 +298,12 @@ def _one_line(error: Exception) -> str:
 SECTIONS = {
     "": Config, "model": ModelConfig, "objective": ObjectiveConfig, "data": DataConfig, "optimizer": OptimizerConfig,
     "trainer": TrainerConfig, "check": CheckConfig, "tracking": TrackingConfig, "data.sources.N": SourceConfig,
+    "classify": ClassifyConfig, "classify.augment": AugmentConfig,
 }  # fmt: skip
 
 
 def _is_section(key: str) -> bool:
-    return key in {"data.validation", "data.test", "check.train", "check.test"}
+    return key in {"data.validation", "data.test", "check.train", "check.test", "classify"}
 
 
 def describe_keys() -> dict[str, str]:
@@ -270,48 +316,6 @@ def describe_keys() -> dict[str, str]:
                 name = statement.target.id  # type: ignore[union-attr]
                 described[f"{section}.{name}".lstrip(".")] = ast.literal_eval(following.value)
     return described
-
-
-def check_values(config: Config) -> None:
-    """Ranges and contradictions that types can't say.
-
-    Raises:
-        UserError: with key, value and what is allowed.
-    """
-    data, objective, optimizer, trainer = config.data, config.objective, config.optimizer, config.trainer
-    _between("objective.mask_ratio", objective.mask_ratio, 0.01, 0.99)
-    _between("objective.mask_group", objective.mask_group, 1, 126)
-    _between("model.drop_path", config.model.drop_path, 0.0, 0.99)
-    _between("data.max_bad_share", data.max_bad_share, 0.0, 1.0)
-    _between("data.cache_gigabytes", data.cache_gigabytes, 0.0, float("inf"))
-    _between("data.num_workers", data.num_workers, 0, 1024)
-    _between("data.window_clips", data.window_clips, 1, 2**31)
-    _between("optimizer.learning_rate", optimizer.learning_rate, 0.0, 10.0)
-    _between("optimizer.warmup_steps", optimizer.warmup_steps, 0, 2**62)
-    _between("optimizer.final_share", optimizer.final_share, 0.0, 1.0)
-    for key in ("steps", "accumulate", "devices", "num_nodes", "log_every_steps", "save_every_steps"):
-        _between(f"trainer.{key}", getattr(trainer, key), 1, 2**62)
-    _between("check.every_steps", config.check.every_steps, 1, 2**62)
-    if len(optimizer.betas) != 2:
-        raise UserError(f"optimizer.betas={optimizer.betas} has {len(optimizer.betas)} numbers; AdamW takes two")
-    if data.crop_seconds > 10.08:
-        raise UserError(
-            f"data.crop_seconds={data.crop_seconds} is longer than the encoder's 10.08 s; set it to 10.08 or less"
-        )
-    _between("data.crop_seconds", data.crop_seconds, 0.05, 10.08)
-    if (data.batch_size is None) == (data.batch_seconds is None):
-        found = "neither is set" if data.batch_size is None else "both are set"
-        raise UserError(f"set data.batch_size (clips) or data.batch_seconds (seconds), one of them: {found}")
-    _between("data.batch_size", data.batch_size or 1, 1, 2**31)
-    if not data.sources:
-        raise UserError(
-            "data.sources is empty; add a data fragment, for example --config configs/data/folder.yaml data.path=FOLDER"
-        )
-
-
-def _between(key: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise UserError(f"{key}={value} is out of range; it goes from {low} to {high}")
 
 
 def to_yaml(config: Config) -> str:

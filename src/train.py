@@ -18,10 +18,10 @@ from src.config import Config, describe_keys, load_config, to_yaml
 from src.errors import UserError
 
 COMMANDS = {
-    "fit": "pretrain an encoder",
+    "fit": "pretrain an encoder, or train a classifier (configs/classify)",
     "validate": "loss of a checkpoint on data.validation",
     "test": "loss of a checkpoint on data.test",
-    "predict": "embeddings of data.test by a checkpoint, as embeddings.npz in the run folder",
+    "predict": "of data.test: classes by a classifier (predictions-new.csv), embeddings by an encoder (embeddings.npz)",
 }
 
 
@@ -50,9 +50,16 @@ def run(config: Config, options: argparse.Namespace) -> int:
     logger.handlers = [logging.StreamHandler(sys.stdout)] if not int(os.environ.get("LOCAL_RANK", 0)) else []
 
     from src.training import run as training
+    from src.training import run_classify as classification
 
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 
+    if config.classify is not None:
+        if options.resume or options.plan or options.command in ("validate", "test"):
+            raise UserError("a classifier knows fit and predict, without --resume or --plan; fit tests it at the end")
+        if options.command == "predict":
+            return classification.predict(config, options.checkpoint)
+        return classification.fit_classifier(config)
     if options.command != "fit":
         return training.evaluate(config, options.command, options.checkpoint)
     if options.plan:

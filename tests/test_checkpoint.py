@@ -10,13 +10,13 @@ import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 from safetensors.torch import load_file
-from torch import nn
 
 from benchmarks.parity import randomise
 from src import export
-from src.checkpoint import load_encoder, read_checkpoint, save_encoder
+from src.checkpoint import load_classifier, load_encoder, read_checkpoint, save_encoder
 from src.errors import UserError
 from src.models import create_mae
+from src.models.classifier import AudioClassifier
 
 ROOT = Path(__file__).parents[1]
 TOLERANCE = 1e-6
@@ -112,18 +112,18 @@ def test_the_decoder_travels_with_our_forms(forms):
 
 def test_a_folder_says_all_about_itself(tmp_path):
     mae = create_mae("tiny")
-    head = nn.Sequential(nn.LayerNorm(192), nn.Linear(192, 3))
-    save_encoder(mae.encoder, tmp_path / "a", head=head, class_names=["dog", "cat", "Ü"], record={"step": 5})
+    classifier = AudioClassifier(mae.encoder, ["dog", "cat", "Ü"], layer=6, pooling="mean_std", multi=True)
+    save_encoder(mae.encoder, tmp_path / "a", classifier=classifier, record={"step": 5})
     config = json.loads((tmp_path / "a/config.json").read_text())
-    assert config["class_names"] == ["dog", "cat", "Ü"] and config["training"] == {"step": 5}
+    assert config["classifier"] == classifier.settings and config["training"] == {"step": 5}
     assert (
         config["sample_rate"] == 16000
         and config["hop_seconds"] == 0.04
         and config["encoder"]["log_mel"]["n_mels"] == 64
     )
     assert "dog, cat, Ü" in (tmp_path / "a/README.md").read_text() and not (tmp_path / "a/decoder.safetensors").exists()
-    assert load_file(tmp_path / "a/model.safetensors")["head.1.weight"].shape == (3, 192)
-    assert read_checkpoint(tmp_path / "a").class_names == ["dog", "cat", "Ü"]
+    assert load_file(tmp_path / "a/model.safetensors")["head.1.weight"].shape == (3, 384)
+    assert load_classifier(tmp_path / "a").settings == classifier.settings
     with pytest.raises(UserError, match="is there already"):
         save_encoder(mae.encoder, tmp_path / "a")
     assert not list(tmp_path.glob("*.partial"))

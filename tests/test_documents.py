@@ -24,7 +24,7 @@ COMMANDS = [
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("python -m src.train")])
 def test_a_command_of_the_readme_is_understood(command):
-    options, overrides = parse(shlex.split(command)[3:])
+    options, overrides = parse(shlex.split(command, comments=True)[3:])
     files = [f for f in options.config if not f.startswith("runs/")]  # what the quickstart writes is tested elsewhere
     config = load_config(files or ["configs/quickstart.yaml"], overrides)
     assert config.data.sources

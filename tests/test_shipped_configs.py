@@ -24,6 +24,7 @@ from src.training.run import (
 )
 
 FRAGMENTS = sorted(Path("configs/data").glob("*.yaml"))
+CLASSIFIERS = [Path("configs/classify", name) for name in ("linear.yaml", "finetune.yaml")]  # run by test_classify.py
 EXPERIMENTS = {  # file: parameters of encoder and decoder
     "configs/quickstart.yaml": (5_436_800, 1_914_880),
     "configs/pretrain/tiny.yaml": (5_436_800, 1_914_880),
@@ -39,7 +40,9 @@ PAPER = {"optimizer.learning_rate": 3e-4, "optimizer.weight_decay": 0.01, "optim
 def test_all_experiments_are_listed_here():
     found = [Path("configs/quickstart.yaml"), *Path("configs/pretrain").glob("*.yaml")]
     assert {str(path) for path in found} == set(EXPERIMENTS)
-    assert {str(path) for path in Path("configs").rglob("*.yaml")} == set(EXPERIMENTS) | {str(f) for f in FRAGMENTS}
+    assert {str(path) for path in Path("configs").rglob("*.yaml")} == set(EXPERIMENTS) | {
+        str(f) for f in [*FRAGMENTS, *CLASSIFIERS]
+    }
 
 
 @pytest.mark.parametrize("file", EXPERIMENTS)
@@ -97,6 +100,9 @@ CHANGES = {
     "check.pooling": "mean", "check.max_clips": "30", "tracking.wandb": "online", "tracking.project": "other",
     **{f"data.sources.N.{key}": value for key, value in SOURCE.items()},
 }  # fmt: skip
+
+
+KEYS = {key for key in describe_keys() if not key.startswith("classify")}  # those: tests/training/test_classify.py
 
 
 def observe(overrides: list[str]) -> str:
@@ -159,7 +165,7 @@ def test_the_same_settings_look_the_same(unchanged):
     assert observe([]) == unchanged
 
 
-@pytest.mark.parametrize("key", sorted(set(describe_keys()) - {"data.batch_seconds", "data.path", "data.sources"}))
+@pytest.mark.parametrize("key", sorted(KEYS - {"data.batch_seconds", "data.path", "data.sources"}))
 def test_every_setting_changes_something(key, unchanged):
     place = "check.train." if key.endswith("label_column") else "data.sources.0."  # labels are for the probes
     override = f"{key.replace('data.sources.N.', place)}={CHANGES[key]}"

@@ -14,18 +14,24 @@ from torch import Tensor, nn
 from transformers import BatchFeature, PretrainedConfig, PreTrainedModel, SequenceFeatureExtractor
 from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput
 
+from src.models.classifier import Standardise, make_head
 from src.models.log_mel import LogMel
-from src.models.vit import AudioViT, pool
+from src.models.vit import AudioViT, Pooling, pool
 
 
 class AudioEncoderConfig(PretrainedConfig):
-    """encoder: as `AudioViT.architecture`; the other keys of an export's config.json become attributes."""
+    """encoder: as `AudioViT.architecture`. classifier: what the head reads (layer, pooling); None: the mean.
+
+    The other keys of an export's config.json become attributes.
+    """
 
     model_type = "audio-encoder"
 
-    def __init__(self, encoder: dict[str, Any] | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, encoder: dict[str, Any] | None = None, classifier: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
-        self.encoder = encoder
+        self.encoder, self.classifier = encoder, classifier
         self.hidden_size = encoder["width"] if encoder else None
 
 
@@ -78,16 +84,18 @@ class AudioEncoderPreTrainedModel(PreTrainedModel):
         elif isinstance(module, nn.Linear):
             nn.init.trunc_normal_(module.weight, std=0.02)
             nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.LayerNorm):
-            nn.init.ones_(module.weight)
-            nn.init.zeros_(module.bias)
+        elif isinstance(module, Standardise):
+            nn.init.zeros_(module.mean)
+            nn.init.ones_(module.deviation)
 
-    def _tokens(self, input_values: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Tokens (B, N, D) and their mean (B, D)."""
+    def _tokens(
+        self, input_values: Tensor, attention_mask: Tensor | None, layer: int | None = None, pooling: Pooling = "mean"
+    ) -> tuple[Tensor, Tensor]:
+        """Tokens (B, N, D), and one vector of them: (B, D) or (B, 2 D)."""
         samples = torch.full((len(input_values),), input_values.shape[1], device=input_values.device)
         length = samples if attention_mask is None else attention_mask.sum(1)
-        tokens = self.encoder(input_values, length)
-        return tokens, pool(tokens, self.encoder.num_tokens(length))
+        tokens = self.encoder(input_values, length, layer)
+        return tokens, pool(tokens, self.encoder.num_tokens(length), pooling)
 
 
 class AudioEncoderModel(AudioEncoderPreTrainedModel):
@@ -106,13 +114,14 @@ class AudioEncoderModel(AudioEncoderPreTrainedModel):
 
 
 class AudioEncoderForAudioClassification(AudioEncoderPreTrainedModel):
-    """logits (B, num_labels) of the mean token; the head is new where the export holds none."""
+    """logits (B, num_labels); the head is new where the export holds none."""
 
     def __init__(self, config: AudioEncoderConfig) -> None:
         super().__init__(config)
         self.encoder = self._make_encoder()
-        width = self.encoder.embed_dim
-        self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, config.num_labels or 2))
+        read = config.classifier or {}
+        self.layer, self.pooling = read.get("layer"), read.get("pooling", "mean")
+        self.head = make_head(self.encoder.embed_dim, self.pooling, config.num_labels or 2)
         self.post_init()
 
     def forward(
@@ -123,7 +132,7 @@ class AudioEncoderForAudioClassification(AudioEncoderPreTrainedModel):
         **kwargs: Any,
     ) -> SequenceClassifierOutput:
         """labels: (B,) class numbers, or (B, num_labels) shares for several labels a clip."""
-        _, embedding = self._tokens(input_values, attention_mask)
+        _, embedding = self._tokens(input_values, attention_mask, self.layer, self.pooling)
         logits = self.head(embedding)
         loss = None
         if labels is not None and labels.ndim == 1:

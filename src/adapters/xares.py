@@ -62,5 +62,5 @@ class DashengEncoder(nn.Module):
 
     def _long_sound(self, waveform: Tensor) -> Tensor:
         """(T,) -> (N, output_dim)."""
-        samples = waveform.detach().cpu().float().numpy()
-        return torch.cat(list(tokens_in_pieces(self.encoder, lambda: [samples])))
+        blocks = [block.numpy() for block in waveform.detach().cpu().float().split(10 * self.sampling_rate)]
+        return torch.cat(list(tokens_in_pieces(self.encoder, lambda: blocks)))

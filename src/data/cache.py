@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from src.data.annotations import Annotation
 from src.data.decode import SAMPLE_RATE, AudioError, Encoded, decode
 from src.data.index import cache_root, progress_bar
 from src.data.sources import Source
@@ -49,6 +50,7 @@ class CachedSource(Source):
         self._samples: np.ndarray | None = None
         self.seconds = (self._ends - self._begins) / SAMPLE_RATE
         self.bad = [*source.bad, *((name, reason) for name, reason in index["bad"])]
+        self.bad_paths = [*source.bad_paths, *((name, reason) for name, reason in index["bad"])]
         self.fingerprint, self.class_names, self.shards = source.fingerprint, source.class_names, source.shards
 
     def waveform(self, i: int, start_seconds: float = 0.0, seconds: float | None = None) -> np.ndarray:
@@ -68,6 +70,9 @@ class CachedSource(Source):
 
     def _path(self, i: int) -> str:
         return self._source.path(i)
+
+    def annotation(self, i: int) -> Annotation | None:
+        return self._source.annotation(int(self._kept[i]))
 
     def labels(self, i: int) -> tuple[int, ...]:
         return self._source.labels(int(self._kept[i]))

@@ -16,14 +16,15 @@ def count_overlap(held_out: Source, train: Sequence[Source]) -> int:
         return 0
     sizes = {_num_bytes(held_out.read(i)) for i in range(len(held_out))}
     encoded = (source.read(i) for source in train for i in range(len(source)))
-    digests = {_digest(clip) for clip in encoded if _num_bytes(clip) in sizes}
-    return sum(_digest(held_out.read(i)) in digests for i in range(len(held_out))) if digests else 0
+    digests = {content_digest(clip) for clip in encoded if _num_bytes(clip) in sizes}
+    return sum(content_digest(held_out.read(i)) in digests for i in range(len(held_out))) if digests else 0
 
 
 def _num_bytes(encoded: Encoded) -> int:
     return len(encoded) if isinstance(encoded, bytes) else Path(encoded).stat().st_size
 
 
-def _digest(encoded: Encoded) -> bytes:
+def content_digest(encoded: Encoded) -> bytes:
+    """16 bytes that stand for the undecoded clip."""
     data = encoded if isinstance(encoded, bytes) else Path(encoded).read_bytes()
     return hashlib.md5(data, usedforsecurity=False).digest()

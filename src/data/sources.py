@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from src.config import SourceConfig
-from src.data.annotations import find_annotations
+from src.data.annotations import Annotation, find_annotations
 from src.data.decode import SUFFIXES, Encoded, decode
 from src.data.hub import clip_name, encoded_clip, load_hub, nearest
 from src.data.index import Headers, digest, open_filesystem, scan_headers, shard_stamp, tar_members
@@ -32,6 +32,7 @@ class Source:
 
     class_names: Sequence[str] = ()
     _labels: Sequence[tuple[int, ...]] = ()  # of all clips; empty if there are none
+    _annotations: Sequence[Annotation | None] = ()  # of all clips, where more than the labels is known
     shards: int | None = None
 
     def _index(self, keys: list[str], place: str, seconds: np.ndarray | None = None) -> None:
@@ -69,6 +70,14 @@ class Source:
     def labels(self, i: int) -> tuple[int, ...]:
         """Places of the clip's classes in `class_names`."""
         return self._labels[int(self._kept[i])] if self._labels else ()
+
+    def annotation(self, i: int) -> Annotation | None:
+        """Labels, split, fold and group of a clip; None for a clip without labels."""
+        number = int(self._kept[i])
+        if self._annotations:
+            return self._annotations[number]
+        labels = self.labels(i)
+        return Annotation(tuple(self.class_names[label] for label in labels)) if labels else None
 
     def label(self, i: int) -> int:
         """Place of the clip's class in `class_names`; -1 for a clip that has none.
@@ -138,9 +147,8 @@ class FolderSource(FileSource):
         annotations = find_annotations(root, names)
         self.class_names = sorted({label for each in annotations.values() for label in each.labels})
         numbers = {label: number for number, label in enumerate(self.class_names)}
-        self._labels = [
-            tuple(numbers[label] for label in annotations[name].labels) if name in annotations else () for name in names
-        ]
+        self._annotations = [annotations.get(name) for name in names]
+        self._labels = [tuple(numbers[label] for label in each.labels) if each else () for each in self._annotations]
 
 
 class ShardSource(Source):

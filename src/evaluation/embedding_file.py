@@ -2,7 +2,8 @@
 
 While it grows it is a folder `<file>.partial` of parts, each whole or not there; `finish` joins them into one parquet
 or npz file. Columns: path, seconds, label (several joined by `;`, null where there is none), time (of the centre of a
-token, at frame level only), embedding (D values). How the embeddings were made stands in the file's metadata under `embedding`, as JSON.
+token, at frame level only), embedding (D values). How the embeddings were made stands in the file's metadata under
+`embedding`, as JSON.
 """
 
 import json

@@ -22,6 +22,7 @@ MODEL_TYPE = "audio-encoder"
 _SOURCE = Path(__file__).parents[1]
 _CODE = {  # file in the folder: ours
     "modeling_audio_encoder.py": "adapters/transformers.py",
+    "classifier.py": "models/classifier.py",
     "vit.py": "models/vit.py",
     "log_mel.py": "models/log_mel.py",
 }
@@ -44,7 +45,7 @@ def read(folder: Path, config: dict[str, Any]) -> Stored:
         config.get("decoder") if decoder.exists() else None,
         load_file(decoder) if decoder.exists() else {},
         parts["head"],
-        config.get("class_names", []),
+        config.get("classifier"),
         config.get("training", {}),
     )
 
@@ -86,10 +87,18 @@ def _config(stored: Stored) -> dict[str, Any]:
         "hop_seconds": architecture["patch_frames"] * mel["hop_length"] / mel["sample_rate"],
         "encoder": architecture,
         "decoder": stored.decoder_architecture if stored.decoder else None,
-        "class_names": stored.class_names,
-        **({"id2label": dict(enumerate(stored.class_names))} if stored.class_names else {}),
+        "classifier": stored.classifier,
+        **_transformers_labels(stored.classifier),
         "training": stored.record,
     }
+
+
+def _transformers_labels(classifier: dict[str, Any] | None) -> dict[str, Any]:
+    """What the `audio-classification` pipeline looks at."""
+    if classifier is None:
+        return {}
+    names, kind = classifier["class_names"], "multi" if classifier["multi"] else "single"
+    return {"id2label": dict(enumerate(names)), "problem_type": f"{kind}_label_classification"}
 
 
 def _card(stored: Stored, config: dict[str, Any]) -> str:
@@ -99,7 +108,7 @@ def _card(stored: Stored, config: dict[str, Any]) -> str:
     tag = "audio-classification" if stored.head else "feature-extraction"
     step = stored.record.get("step")
     trained = f"Trained for {step} steps; `config.json` has the settings.\n" if step else ""
-    classes = f"Classes: {', '.join(stored.class_names)}.\n\n" if stored.class_names else ""
+    classes = f"Classes: {', '.join(stored.classifier['class_names'])}.\n\n" if stored.classifier else ""
     return f"""---
 library_name: transformers
 pipeline_tag: {tag}
@@ -113,7 +122,8 @@ It takes sound of any length at {config["sample_rate"]} Hz, mono, in [-1, 1], an
 every {1000 * config["hop_seconds"]:.0f} ms. The mel front end ({mel.n_mels} bands, {mel.f_min:.0f} to
 {mel.f_max:.0f} Hz) is inside.
 
-{trained}{classes}```python
+{trained}
+{classes}```python
 from transformers import AutoModel
 
 model = AutoModel.from_pretrained("FOLDER", trust_remote_code=True)

@@ -13,7 +13,7 @@ from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadat
 from src.errors import UserError
 from src.formats.stored import Stored
 
-_ENCODER, _DECODER = "model.encoder.", "model.decoder."
+_ENCODER, _DECODER, _HEAD = "model.encoder.", "model.decoder.", "model.head."
 
 
 def read(content: Mapping[str, Any], place: str) -> Stored:
@@ -21,14 +21,20 @@ def read(content: Mapping[str, Any], place: str) -> Stored:
     if "architecture" not in content.get("run", {}):
         raise UserError(f"{place} is a Lightning checkpoint, but not one of this project: it has no run.architecture")
     run, state = content["run"], content["state_dict"]
-    unknown = [name for name in state if not name.startswith((_ENCODER, _DECODER))]
+    unknown = [name for name in state if not name.startswith((_ENCODER, _DECODER, _HEAD))]
     if unknown:
         raise UserError(f"{place} holds weights that this project does not write: {', '.join(unknown[:12])}")
+
+    def part(prefix: str) -> dict[str, Any]:
+        return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
     return Stored(
         run["architecture"]["encoder"],
-        {name.removeprefix(_ENCODER): value for name, value in state.items() if name.startswith(_ENCODER)},
-        run["architecture"]["decoder"],
-        {name.removeprefix(_DECODER): value for name, value in state.items() if name.startswith(_DECODER)},
+        part(_ENCODER),
+        run["architecture"].get("decoder"),
+        part(_DECODER),
+        part(_HEAD),
+        run["architecture"].get("classifier"),
         record={"step": content["global_step"], **{key: run[key] for key in ("config", "versions") if key in run}},
     )
 

@@ -59,11 +59,12 @@ def export_onnx(encoder: AudioViT, file: Path, layer: Layer = None, pooling: Poo
         import onnxscript  # noqa: F401
     except ImportError:
         raise UserError("an ONNX export needs two more packages: pip install onnx onnxscript") from None
-    network = _WaveformToEmbedding(encoder, layer, pooling).eval()
+    network = _WaveformToEmbedding(encoder, layer, pooling)
+    network.training = False
     example = torch.zeros(2, 20 * encoder.sample_rate)
     batch = torch.export.Dim("batch", min=1)
     samples = torch.export.Dim("samples", min=encoder.log_mel.shortest_samples)
-    with _quiet():
+    with _quiet(), _evaluating(encoder):
         program = torch.onnx.export(
             network,
             (example,),
@@ -73,11 +74,24 @@ def export_onnx(encoder: AudioViT, file: Path, layer: Layer = None, pooling: Poo
             output_names=["embedding", "tokens"],
         )
         assert program is not None
+        for node in program.model.graph.all_nodes():
+            node.metadata_props.clear()  # stack traces with this machine's paths
         large = sum(parameter.numel() for parameter in encoder.parameters()) * 4 > MOST_BYTES
         with tempfile.TemporaryDirectory(dir=file.parent) as folder:
             program.save(Path(folder, file.name), external_data=large)
             for written in sorted(Path(folder).iterdir(), key=lambda path: path.name == file.name):
                 os.replace(written, file.parent / written.name)  # the weights first
+
+
+@contextlib.contextmanager
+def _evaluating(encoder: AudioViT) -> Iterator[None]:
+    """Evaluation mode, and the caller's afterwards."""
+    was_training = encoder.training
+    encoder.eval()
+    try:
+        yield
+    finally:
+        encoder.train(was_training)
 
 
 @contextlib.contextmanager

@@ -20,8 +20,8 @@ class Stored:
     Attributes:
         architecture: as `AudioViT.architecture`. encoder: its state, our names.
         decoder_architecture, decoder: the same of the pretraining decoder; None and empty if the file has none.
-        head: state of the layer norm and the linear layer over the embedding ("0.weight", ... "1.bias"); empty if none.
-        class_names: of the head's outputs, in their order.
+        head: state of `src.models.classifier.make_head`; empty if there is none.
+        classifier: of the head, as `AudioClassifier.settings`; None if there is no head.
         record: how it was trained: settings, steps, versions; whatever the file says.
     """
 
@@ -30,7 +30,7 @@ class Stored:
     decoder_architecture: dict[str, Any] | None = None
     decoder: dict[str, Tensor] = field(default_factory=dict)
     head: dict[str, Tensor] = field(default_factory=dict)
-    class_names: list[str] = field(default_factory=list)
+    classifier: dict[str, Any] | None = None
     record: dict[str, Any] = field(default_factory=dict)
 
 

@@ -52,14 +52,15 @@ def fit(config: Config, resume: str | None = None) -> int:
     model = build_model(config)
     started = start_from(model, config.model.init_from) if config.model.init_from and not checkpoint else None
     module = Pretraining(model, config.optimizer, plan.clips_per_step, config.trainer.steps)
-    about = _about(config, model, before)
+    architecture = {"encoder": model.encoder.architecture, "decoder": model.decoder.architecture}
+    about = describe_run(config, architecture, before.get("wandb_id"))
     callbacks = make_callbacks(config, folder, data, about)
 
     if (
         getattr(rank_zero_only, "rank", 0) == 0
     ):  # callbacks of the other processes learn its folder when they are set up
         start_folder(folder, config)
-        _log_to(folder / "log.txt")
+        log_to(folder / "log.txt")
         (folder / "plan.txt").write_text(f"{plan}\n", encoding="utf-8")
     if checkpoint:
         log.info("going on from %s, step %d", checkpoint, before["step"])
@@ -249,12 +250,12 @@ def how_to_resume(folder: Path) -> str:
     return f"go on with: python -m src.train fit --config {folder / 'config.yaml'} --resume auto"
 
 
-def _about(config: Config, model: MaskedAutoencoder, before: dict[str, Any]) -> dict[str, Any]:
-    """What a checkpoint says of its run: settings, versions, and the W&B run it belongs to (of `before`, if any)."""
+def describe_run(config: Config, architecture: dict[str, Any], wandb_id: str | None = None) -> dict[str, Any]:
+    """What a checkpoint says of its run: networks, settings, versions, and the W&B run it belongs to."""
     return {
-        "architecture": {"encoder": model.encoder.architecture, "decoder": model.decoder.architecture},
+        "architecture": architecture,
         "config": OmegaConf.to_container(OmegaConf.structured(config)),
-        "wandb_id": before.get("wandb_id") or secrets.token_hex(4),
+        "wandb_id": wandb_id or secrets.token_hex(4),
         "versions": {"python": platform.python_version(), "torch": str(torch.__version__), "lightning": L.__version__},
     }
 
@@ -265,7 +266,7 @@ def _folder(config: Config, checkpoint: Path | None) -> Path:
     return free_folder(config.runs_folder, config.name)
 
 
-def _log_to(file: Path) -> None:
+def log_to(file: Path) -> None:
     handler = logging.FileHandler(file, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     for name in ("src", "py.warnings", "lightning.pytorch"):

@@ -7,6 +7,7 @@ from benchmarks.parity import randomise
 from src.adapters import hear
 from src.checkpoint import save_encoder
 from src.models import create_mae
+from src.models.vit import AudioViT
 
 TOLERANCE = 1e-5
 
@@ -48,18 +49,49 @@ def test_a_sound_does_not_depend_on_the_batch_nor_on_its_parts(model, long_audio
 
 
 @pytest.mark.parametrize("onset_ms", [400, 1234, 1999])
-def test_an_onset_lies_within_50_ms_of_the_token_that_hears_it_first(model, onset_ms):
-    """The patch embedding, since attention spreads an onset over all tokens."""
+def test_an_onset_lies_within_50_ms_of_the_token_that_hears_it_first(long_audio, onset_ms):
+    """An encoder without blocks, since attention spreads an onset over all tokens."""
     torch.manual_seed(0)
-    noise = 1e-3 * torch.randn(48000)
-    click = noise.clone()
-    click[onset_ms * 16 : onset_ms * 16 + 160] += 0.5 * torch.randn(160)
-    tokens = [model.encoder(sound[None], layer=0)[0] for sound in (noise, click)]
-    change = (tokens[1] - tokens[0]).norm(dim=1)
-    times = hear.get_timestamp_embeddings(noise[None], model)[1][0]
-    assert abs(float(times[change.argmax()]) - onset_ms) <= 50
+    model = hear.HearModel(AudioViT(48, 0, 4)).eval()
+    sound = long_audio[:48000] + 1e-3 * torch.randn(48000)
+    click = sound.clone()
+    click[onset_ms * 16] += 0.5
+    embeddings, times = hear.get_timestamp_embeddings(torch.stack([sound, click]), model)
+    changed = (embeddings[1] - embeddings[0]).norm(dim=1) > 1e-3
+    assert 1 <= changed.sum() <= 2
+    assert (times[0, changed] - onset_ms).abs().max() <= 50
 
 
-def test_a_wrong_shape_is_refused(model):
+def test_a_long_sound_ends_where_its_last_token_is(model, long_audio):
+    """No drift: a click near the end of 65 s."""
+    audio = torch.stack([long_audio.repeat(3)[: 65 * 16000]] * 2) + 1e-3
+    audio[1, round(64.5 * 16000)] += 0.5
+    embeddings, times = hear.get_timestamp_embeddings(audio, model)
+    chunk = model.encoder.max_tokens  # attention does not leave it
+    changed = (embeddings[1] - embeddings[0]).norm(dim=1) > 1e-3
+    assert changed.any() and not changed[: len(changed) // chunk * chunk].any()
+    assert 1000 * 65 - 40 <= times[0, -1] <= 1000 * 65
+
+
+def test_float_64_comes_out_as_fp32_and_gradients_stay_out(model, long_audio):
+    audio = long_audio[None, :16000]
+    expected = hear.get_scene_embeddings(audio, model)
+    model.train()
+    scene = hear.get_scene_embeddings(audio.double().requires_grad_(), model)
+    assert scene.dtype == torch.float32 and not scene.requires_grad
+    assert (scene - expected).abs().max() <= TOLERANCE
+
+
+def test_no_part_is_longer_than_allowed(model, monkeypatch):
+    seen = []
+    monkeypatch.setattr(model.encoder, "forward", lambda part, *_: seen.append(part.shape) or part.new_zeros(1, 1, 192))
+    hear.get_timestamp_embeddings(torch.zeros(100, 10 * 16000), model)
+    assert len(seen) == 9 and sum(rows for rows, _ in seen) == 100
+    assert max(rows * samples for rows, samples in seen) <= hear._BATCH_SECONDS * 16000
+
+
+@pytest.mark.parametrize("shape", [(16000,), (1, 1, 16000), (0, 16000), (2, 0)])
+@pytest.mark.parametrize("embed", [hear.get_scene_embeddings, hear.get_timestamp_embeddings])
+def test_a_wrong_shape_is_refused(model, shape, embed):
     with pytest.raises(ValueError, match="n_sounds, n_samples"):
-        hear.get_scene_embeddings(torch.zeros(16000), model)
+        embed(torch.zeros(shape), model)

@@ -15,6 +15,7 @@ from transformers import AutoFeatureExtractor, AutoModel, AutoModelForAudioClass
 from benchmarks.parity import randomise
 from src.checkpoint import load_encoder, save_encoder
 from src.models import create_mae
+from src.models.classifier import AudioClassifier
 
 TOLERANCE = 1e-5
 
@@ -25,10 +26,11 @@ def exports(tmp_path_factory):
     folder = tmp_path_factory.mktemp("exports")
     encoder = randomise(create_mae("tiny"), 0).encoder.eval()
     torch.manual_seed(0)
-    head = nn.Sequential(nn.LayerNorm(192), nn.Linear(192, 3))
+    classifier = AudioClassifier(encoder, ["dog", "cat", "bird"], layer=6, pooling="mean_std").eval()
+    nn.init.normal_(classifier.head[1].weight, std=0.1)
     save_encoder(encoder, folder / "encoder")
-    save_encoder(encoder, folder / "classifier", head=head, class_names=["dog", "cat", "bird"])
-    return folder, encoder, head
+    save_encoder(encoder, folder / "classifier", classifier=classifier)
+    return folder, encoder, classifier
 
 
 def test_auto_model_equals_the_encoder_also_in_padded_batches(exports, clips):
@@ -66,11 +68,11 @@ def test_a_folder_needs_nothing_of_this_project(exports, tmp_path, clips):
 
 
 def test_the_audio_classification_pipeline(exports, clips):
-    folder, encoder, head = exports
+    folder, _, classifier = exports
     classify = pipeline("audio-classification", model=str(folder / "classifier"), trust_remote_code=True)
     found = {entry["label"]: entry["score"] for entry in classify(clips[0].numpy())}
     with torch.no_grad():
-        expected = head(encoder.embed(clips[0][None])).softmax(-1)[0].tolist()
+        expected = classifier.probabilities(classifier(clips[0][None]))[0].tolist()
     assert [found[name] for name in ("dog", "cat", "bird")] == pytest.approx(expected, abs=TOLERANCE)
     assert len(classify([clip.numpy() for clip in clips[:3]], batch_size=3)) == 3
 

@@ -1,5 +1,8 @@
 """The ONNX form beside PyTorch in onnxruntime: any batch and length, front end inside."""
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +15,8 @@ import onnxruntime
 from benchmarks.parity import randomise
 from src import export
 from src.checkpoint import save_encoder
+from src.errors import UserError
+from src.evaluation.embeddings import calibrate_norm
 from src.formats import onnx
 from src.models import create_mae
 
@@ -28,7 +33,7 @@ def exported(tmp_path_factory):
     return encoder, folder
 
 
-@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("batch", [1, 2, 3])
 @pytest.mark.parametrize("seconds", [0.05, 0.1, 1.0, 5.3, 10.08, 30.24, 31.0])
 def test_equal_to_pytorch(exported, long_audio, batch, seconds):
     encoder, folder = exported
@@ -42,15 +47,33 @@ def test_equal_to_pytorch(exported, long_audio, batch, seconds):
         assert np.abs(embedding - encoder.embed(waveform).numpy()).max() <= TOLERANCE
 
 
-def test_a_layer_with_layer_scale_and_weights_beside_the_file(tmp_path, long_audio, monkeypatch):
-    encoder = randomise(create_mae("tiny", layer_scale=0.2), 0).encoder.eval()
+def test_a_layer_of_a_network_in_training_with_weights_beside_the_file(tmp_path, clips, long_audio, monkeypatch):
+    encoder = randomise(create_mae("tiny", drop_path=0.5, layer_scale=0.2), 0).encoder.train()
+    calibrate_norm(encoder, [clip.numpy() for clip in clips])
     monkeypatch.setattr(onnx, "MOST_BYTES", 2**20)
     onnx.export_onnx(encoder, tmp_path / "b.onnx", layer=6, pooling="mean_std")
     assert {path.name for path in tmp_path.iterdir()} == {"b.onnx", "b.onnx.data"}
+    assert encoder.training and all(block.training for block in encoder.blocks)
+    encoder.eval()
     waveform = long_audio[None, :32000]
     embedding, _ = onnxruntime.InferenceSession(tmp_path / "b.onnx").run(None, {"waveform": waveform.numpy()})
     with torch.no_grad():
         assert np.abs(embedding - encoder.embed(waveform, None, 6, "mean_std").numpy()).max() <= TOLERANCE
+
+
+def test_the_file_does_not_say_where_it_was_made(exported):
+    _, folder = exported
+    content = (folder / "a.onnx").read_bytes()
+    assert b"encoder.blocks.0" in content
+    assert not any(str(path).encode() in content for path in (Path(__file__).parents[2], Path(torch.__file__).parent))
+
+
+def test_without_the_packages(exported, monkeypatch):
+    encoder, folder = exported
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(UserError, match="pip install onnx onnxscript"):
+        onnx.export_onnx(encoder, folder / "c.onnx")
+    assert not (folder / "c.onnx").exists()
 
 
 def test_nothing_is_written_over(exported, capsys):

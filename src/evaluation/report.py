@@ -1,0 +1,78 @@
+"""How good a classifier is on a test set: metrics with bootstrap intervals, a row a class, confusions."""
+
+from typing import Any
+
+import numpy as np
+from sklearn.metrics import accuracy_score, average_precision_score, confusion_matrix, f1_score
+
+_RESAMPLES = 1000
+
+
+def scores(targets: np.ndarray, probabilities: np.ndarray, multi: bool) -> dict[str, float]:
+    """Single: accuracy and macro F1. Multi: mean average precision and macro F1 (at 0.5), over classes that occur.
+
+    Args:
+        targets: (n, C) 0 or 1. probabilities: (n, C).
+    """
+    if not multi:
+        true, said = targets.argmax(1), probabilities.argmax(1)
+        f1 = f1_score(true, said, average="macro", labels=np.unique(true), zero_division=0)
+        return {"accuracy": float(accuracy_score(true, said)), "f1": float(f1)}
+    there = np.flatnonzero((targets > 0).any(0))
+    truth, chance = targets[:, there] > 0, probabilities[:, there]
+    return {
+        "map": float(average_precision_score(truth, chance, average="macro")),
+        "f1": float(f1_score(truth, chance >= 0.5, average="macro", zero_division=0)),
+    }
+
+
+def intervals(targets: np.ndarray, probabilities: np.ndarray, multi: bool, seed: int = 0) -> dict[str, list[float]]:
+    """95 % intervals of `scores` over resampled clips (percentile bootstrap, Efron and Tibshirani, 1993)."""
+    random = np.random.default_rng(seed)
+    draws = [random.integers(len(targets), size=len(targets)) for _ in range(_RESAMPLES)]
+    samples = [scores(targets[draw], probabilities[draw], multi) for draw in draws]
+    return {
+        name: [float(value) for value in np.percentile([sample[name] for sample in samples], [2.5, 97.5])]
+        for name in samples[0]
+    }
+
+
+def report(
+    keys: list[str], targets: np.ndarray, probabilities: np.ndarray, class_names: list[str], multi: bool
+) -> dict[str, Any]:
+    """Plain values: scores with intervals, a row a class, the confusion matrix (single), the surest mistakes."""
+    said = probabilities >= 0.5 if multi else np.eye(len(class_names), dtype=bool)[probabilities.argmax(1)]
+    truth = targets > 0
+    found: dict[str, Any] = {
+        "clips": len(keys),
+        "scores": scores(targets, probabilities, multi),
+        "intervals": intervals(targets, probabilities, multi),
+        "classes": [
+            {
+                "name": name,
+                "clips": int(truth[:, c].sum()),
+                "precision": _share((truth & said)[:, c].sum(), said[:, c].sum()),
+                "recall": _share((truth & said)[:, c].sum(), truth[:, c].sum()),
+            }
+            for c, name in enumerate(class_names)
+        ],
+    }
+    if not multi:
+        matrix = confusion_matrix(truth.argmax(1), said.argmax(1), labels=range(len(class_names)))
+        found["confusion"] = matrix.tolist()
+        wrong = np.flatnonzero(truth.argmax(1) != said.argmax(1))
+        sure = wrong[np.argsort(-probabilities[wrong].max(1), kind="stable")][:20]
+        found["mistakes"] = [
+            {
+                "path": keys[i],
+                "label": class_names[int(truth[i].argmax())],
+                "predicted": class_names[int(said[i].argmax())],
+                "probability": float(probabilities[i].max()),
+            }
+            for i in sure
+        ]
+    return found
+
+
+def _share(part: int, whole: int) -> float | None:
+    return float(part / whole) if whole else None

@@ -1,0 +1,175 @@
+"""Classification as a LightningModule: linear probe, fine-tuning, or the one and then the other."""
+
+from functools import partial
+from typing import Any
+
+import lightning.pytorch as L
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+from torch.optim.lr_scheduler import LambdaLR
+from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics.classification import (
+    MulticlassAccuracy,
+    MulticlassF1Score,
+    MultilabelAveragePrecision,
+    MultilabelF1Score,
+)
+
+from src.config import ClassifyConfig, OptimizerConfig
+from src.models.classifier import AudioClassifier
+from src.training.augment import SpecAugment, augment
+from src.training.optimizer import NO_DECAY, scaled_learning_rate, schedule
+
+
+class AudioClassification(L.LightningModule):
+    """Args: model: what is trained. class_counts: (C,) clips of each in train.
+    clips_per_step: effective batch of all processes. steps: optimiser steps of the whole run.
+
+    Attributes:
+        predictions: after a test, by place in the part: (C,) probabilities.
+    """
+
+    def __init__(
+        self,
+        model: AudioClassifier,
+        config: ClassifyConfig,
+        optimizer: OptimizerConfig,
+        class_counts: Tensor,
+        clips_per_step: float,
+        steps: int,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.model, self.config, self.optimizer_config = model, config, optimizer
+        self.multi, self.steps, self.seed = model.multi, steps, seed
+        self.learning_rate = scaled_learning_rate(optimizer.learning_rate, clips_per_step)
+        weights = class_counts.sum() / class_counts.clamp(min=1) / len(class_counts)
+        self.class_weights: Tensor
+        self.register_buffer(
+            "class_weights", weights if config.balanced else torch.ones_like(weights), persistent=False
+        )
+        augmented = config.augment
+        if config.method != "linear" and (augmented.mask_bands or augmented.mask_frames):
+            masks = SpecAugment(augmented.mask_bands, augmented.mask_frames)
+            self.masks = masks
+            model.encoder.init_bn.register_forward_hook(lambda module, inputs, output: masks(output))
+        self.metrics = make_metrics(model.multi, len(class_counts))
+        self.losses = nn.ModuleDict({"val": MeanMetric(), "test": MeanMetric()})
+        self.predictions: dict[int, Tensor] = {}
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the encoder only reads."""
+        if self.config.method == "probe_then_finetune":
+            return self.current_epoch < self.config.unfreeze_epoch
+        return self.config.method == "linear"
+
+    def on_train_epoch_start(self) -> None:
+        self.model.encoder.requires_grad_(not self.frozen)
+        if self.frozen:
+            self.model.encoder.eval()
+        self.model.encoder.init_bn.eval()  # its statistics are those of pretraining; a small batch would spoil them
+
+    def on_train_batch_start(self, batch: Any, batch_index: int) -> None:
+        rank = self.global_rank
+        torch.manual_seed(hash((self.seed, self.global_step, rank)) % 2**63)
+
+    def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
+        target = batch["target"]
+        if "embedding" in batch:
+            logits = self.model.head(batch["embedding"])
+        else:
+            waveform, length, target = augment(batch["waveform"], batch["length"], target, self.config.augment)
+            logits = self.model(waveform, length)
+        loss = self.loss(logits, target)
+        self.log("train/loss", loss.detach())
+        return loss
+
+    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Cross-entropy with shares of classes, or binary cross-entropy of each class where a clip may have several."""
+        if self.multi:
+            return binary_cross_entropy_with_logits(logits, target, pos_weight=self.class_weights)
+        smoothing = self.config.label_smoothing if self.training else 0.0
+        return cross_entropy(logits, target, self.class_weights, label_smoothing=smoothing)
+
+    def validation_step(self, batch: dict[str, Tensor], batch_index: int) -> None:
+        self._measure("val", batch)
+
+    def test_step(self, batch: dict[str, Tensor], batch_index: int) -> None:
+        probability = self._measure("test", batch)
+        self.predictions.update(zip(batch["index"].tolist(), probability.cpu(), strict=True))
+
+    def _measure(self, part: str, batch: dict[str, Tensor]) -> Tensor:
+        logits = self._logits(batch)
+        self.losses[part].update(self.loss(logits, batch["target"]), weight=len(logits))  # type: ignore[operator]
+        probability = self.model.probabilities(logits)
+        target = batch["target"].long() if self.multi else batch["target"].argmax(1)
+        self.metrics.update(probability, target)
+        return probability
+
+    def _logits(self, batch: dict[str, Tensor]) -> Tensor:
+        if "embedding" in batch:
+            return self.model.head(batch["embedding"])
+        return self.model(batch["waveform"], batch["length"])
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_metrics("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_metrics("test")
+        if dist.is_available() and dist.is_initialized():
+            everywhere: list[Any] = [None] * dist.get_world_size()
+            dist.all_gather_object(everywhere, self.predictions)
+            self.predictions = {index: row for each in everywhere for index, row in each.items()}
+
+    def _log_metrics(self, part: str) -> None:
+        self.log(f"{part}/loss", self.losses[part].compute())  # type: ignore[operator]
+        self.losses[part].reset()  # type: ignore[operator]
+        self.log_dict({f"{part}/{name}": value for name, value in self.metrics.compute().items()})
+        self.metrics.reset()
+
+    def configure_optimizers(self) -> Any:
+        config = self.optimizer_config
+        groups = layer_groups(self.model, self.learning_rate, config.weight_decay, self.config.layer_decay)
+        first, second = config.betas
+        optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, betas=(first, second))
+        share = partial(schedule, warmup_steps=config.warmup_steps, steps=self.steps, final_share=config.final_share)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, share), "interval": "step"}}
+
+
+def make_metrics(multi: bool, num_classes: int) -> MetricCollection:
+    """Single: accuracy (share of clips) and macro F1. Multi: mean average precision and macro F1."""
+    if multi:
+        precision = MultilabelAveragePrecision(num_classes, average="macro")
+        return MetricCollection({"map": precision, "f1": MultilabelF1Score(num_classes, average="macro")})
+    accuracy = MulticlassAccuracy(num_classes, average="micro")
+    return MetricCollection({"accuracy": accuracy, "f1": MulticlassF1Score(num_classes, average="macro")})
+
+
+def layer_groups(model: AudioClassifier, learning_rate: float, weight_decay: float, decay: float) -> list[dict]:
+    """Parameter groups by name: the head learns at `learning_rate`, each block below `decay` times as fast as the next.
+
+    Norms, biases and positions are not decayed towards 0.
+    """
+    depth = model.encoder.depth
+    groups: dict[tuple[int, bool], dict] = {}
+    for name, parameter in model.named_parameters():
+        if name.startswith("head."):
+            level = depth + 1
+        elif ".blocks." in name:
+            level = int(name.split(".")[2]) + 1
+        else:  # positions, patch embedding, batch norm; the last norm goes with the last block
+            level = depth if name.startswith("encoder.norm.") else 0
+        plain = name.endswith(NO_DECAY) or parameter.ndim == 1
+        group = groups.setdefault(
+            (level, plain),
+            {
+                "params": [],
+                "lr": learning_rate * decay ** (depth + 1 - level),
+                "weight_decay": 0.0 if plain else weight_decay,
+            },
+        )
+        group["params"].append(parameter)
+    return [groups[key] for key in sorted(groups)]
