@@ -31,10 +31,11 @@ format: $(INSTALLED)      ## put the code into ruff's form
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
-bench: $(INSTALLED)       ## the numbers of the README (about 10 minutes)
+bench: $(INSTALLED)       ## the numbers of the README (about 15 minutes)
 	$(PY) -m benchmarks.parity
 	KINETO_LOG_LEVEL=99 $(PY) -m benchmarks.step
 	$(PY) -m benchmarks.loader
+	$(PY) -m benchmarks.embed
 
 clean:           ## remove the environment and caches, keep runs
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache *.egg-info

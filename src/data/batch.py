@@ -26,12 +26,11 @@ class Request(NamedTuple):
 
 class Batches(Dataset):
     """`batches[request]` is the batch: waveform (B, T), zero-padded; length (B,) samples; seed (B,); key, the names;
-    position; bad, (name, reason) of clips that could not be decoded; label (B,) where the sources have one.
+    position; bad, (name, reason) of clips that could not be decoded.
 
     Args:
         sources: numbered as in the requests. pad_seconds: pad every clip with zeros that count as sound; None pads to
             the longest with zeros that do not. gain_db: louder or softer by up to this much; None leaves the level.
-        labelled: add the labels.
     """
 
     def __init__(
@@ -39,29 +38,25 @@ class Batches(Dataset):
         sources: list[Source],
         pad_seconds: float | None = None,
         gain_db: float | None = None,
-        labelled: bool = False,
     ) -> None:
-        self.sources, self.pad_seconds, self.gain_db, self.labelled = sources, pad_seconds, gain_db, labelled
+        self.sources, self.pad_seconds, self.gain_db = sources, pad_seconds, gain_db
 
     def __getitem__(self, request: Request) -> dict[str, Any]:
         crops = request.crops
         bad = list(request.bad)
-        waveforms, keys, labels = [], [], []
+        waveforms, keys = [], []
         gains = uniform(crops.seed, 2) * 2 - 1
         for row in range(len(crops)):
-            waveform, key, label = self._clip(request, row, bad)
+            waveform, key = self._clip(request, row, bad)
             if self.gain_db is not None:
                 waveform = waveform * np.float32(10 ** (gains[row] * self.gain_db / 20))
             waveforms.append(torch.from_numpy(np.ascontiguousarray(waveform)))
             keys.append(key)
-            labels.append(label)
         batch = pad(waveforms, self.pad_seconds)
         batch.update(seed=torch.from_numpy(crops.seed), key=keys, position=request.position, bad=bad)
-        if self.labelled:
-            batch["label"] = torch.tensor(labels)
         return batch
 
-    def _clip(self, request: Request, row: int, bad: list[tuple[str, str]]) -> tuple[np.ndarray, str, int | None]:
+    def _clip(self, request: Request, row: int, bad: list[tuple[str, str]]) -> tuple[np.ndarray, str]:
         """The waveform of a row. For an unreadable clip the next readable one stands in: a batch is never short."""
         crops = request.crops
         start, seconds = float(crops.start_seconds[row]), float(crops.seconds[row])
@@ -82,8 +77,7 @@ class Batches(Dataset):
             except AudioError as error:
                 bad.append((name, str(error)))
                 continue
-            label = source.label(number) if self.labelled and source is not None else None
-            return waveform[:most_samples], name, label
+            return waveform[:most_samples], name
         name, reason = bad[-1]
         raise AudioError(f"{min(count, MOST_TRIES)} clips in a row could not be read, the last {name}: {reason}")
 

@@ -15,8 +15,8 @@ FLOAT = 1e-6  # relative
 class Clips(Source):
     """Clips from memory; None is one whose header is fine but whose samples are not."""
 
-    def __init__(self, waveforms, labels=None):
-        self.waveforms, self.labels = waveforms, labels
+    def __init__(self, waveforms):
+        self.waveforms = waveforms
         self._kept = np.arange(len(waveforms))
         self.seconds = np.array([1.0 if w is None else len(w) / 16000 for w in waveforms])
 
@@ -28,9 +28,6 @@ class Clips(Source):
 
     def _name(self, i):
         return f"clip {i}"
-
-    def _label(self, i):
-        return self.labels[i]
 
 
 def noise(*seconds):
@@ -71,11 +68,6 @@ def test_crops_come_from_their_source():
     one, other = noise(0.5), noise(0.6)
     batch = Batches([Clips(one), Clips(other)])[request([0, 0], [0.6, 0.5], source=[1, 0])]
     assert batch["length"].tolist() == [9600, 8000]
-
-
-def test_labels_are_given_where_asked_for():
-    source = Clips(noise(0.1, 0.1, 0.1), labels=[2, 0, 1])
-    assert Batches([source], labelled=True)[request([0, 1, 2], [0.1] * 3)]["label"].tolist() == [2, 0, 1]
 
 
 def test_pad_to_crop_makes_every_row_as_long_and_all_of_it_sound():
@@ -121,8 +113,8 @@ def test_gain_hangs_on_the_crop_alone():
 def test_the_next_readable_clip_stands_in_and_the_bad_ones_are_listed():
     waveforms = [None, *noise(0.5), None, None]
     asked = request([2, 1], [0.3, 0.3], [0.2, 0.1])
-    batch = Batches([Clips(waveforms, labels=[0, 1, 2, 3])], labelled=True)[asked]
-    assert batch["key"] == ["clip 1", "clip 1"] and batch["label"].tolist() == [1, 1]
+    batch = Batches([Clips(waveforms)])[asked]
+    assert batch["key"] == ["clip 1", "clip 1"]
     assert batch["bad"] == [("clip 2", "damaged data"), ("clip 3", "damaged data"), ("clip 0", "damaged data")]
     np.testing.assert_array_equal(batch["waveform"][0, :4800], waveforms[1][:4800])  # from its beginning
     np.testing.assert_array_equal(batch["waveform"][1, :4800], waveforms[1][1600:6400])
