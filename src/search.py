@@ -4,7 +4,8 @@
     python -m src.search dog.wav --index sounds.parquet --top 20 --html neighbours.html
 
 The index is what `python -m src.embed` wrote; the query is embedded as the index says, by the same encoder. The search
-is exact (cosine similarity, read through in blocks). Of an index of tokens the best token of each sound counts.
+is exact (cosine similarity, read through in blocks, in memory that does not grow with the index). Of an index of tokens
+the best token of each sound counts. A sound that is itself in the index is found too.
 Exit status: 0 done, 2 wrong use.
 """
 
@@ -20,7 +21,14 @@ from urllib.parse import quote
 from src.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+
+SETTINGS = {"encoder", "level", "layers", "pooling"}  # what an index has to say of how it was made
 
 
 class Neighbour(NamedTuple):
@@ -52,9 +60,11 @@ def run(options: argparse.Namespace) -> None:
 
     if options.top < 1:
         raise UserError(f"--top {options.top} is out of range; it begins at 1")
+    if not Path(options.query).exists():
+        raise UserError(f"there is no file {options.query} (looked in {Path.cwd()}); give a sound to search for")
     settings = read_settings(Path(options.index))
     encoder = load_encoder(options.encoder or settings["encoder"])
-    if fingerprint(encoder) != settings["weights"]:
+    if settings.get("weights") not in (None, fingerprint(encoder)):
         raise UserError(
             f"{options.index} was made by other weights than those of {options.encoder or settings['encoder']} now; "
             "make the index anew, or give the encoder it was made by with --encoder"
@@ -66,7 +76,7 @@ def run(options: argparse.Namespace) -> None:
     found = neighbours(query, Path(options.index), options.top)
     print_table(found)
     if options.html:
-        Path(options.html).write_text(page(options.query, found, Path(options.html)), encoding="utf-8")
+        write_page(options.query, found, Path(options.html))
         print(f"to listen: {options.html}")
 
 
@@ -74,7 +84,7 @@ def read_settings(index: Path) -> dict[str, Any]:
     """How the embeddings of an index were made.
 
     Raises:
-        UserError: nothing there, or not an index.
+        UserError: nothing there, not an index, or one without rows.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -84,9 +94,19 @@ def read_settings(index: Path) -> dict[str, Any]:
     if not index.is_file():
         raise UserError(f"there is no index {index} (looked in {Path.cwd()}); python -m src.embed makes one")
     try:
-        settings = json.loads((pq.read_schema(index).metadata or {})[b"embedding"])
-    except (pa.ArrowInvalid, KeyError):
-        raise UserError(f"{index} is not a table of embeddings; python -m src.embed makes one") from None
+        with pq.ParquetFile(index) as file:
+            schema, num_rows = file.schema_arrow, file.metadata.num_rows
+        settings = json.loads((schema.metadata or {})[b"embedding"])
+        whole = set(settings) >= SETTINGS and "path" in schema.names
+        whole = whole and pa.types.is_fixed_size_list(schema.field("embedding").type)
+    except OSError as error:
+        raise UserError(f"{index} cannot be read: {error.strerror or 'it is damaged'}; make it anew") from None
+    except (ValueError, KeyError, TypeError):  # not parquet or not JSON, no such key or column, not a dictionary
+        whole = False
+    if not whole:
+        raise UserError(f"{index} is not a table of embeddings; python -m src.embed makes one")
+    if not num_rows:
+        raise UserError(f"{index} has no rows; make it anew with python -m src.embed")
     if settings["level"] == "frame":
         settings["pooling"] = "mean"
     return settings
@@ -99,18 +119,18 @@ def neighbours(query: "np.ndarray", index: Path, top: int) -> list[Neighbour]:
         query: (D,).
 
     Raises:
-        UserError: the index has another width.
+        UserError: the index has another width, or is damaged.
     """
     import numpy as np
     import pyarrow.parquet as pq
 
-    file = pq.ParquetFile(index, pre_buffer=False)  # buffered, the whole index is in memory
+    file = pq.ParquetFile(index, pre_buffer=False, buffer_size=2**20)  # else whole row groups are in memory, or all
     width = file.schema_arrow.field("embedding").type.list_size
     if width != len(query):
         raise UserError(f"{index} has {width} values a row, the query {len(query)}; it was made by another encoder")
     query = query / max(float(np.linalg.norm(query)), 1e-12)
     best: dict[str, Neighbour] = {}
-    for block in file.iter_batches(8192):
+    for block in _blocks(file, index):
         rows = block.column("embedding").flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
         similarity = rows @ query / np.maximum(np.linalg.norm(rows, axis=1), 1e-12)
         paths, others = block.column("path").to_pylist(), block.drop_columns(["embedding"])
@@ -118,13 +138,23 @@ def neighbours(query: "np.ndarray", index: Path, top: int) -> list[Neighbour]:
         for i in np.argsort(-similarity, kind="stable").tolist():
             if paths[i] not in here:
                 row = others.slice(i, 1).to_pylist()[0]
-                here[paths[i]] = Neighbour(float(similarity[i]), row["path"], row["label"], row.get("time"))
+                here[paths[i]] = Neighbour(float(similarity[i]), row["path"], row.get("label"), row.get("time"))
             if len(here) == top:
                 break
         for path, found in here.items():
             best[path] = max(found, best.get(path, found), key=lambda neighbour: neighbour.similarity)
         best = {each.path: each for each in sorted(best.values(), key=lambda each: -each.similarity)[:top]}
     return list(best.values())
+
+
+def _blocks(file: "pq.ParquetFile", index: Path) -> "Iterator[pa.RecordBatch]":
+    """Raises UserError: damaged data."""
+    import pyarrow as pa
+
+    try:
+        yield from file.iter_batches(8192)
+    except (OSError, pa.ArrowException):
+        raise UserError(f"{index} is damaged; make it anew with python -m src.embed") from None
 
 
 def print_table(found: list[Neighbour]) -> None:
@@ -142,9 +172,19 @@ def print_table(found: list[Neighbour]) -> None:
         cells += [each.label or ""] if labelled else []
         cells += [f"{each.time:.2f}"] if timed else []
         table.add_row(*cells)
-    console = Console()
-    console = console if console.is_terminal else Console(width=10_000)  # whole paths where it goes into a file
+    console = Console(emoji=False)  # `:dog:` in a path stays what it is
+    if not console.is_terminal:
+        console.width = 10_000  # whole paths where it goes into a file
     console.print(table, markup=False, highlight=False)
+
+
+def write_page(query: str, found: list[Neighbour], file: Path) -> None:
+    """Raises UserError: no permission, no room, a folder of that name."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(page(query, found, file), encoding="utf-8", errors="replace")  # names that are not UTF-8
+    except OSError as error:
+        raise UserError(f"--html {file} cannot be written: {error.strerror or error}") from None
 
 
 def page(query: str, found: list[Neighbour], file: Path) -> str:
@@ -176,9 +216,9 @@ audio {{ vertical-align: middle; }}
 
 def _player(path: str, time: float | None, file: Path) -> str:
     if not Path(path).is_file():
-        return "inside a dataset or shard"
+        return "inside a dataset or shard" if ".tar/" in path or "#" in path else "no such file now"
     try:
-        place = quote(Path(os.path.relpath(path, file.parent)).as_posix())
+        place = quote(os.fsencode(Path(os.path.relpath(path, file.parent)).as_posix()))
     except ValueError:  # another drive
         place = Path(path).resolve().as_uri()
     start = f"#t={max(0.0, time - 0.5):.2f}" if time is not None else ""

@@ -1,9 +1,14 @@
 """Nearest neighbours through the command line: exact, a row a sound, with players; mistakes in one sentence."""
 
+import json
+import subprocess
+import sys
 from html.parser import HTMLParser
+from pathlib import Path
 from urllib.parse import unquote, urldefrag
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
@@ -15,7 +20,7 @@ from src.checkpoint import save_encoder
 from src.evaluation.embedding_file import EmbeddingFile, rows
 from src.models import create_mae
 
-ODD = "<b> & 'odd' \"name\" #1.wav"
+ODD = "<b> & 'odd' \"name\" :dog: [red] #1.wav"
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +36,32 @@ def place(tmp_path_factory, clips):
     for name, level in (("clips.parquet", "clip"), ("tokens.parquet", "frame"), ("clips.npz", "clip")):
         arguments = [str(folder / "sounds"), "--encoder", str(folder / "encoder"), "--level", level]
         assert embed.main([*arguments, "--out", str(folder / name)]) == 0
+    write_broken(folder)
     return folder
+
+
+def write_broken(folder):
+    """Variants of the index of clips: what somebody else's parquet, a cut or a changed file look like."""
+    table = pq.read_table(folder / "clips.parquet")
+    settings = table.schema.metadata[b"embedding"]
+    other_width = pa.FixedSizeListArray.from_arrays(np.zeros(len(table) * 7, np.float32), 7)
+    lists = table["embedding"].cast(pa.list_(pa.float32()))
+    place = table.schema.get_field_index("embedding")
+    variants = {
+        "foreign": (table, None),
+        "not_json": (table, b"{"),
+        "not_settings": (table, b"[1]"),
+        "no_encoder": (table, b'{"level": "clip"}'),
+        "no_embedding": (table.drop_columns(["embedding"]), settings),
+        "lists": (table.set_column(place, "embedding", lists), settings),
+        "narrow": (table.set_column(place, "embedding", other_width), settings),
+        "empty": (table.slice(0, 0), settings),
+    }
+    for name, (rest, said) in variants.items():
+        pq.write_table(rest.replace_schema_metadata(said and {b"embedding": said}), folder / f"{name}.parquet")
+    content = (folder / "clips.parquet").read_bytes()
+    (folder / "cut.parquet").write_bytes(content[:300])
+    (folder / "damaged.parquet").write_bytes(content[:4] + b"\xff" * 600 + content[604:])
 
 
 def test_the_same_as_scikit_learn(place, capsys):
@@ -67,6 +97,37 @@ def test_many_blocks_and_few_distinct_sounds(tmp_path):
     assert all(each.time == pytest.approx(times[np.argmax(similarity)], abs=1e-3) for each in found[:1])
 
 
+def test_an_index_of_one_row_group_is_not_loaded_whole(tmp_path):
+    num_rows, width = 200_000, 64  # 51 MB, a block of rows is 2 MB
+    vectors = np.random.default_rng(0).normal(size=(num_rows, width)).astype(np.float32)
+    table = rows([f"{i}.wav" for i in range(num_rows)], [1.0] * num_rows, [None] * num_rows, vectors)
+    pq.write_table(table, tmp_path / "o.parquet", row_group_size=num_rows, compression="none", use_dictionary=False)
+    code = (
+        "import sys, numpy, pathlib, pyarrow; from src.search import neighbours;"
+        "print(neighbours(numpy.ones(64, 'f4'), pathlib.Path(sys.argv[1]), 3)[0].path);"
+        "print(pyarrow.default_memory_pool().max_memory())"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "o.parquet")]
+    said = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1]).stdout
+    best, peak = said.split()
+    assert best == f"{np.argmax(vectors.sum(1) / np.linalg.norm(vectors, axis=1))}.wav"
+    assert int(peak) < vectors.nbytes / 2
+
+
+def test_an_index_that_does_not_tell_its_weights(place, capsys):
+    """Another encoder may be given then; only the width has to be the same."""
+    table = pq.read_table(place / "clips.parquet")
+    settings = json.loads(table.schema.metadata[b"embedding"])
+    del settings["weights"]
+    pq.write_table(table.replace_schema_metadata({b"embedding": json.dumps(settings)}), place / "untold.parquet")
+    query = str(place / "sounds" / ODD)
+    for encoder in ("encoder", "other"):
+        arguments = [query, "--index", str(place / "untold.parquet"), "--encoder", str(place / encoder)]
+        assert search.main(arguments) == 0
+        shown = capsys.readouterr().out
+        assert encoder == "other" or f"1.000       {query}" in shown  # as it is written, `:dog:` and `[red]` too
+
+
 class Page(HTMLParser):
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -87,7 +148,6 @@ class Page(HTMLParser):
 @pytest.mark.parametrize("index", ["clips.parquet", "tokens.parquet"])
 def test_the_page_has_a_player_for_each_sound(place, index):
     query, target = place / "sounds" / ODD, place / "pages" / f"{index}.html"
-    target.parent.mkdir(exist_ok=True)
     assert search.main([str(query), "--index", str(place / index), "--top", "4", "--html", str(target)]) == 0
     page = Page(target.read_text(encoding="utf-8"))
     assert len(page.players) == 5 and "b" not in page.tags and ODD in page.words
@@ -99,7 +159,10 @@ def test_the_page_has_a_player_for_each_sound(place, index):
 
 def test_a_clip_inside_a_shard_has_no_player(place, tmp_path):
     found = [search.Neighbour(0.5, "shards/000.tar/a.wav", None, None)]
-    assert "inside a dataset or shard" in Page(search.page("q.wav", found, tmp_path / "o.html")).words
+    page = Page(search.page("q.wav", found, tmp_path / "o.html"))
+    assert "inside a dataset or shard" in page.words and not page.players
+    gone = search.page("q.wav", [search.Neighbour(0.5, "gone.wav", "<i>", None)], tmp_path / "o.html")
+    assert "inside" not in Page(gone).words and "no such file now" in Page(gone).words and "<i>" in Page(gone).words
 
 
 @pytest.mark.parametrize(
@@ -108,11 +171,23 @@ def test_a_clip_inside_a_shard_has_no_player(place, tmp_path):
         (["--index", "no.parquet"], "there is no index"),
         (["--index", "{place}/clips.npz"], "the search reads parquet"),
         (["--index", "{place}/encoder/config.json"], "is not a table of embeddings"),
+        (["--index", "{place}/foreign.parquet"], "is not a table of embeddings"),
+        (["--index", "{place}/not_json.parquet"], "is not a table of embeddings"),
+        (["--index", "{place}/not_settings.parquet"], "is not a table of embeddings"),
+        (["--index", "{place}/no_encoder.parquet"], "is not a table of embeddings"),
+        (["--index", "{place}/no_embedding.parquet"], "is not a table of embeddings"),
+        (["--index", "{place}/lists.parquet"], "is not a table of embeddings"),
+        (["--index", "{place}/cut.parquet"], "is not a table of embeddings"),
+        (["--index", "{place}/damaged.parquet"], "is damaged"),
+        (["--index", "{place}/narrow.parquet"], "has 7 values a row"),
+        (["--index", "{place}/empty.parquet"], "has no rows"),
+        (["--html", "{place}/sounds"], "cannot be written"),
         (["--top", "0"], "--top 0 is out of range"),
         (["--encoder", "{place}/other"], "was made by other weights"),
         (["--encoder", "{place}/none.pt"], "there is no checkpoint"),
         (["{place}/encoder/config.json"], "not readable as audio"),
-        (["{place}/none.wav"], "none.wav: not readable"),
+        (["{place}/none.wav"], "there is no file"),
+        (["{place}/sounds"], "a folder, not a file"),
     ],
 )
 def test_mistakes_end_in_one_sentence(place, capsys, arguments, words):
