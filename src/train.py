@@ -14,7 +14,8 @@ import sys
 import warnings
 from pathlib import Path
 
-from src.config import Config, describe_keys, load_config, to_yaml
+from src.config import Config
+from src.config_files import describe_keys, load_config, to_yaml
 from src.errors import UserError
 
 COMMANDS = {

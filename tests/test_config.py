@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from src.config import SECTIONS, describe_keys, load_config, to_yaml
+from src.config_files import SECTIONS, describe_keys, load_config, to_yaml
 from src.errors import UserError
 
 QUICKSTART = "configs/quickstart.yaml"

@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from src.checkpoint import save_encoder
-from src.config import load_config
+from src.config_files import load_config
 from src.models import create_encoder
 from src.train import parse
 

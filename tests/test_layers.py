@@ -15,7 +15,7 @@ ALLOWED = {  # folder of src: folders it may import from
     "adapters": {"models", "checkpoint"},
     "": {"training", "evaluation", "formats", "data", "models", "checkpoint", ""},
 }
-EVERYWHERE = {"config", "config_values", "errors"}
+EVERYWHERE = {"config", "config_files", "config_values", "errors"}
 
 
 def folder_of(file: Path) -> str:

@@ -8,7 +8,8 @@ import torch
 import yaml
 from lightning.pytorch.loggers import WandbLogger
 
-from src.config import Config, describe_keys, load_config, to_yaml
+from src.config import Config
+from src.config_files import describe_keys, load_config, to_yaml
 from src.data.datamodule import PretrainData
 from src.errors import UserError
 from src.training.pretrain import Pretraining

@@ -6,7 +6,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from src.config import Config, to_yaml
+from src.config import Config
+from src.config_files import to_yaml
 from src.errors import UserError
 
 

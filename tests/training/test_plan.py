@@ -7,7 +7,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from src.config import load_config
+from src.config_files import load_config
 from src.data.datamodule import DataFacts
 from src.models import create_mae
 from src.training.plan import count_parameters, forward_flops, make_plan, memory_bytes
