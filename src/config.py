@@ -58,7 +58,13 @@ class SourceConfig:
     audio_column: str = "audio"
     """Column of a Hugging Face dataset that holds the audio."""
     label_column: str | None = None
-    """Column of a Hugging Face dataset that holds the class; null reads no labels."""
+    """Column of a Hugging Face dataset that holds the class or a list of classes; null reads no labels."""
+    label_separator: str | None = None
+    """What stands between several classes in one string of the label column; null takes a string as one class."""
+    fold_column: str | None = None
+    """Column of a Hugging Face dataset that holds the fold, a number, for cross-validation."""
+    group_column: str | None = None
+    """Column of a Hugging Face dataset whose clips stay together when a set is split: speaker, recording."""
     streaming: bool = False
     """Read a Hugging Face dataset in its own order, without downloading it first."""
     weight: float = 1.0
@@ -140,7 +146,7 @@ class AugmentConfig:
     gain_db: float = 6.0
     """Each clip is made louder or softer by up to this many dB; 0 leaves the level alone."""
     shift_seconds: float = 0.5
-    """Each clip is turned in time by up to this much; 0 leaves it."""
+    """Each clip is turned in time by up to this much; 0 leaves it. Not where frames are classified."""
     noise_db: float | None = None
     """White noise is added this many dB under the clip's level, up to 30 dB less; null adds none."""
     mixup: float = 0.0
@@ -155,6 +161,8 @@ class AugmentConfig:
 class ClassifyConfig:
     method: Literal["linear", "finetune", "probe_then_finetune"] = "linear"
     """Train the head on a frozen encoder; all of it; or the head first and all after unfreeze_epoch."""
+    level: Literal["clip", "frame"] = "clip"
+    """One answer a clip; or one each 40 ms, learnt from events (onset and offset in labels.csv)."""
     task: Literal["auto", "single", "multi"] = "auto"
     """One class a clip, or several; auto looks whether any clip has several."""
     layer: int | None = None
@@ -169,10 +177,14 @@ class ClassifyConfig:
     """Each block learns this much slower than the one above it; 1 treats all alike."""
     label_smoothing: float = 0.0
     """Share of a label that is spread over all classes; 0 to 1, for one class a clip."""
-    balanced: bool = False
-    """Weigh classes so that each counts the same, however many clips it has."""
+    balanced: Literal["weights", "sampling"] | None = None
+    """Let each class count the same, however many clips it has: weights of the loss, or how often clips are drawn."""
+    lora_rank: int | None = None
+    """Fine-tune by low-rank adapters of this rank (LoRA) in place of the encoder's own weights; null trains all."""
     test_fold: int | None = None
     """Of a set with folds: the one that is tested on; null takes the first."""
+    folds: int | None = None
+    """Cross-validation: each fold is tested once; of a set without folds this many are made. null tests once."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
 

@@ -38,6 +38,13 @@ def check_values(config: Config) -> None:
     if (classify := config.classify) is not None:
         for key in ("epochs", "unfreeze_epoch"):
             _between(f"classify.{key}", getattr(classify, key), 1, 10**6)
+        for key in ("lora_rank", "folds"):
+            if (value := getattr(classify, key)) is not None:
+                _between(f"classify.{key}", value, {"lora_rank": 1, "folds": 3}[key], 10**4)
+        if classify.lora_rank and classify.method == "linear":
+            raise UserError(
+                "classify.lora_rank is set, but method linear trains no encoder; set classify.method=finetune"
+            )
         _between("classify.layer_decay", classify.layer_decay, 0.01, 1.0)
         _between("classify.label_smoothing", classify.label_smoothing, 0.0, 0.99)
         for key in ("gain_db", "shift_seconds", "mixup", "mask_bands", "mask_frames"):

@@ -21,7 +21,7 @@ from src.errors import UserError
 COMMANDS = {
     "fit": "pretrain an encoder, or train a classifier (configs/classify)",
     "validate": "loss of a checkpoint on data.validation",
-    "test": "loss of a checkpoint on data.test",
+    "test": "of data.test: loss of a pretraining checkpoint, report of a classifier",
     "predict": "of data.test: classes by a classifier (predictions-new.csv), embeddings by an encoder (embeddings.npz)",
 }
 
@@ -50,17 +50,19 @@ def run(config: Config, options: argparse.Namespace) -> int:
     logger.propagate = False
     logger.handlers = [logging.StreamHandler(sys.stdout)] if not int(os.environ.get("LOCAL_RANK", 0)) else []
 
+    from src.training import predict_classes, run_classify
     from src.training import run as training
-    from src.training import run_classify as classification
 
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 
     if config.classify is not None:
-        if options.resume or options.plan or options.command in ("validate", "test"):
-            raise UserError("a classifier knows fit and predict, without --resume or --plan; fit tests it at the end")
+        if options.plan or options.command == "validate":
+            raise UserError("a classifier knows fit, test and predict, without --plan; fit validates after each epoch")
         if options.command == "predict":
-            return classification.predict(config, options.checkpoint)
-        return classification.fit_classifier(config)
+            return predict_classes.predict(config, options.checkpoint)
+        if options.command == "test":
+            return run_classify.test_classifier(config, options.checkpoint)
+        return run_classify.fit_classifier(config, options.resume)
     if options.command != "fit":
         return training.evaluate(config, options.command, options.checkpoint)
     if options.plan:

@@ -132,8 +132,12 @@ class AudioEncoderForAudioClassification(AudioEncoderPreTrainedModel):
         **kwargs: Any,
     ) -> SequenceClassifierOutput:
         """labels: (B,) class numbers, or (B, num_labels) shares for several labels a clip."""
-        _, embedding = self._tokens(input_values, attention_mask, self.layer, self.pooling)
-        logits = self.head(embedding)
+        tokens, embedding = self._tokens(input_values, attention_mask, self.layer, self.pooling or "mean")
+        if self.pooling is None:  # a head of tokens: each class at its loudest moment
+            real = (tokens != 0).any(-1, keepdim=True)
+            logits = self.head(tokens).masked_fill(~real, -torch.inf).amax(1)
+        else:
+            logits = self.head(embedding)
         loss = None
         if labels is not None and labels.ndim == 1:
             loss = nn.functional.cross_entropy(logits, labels)

@@ -1,6 +1,7 @@
 """Labels of the files of a folder: from a CSV (`filename,label[,split][,fold][,group]`), or from class folders.
 
-A label cell may hold several, separated by `;` (by `|` where the columns themselves are separated by `;`).
+A label cell may hold several, separated by `;` (by `|` where the columns themselves are separated by `;`). With the
+columns `onset` and `offset` (seconds) a row is an event, and a file has as many rows as it has events.
 """
 
 import csv
@@ -18,14 +19,24 @@ SPLITS = {
 _FILENAME, _LABEL = ("filename", "file_name", "file", "path", "fname"), ("label", "labels", "class", "category")
 
 
+class Event(NamedTuple):
+    """A label from `onset` to `offset`, in seconds."""
+
+    onset: float
+    offset: float
+    label: str
+
+
 class Annotation(NamedTuple):
     """Of one file. labels: class names, one or several. split: train, valid or test, None where the set is not split.
-    fold: 1 to k or None. group: clips of one group never cross a split; None is a group of its own."""
+    fold: 1 to k or None. group: clips of one group never cross a split; None is a group of its own.
+    events: where in the file its labels are; empty where that is not known."""
 
     labels: tuple[str, ...]
     split: str | None = None
     fold: int | None = None
     group: str | None = None
+    events: tuple[Event, ...] = ()
 
 
 def find_annotations(root: Path, names: Sequence[str]) -> dict[str, Annotation]:
@@ -54,6 +65,15 @@ def find_annotations(root: Path, names: Sequence[str]) -> dict[str, Annotation]:
     }
 
 
+def empty_class_folders(root: Path, names: Iterable[str]) -> list[str]:
+    """Folders of the first level that hold none of the files, where the others are classes (no CSV says them)."""
+    if any((root / name).is_file() for name in CSV_NAMES):
+        return []
+    filled = {Path(name).parts[0] for name in names if len(Path(name).parts) > 1}
+    folders = {each.name for each in root.iterdir() if each.is_dir() and not each.name.startswith(".")}
+    return sorted(folders - filled) if filled else []
+
+
 def read_csv(file: Path, names: Iterable[str]) -> dict[str, Annotation]:
     """The annotations of a CSV, by file name.
 
@@ -76,9 +96,17 @@ def read_csv(file: Path, names: Iterable[str]) -> dict[str, Annotation]:
         if not labels:
             raise UserError(f"{file}, line {line}: {name} has no label")
         annotation = Annotation(
-            labels, _split(row.get("split"), file, line), _fold(row.get("fold"), file, line), row.get("group") or None
+            labels,
+            _split(row.get("split"), file, line),
+            _fold(row.get("fold"), file, line),
+            row.get("group") or None,
+            tuple(Event(*_times(row, file, line), label) for label in labels) if "onset" in row else (),
         )
-        if found.get(name, annotation) != annotation:
+        before = found.get(name, annotation)
+        if annotation.events and before[1:4] == annotation[1:4]:
+            labels = tuple(dict.fromkeys((*before.labels, *labels)))
+            annotation = annotation._replace(labels=labels, events=tuple({*before.events, *annotation.events}))
+        elif before != annotation:
             raise UserError(
                 f"{file}, line {line}: {name} has another label, split or fold in line {lines[name]}; "
                 f"several labels of a file stand in one row, as a{separator}b"
@@ -134,6 +162,16 @@ def _split(value: str | None, file: Path, line: int) -> str | None:
     if value.lower() not in SPLITS:
         raise UserError(f"{file}, line {line}: split {value} is none of train, valid, test")
     return SPLITS[value.lower()]
+
+
+def _times(row: dict[str, str], file: Path, line: int) -> tuple[float, float]:
+    try:
+        onset, offset = float(row["onset"]), float(row.get("offset", ""))
+    except ValueError:
+        raise UserError(f"{file}, line {line}: onset and offset are not both numbers of seconds") from None
+    if not 0 <= onset < offset:
+        raise UserError(f"{file}, line {line}: the event goes from {onset:g} to {offset:g} s; onset comes first")
+    return onset, offset
 
 
 def _fold(value: str | None, file: Path, line: int) -> int | None:

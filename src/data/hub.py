@@ -1,11 +1,12 @@
 """Hugging Face datasets, from the hub or from disk, with the audio left undecoded."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from src.config import SourceConfig
+from src.data.annotations import Annotation
 from src.data.decode import AudioError, Encoded
 from src.errors import UserError
 
@@ -37,7 +38,7 @@ def _load(config: SourceConfig, datasets: Any) -> Any:
                     raise UserError(f"split={config.split} is not in {config.path}{nearest(config.split, loaded)}")
                 loaded = loaded[config.split]
             return loaded.to_iterable_dataset() if config.streaming else loaded
-        if path.suffix == ".parquet" and path.is_file():
+        if path.suffix == ".parquet":  # one file, or a pattern of them, here or on the hub (hf://datasets/...)
             return datasets.load_dataset("parquet", data_files=str(path), split="train", streaming=config.streaming)
         return datasets.load_dataset(config.path, config.config_name, split=config.split, streaming=config.streaming)
     except UserError:
@@ -46,6 +47,93 @@ def _load(config: SourceConfig, datasets: Any) -> Any:
         raise UserError(_explain(config, error)) from error
     finally:
         datasets.enable_progress_bars()
+
+
+def stream_to_disk(config: SourceConfig, most_bytes: float) -> tuple[Any, bool]:
+    """A streamed dataset as a local one: its rows as they come, until `most_bytes` of encoded audio are there.
+
+    Returns:
+        The `datasets.Dataset`, in the library's cache, and whether it is the whole.
+
+    Raises:
+        UserError: as `load_hub`.
+    """
+    import datasets
+
+    stream = load_hub(config)
+    wanted = [config.audio_column, config.label_column, config.fold_column, config.group_column]
+    stream = stream.select_columns([column for column in wanted if column])
+    features = stream.features and datasets.Features(
+        {**stream.features, config.audio_column: {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}}
+    )
+
+    def rows() -> Iterator[dict]:
+        taken = 0
+        for row in stream:
+            audio = row[config.audio_column]
+            if audio and audio["bytes"] is None and audio["path"]:
+                audio = {**audio, "bytes": Path(audio["path"]).read_bytes()}
+            taken += len(audio["bytes"] or b"") if audio else 0
+            if taken > most_bytes:
+                return
+            yield {**row, config.audio_column: audio}
+
+    datasets.disable_progress_bars()
+    try:
+        dataset = datasets.Dataset.from_generator(rows, features=features)
+    finally:
+        datasets.enable_progress_bars()
+    whole = next(iter(stream.skip(len(dataset))), None) is None
+    return dataset, whole
+
+
+def read_annotations(dataset: Any, config: SourceConfig) -> tuple[list[str], list[Annotation | None]]:
+    """Class names, and each row's label or labels, fold and group.
+
+    A label column holds names, numbers or classes, one a row, or a list of them; strings with `label_separator` in
+    between are taken apart.
+
+    Raises:
+        UserError: no such column, a fold that is not a number.
+    """
+    columns: dict[str, list] = {}
+    for key in ("label_column", "fold_column", "group_column"):
+        column = {"label_column": config.label_column, "fold_column": config.fold_column}.get(key, config.group_column)
+        if column is None:
+            columns[key] = [None] * len(dataset)
+        elif column not in dataset.column_names:
+            raise UserError(f"{key}={column} is not a column{nearest(column, dataset.column_names)}")
+        else:
+            columns[key] = list(dataset[column])
+    feature = dataset.features[config.label_column]
+    inner = getattr(feature, "feature", feature)
+    names: list[str] | None = getattr(inner, "names", None)
+    labels = [_labels(value, names, config.label_separator) for value in columns["label_column"]]
+    if bad := next((fold for fold in columns["fold_column"] if fold is not None and not str(fold).isdigit()), None):
+        raise UserError(f"fold_column={config.fold_column}: {bad} is not a number of a fold")
+    class_names = names or _in_order({label for each in labels for label in each})
+    rows = zip(labels, columns["fold_column"], columns["group_column"], strict=True)
+    return class_names, [
+        Annotation(each, None, None if fold is None else int(fold), None if group is None else str(group))
+        if each
+        else None
+        for each, fold, group in rows
+    ]
+
+
+def _in_order(names: set[str]) -> list[str]:
+    return sorted(names, key=lambda name: (0, int(name), "") if name.isdigit() else (1, 0, name))
+
+
+def _labels(value: Any, names: list[str] | None, separator: str | None) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    values = value if isinstance(value, list | tuple) else [value]
+    if separator:
+        values = [part.strip() for each in values for part in str(each).split(separator) if part.strip()]
+    if names:
+        return tuple(names[each] for each in values if each is not None and each >= 0)
+    return tuple(dict.fromkeys(str(each) for each in values if each is not None))
 
 
 def _explain(config: SourceConfig, error: Exception) -> str:

@@ -11,13 +11,14 @@ import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from src.config import SourceConfig
 from src.data.annotations import Annotation, find_annotations
 from src.data.decode import SUFFIXES, Encoded, decode
-from src.data.hub import clip_name, encoded_clip, load_hub, nearest
+from src.data.hub import clip_name, encoded_clip, load_hub, read_annotations
 from src.data.index import Headers, digest, open_filesystem, scan_headers, shard_stamp, tar_members
 from src.errors import UserError
 
@@ -31,8 +32,7 @@ class Source:
     """
 
     class_names: Sequence[str] = ()
-    _labels: Sequence[tuple[int, ...]] = ()  # of all clips; empty if there are none
-    _annotations: Sequence[Annotation | None] = ()  # of all clips, where more than the labels is known
+    _annotations: Sequence[Annotation | None] = ()  # of all clips; empty if there are none
     shards: int | None = None
 
     def _index(self, keys: list[str], place: str, seconds: np.ndarray | None = None) -> None:
@@ -67,17 +67,18 @@ class Source:
         """Samples (T,) at 16 kHz, as `decode`."""
         return decode(self.read(i), start_seconds, seconds)
 
+    def _annotate(self, class_names: Sequence[str], annotations: Sequence[Annotation | None]) -> None:
+        self.class_names, self._annotations = class_names, annotations
+        self._numbers = {name: number for number, name in enumerate(class_names)}
+
     def labels(self, i: int) -> tuple[int, ...]:
         """Places of the clip's classes in `class_names`."""
-        return self._labels[int(self._kept[i])] if self._labels else ()
+        annotation = self.annotation(i)
+        return tuple(self._numbers[label] for label in annotation.labels) if annotation else ()
 
     def annotation(self, i: int) -> Annotation | None:
-        """Labels, split, fold and group of a clip; None for a clip without labels."""
-        number = int(self._kept[i])
-        if self._annotations:
-            return self._annotations[number]
-        labels = self.labels(i)
-        return Annotation(tuple(self.class_names[label] for label in labels)) if labels else None
+        """Labels, split, fold, group and events of a clip; None for a clip without labels."""
+        return self._annotations[int(self._kept[i])] if self._annotations else None
 
     def label(self, i: int) -> int:
         """Place of the clip's class in `class_names`; -1 for a clip that has none.
@@ -145,10 +146,8 @@ class FolderSource(FileSource):
         super().__init__(files, root)
         names = [self._name(i) for i in range(len(files))]
         annotations = find_annotations(root, names)
-        self.class_names = sorted({label for each in annotations.values() for label in each.labels})
-        numbers = {label: number for number, label in enumerate(self.class_names)}
-        self._annotations = [annotations.get(name) for name in names]
-        self._labels = [tuple(numbers[label] for label in each.labels) if each else () for each in self._annotations]
+        class_names = sorted({label for each in annotations.values() for label in each.labels})
+        self._annotate(class_names, [annotations.get(name) for name in names])
 
 
 class ShardSource(Source):
@@ -185,33 +184,21 @@ class ShardSource(Source):
 
 
 class HuggingFaceSource(Source):
-    """A map-style dataset whose audio column is taken undecoded."""
+    """A map-style dataset whose audio column is taken undecoded.
 
-    def __init__(self, config: SourceConfig) -> None:
-        self._place = config.path
-        self._dataset = load_hub(config)
-        self._audio_column = config.audio_column
+    Args:
+        dataset: already loaded; None loads what the config says.
+    """
+
+    def __init__(self, config: SourceConfig, dataset: Any = None) -> None:
+        self._place, self._audio_column = config.path, config.audio_column
+        dataset = load_hub(config) if dataset is None else dataset
         if config.label_column is not None:
-            self._take_labels(config.label_column)
-        elif self._dataset.column_names != [config.audio_column]:
-            self._dataset = self._dataset.select_columns([config.audio_column])
-        self._index(
-            [f"{self._dataset._fingerprint} {i}" for i in range(len(self._dataset))], self._dataset._fingerprint
-        )
-
-    def _take_labels(self, column: str) -> None:
-        if column not in self._dataset.column_names:
-            raise UserError(f"label_column={column} is not a column{nearest(column, self._dataset.column_names)}")
-        values = list(self._dataset[column])
-        feature = self._dataset.features[column]
-        known = {value for value in values if value is not None}
-        self.class_names = getattr(feature, "names", None) or [str(value) for value in sorted(known)]
-        numbers = {name: number for number, name in enumerate(self.class_names)}
-        if hasattr(feature, "names"):
-            self._labels = [() if value is None or value < 0 else (value,) for value in values]
-        else:
-            self._labels = [() if value is None else (numbers[str(value)],) for value in values]
-        self._dataset = self._dataset.select_columns([self._audio_column])
+            self._annotate(*read_annotations(dataset, config))
+        if dataset.column_names != [config.audio_column]:
+            dataset = dataset.select_columns([config.audio_column])
+        self._dataset = dataset
+        self._index([f"{dataset._fingerprint} {i}" for i in range(len(dataset))], dataset._fingerprint)
 
     def _read(self, i: int) -> Encoded:
         return encoded_clip(self._dataset[i][self._audio_column])

@@ -40,38 +40,78 @@ def intervals(targets: np.ndarray, probabilities: np.ndarray, multi: bool, seed:
 def report(
     keys: list[str], targets: np.ndarray, probabilities: np.ndarray, class_names: list[str], multi: bool
 ) -> dict[str, Any]:
-    """Plain values: scores with intervals, a row a class, the confusion matrix (single), the surest mistakes."""
-    said = probabilities >= 0.5 if multi else np.eye(len(class_names), dtype=bool)[probabilities.argmax(1)]
+    """Plain values: scores with intervals, a row a class, calibration, the confusion matrix (single), the worst
+    mistakes.
+
+    Args:
+        targets, probabilities: (n, C).
+    """
     truth = targets > 0
+    said = probabilities >= 0.5 if multi else np.eye(len(class_names), dtype=bool)[probabilities.argmax(1)]
     found: dict[str, Any] = {
         "clips": len(keys),
         "scores": scores(targets, probabilities, multi),
         "intervals": intervals(targets, probabilities, multi),
-        "classes": [
-            {
-                "name": name,
-                "clips": int(truth[:, c].sum()),
-                "precision": _share((truth & said)[:, c].sum(), said[:, c].sum()),
-                "recall": _share((truth & said)[:, c].sum(), truth[:, c].sum()),
-            }
-            for c, name in enumerate(class_names)
-        ],
+        "classes": class_rows(truth, said, class_names),
+        "calibration": calibration(truth, probabilities, multi),
+        "mistakes": mistakes(keys, truth, said, probabilities, class_names, multi),
     }
     if not multi:
         matrix = confusion_matrix(truth.argmax(1), said.argmax(1), labels=range(len(class_names)))
         found["confusion"] = matrix.tolist()
-        wrong = np.flatnonzero(truth.argmax(1) != said.argmax(1))
-        sure = wrong[np.argsort(-probabilities[wrong].max(1), kind="stable")][:20]
-        found["mistakes"] = [
-            {
-                "path": keys[i],
-                "label": class_names[int(truth[i].argmax())],
-                "predicted": class_names[int(said[i].argmax())],
-                "probability": float(probabilities[i].max()),
-            }
-            for i in sure
-        ]
     return found
+
+
+def class_rows(truth: np.ndarray, said: np.ndarray, class_names: list[str]) -> list[dict[str, Any]]:
+    """truth, said: (n, C), True where a clip (or token) has the class, or is said to have it."""
+    return [
+        {
+            "name": name,
+            "clips": int(truth[:, c].sum()),
+            "precision": _share((truth & said)[:, c].sum(), said[:, c].sum()),
+            "recall": _share((truth & said)[:, c].sum(), truth[:, c].sum()),
+        }
+        for c, name in enumerate(class_names)
+    ]
+
+
+def calibration(truth: np.ndarray, probabilities: np.ndarray, multi: bool) -> dict[str, Any]:
+    """How far probabilities can be believed: of the likeliest class (single), of every class (multi), in ten bins.
+
+    Returns:
+        error: expected calibration error, 0 to 1 (Guo et al., 2017). bins: mean probability, share that was right,
+        number.
+    """
+    if multi:
+        chance, right = probabilities.ravel(), truth.ravel()
+    else:
+        chance, right = probabilities.max(1), truth[np.arange(len(truth)), probabilities.argmax(1)]
+    place = np.minimum((chance * 10).astype(int), 9)
+    bins = [
+        {"probability": float(chance[here].mean()), "right": float(right[here].mean()), "number": int(here.sum())}
+        for here in (place == b for b in range(10))
+        if here.any()
+    ]
+    error = sum(each["number"] * abs(each["probability"] - each["right"]) for each in bins) / len(chance)
+    return {"error": float(error), "bins": bins}
+
+
+def mistakes(
+    keys: list[str], truth: np.ndarray, said: np.ndarray, probabilities: np.ndarray, class_names: list[str], multi: bool
+) -> list[dict[str, Any]]:
+    """The 20 clips that were missed most surely; of several classes a clip the class that was missed most counts."""
+    names = np.array(class_names)
+    miss = np.abs(probabilities - truth).max(1) if multi else probabilities.max(1)
+    wrong = np.flatnonzero((truth != said).any(1))
+    return [
+        {
+            "path": keys[i],
+            "label": "; ".join(names[truth[i]]),
+            "predicted": "; ".join(names[said[i]]),
+            "probability": float(probabilities[i].max()),
+        }
+        for i in wrong[np.argsort(-miss[wrong], kind="stable")][:20].tolist()
+    ]
 
 
 def _share(part: int, whole: int) -> float | None:

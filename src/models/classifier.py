@@ -1,4 +1,4 @@
-"""An encoder with a linear head: waveform in, logits of the classes out."""
+"""An encoder with a linear head: waveform in, logits of the classes out, for each clip or each token."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +10,8 @@ from src.models.vit import AudioViT, Layer, Pooling
 
 
 class Standardise(nn.Module):
-    """Each dimension less its mean, over its deviation: constants that `fit` takes from embeddings; before, identity.
+    """Each of the last axis' values less its mean, over its deviation: constants that `fit` takes from embeddings;
+    before, identity.
 
     With it a linear layer learns at one rate in all dimensions; unlike a LayerNorm it keeps each embedding's level.
     """
@@ -30,12 +31,12 @@ class Standardise(nn.Module):
         self.deviation.copy_(embeddings.std(0) + 1e-6 if len(embeddings) > 1 else torch.ones_like(self.mean))
 
     def forward(self, embedding: Tensor) -> Tensor:
-        """(B, D) -> (B, D)."""
+        """(..., D) -> (..., D)."""
         return (embedding - self.mean) / self.deviation
 
 
-def make_head(embed_dim: int, pooling: Pooling, num_classes: int) -> nn.Sequential:
-    """Its linear layer begins at zero: all classes alike."""
+def make_head(embed_dim: int, pooling: Pooling | None, num_classes: int) -> nn.Sequential:
+    """Its linear layer begins at zero: all classes alike. pooling: None reads tokens."""
     width = embed_dim * (2 if pooling in ("mean_std", "mean_max") else 1)
     linear = nn.Linear(width, num_classes)
     for parameter in linear.parameters():
@@ -47,8 +48,9 @@ class AudioClassifier(nn.Module):
     """Standardised embedding and a linear layer.
 
     Args:
-        class_names: of the logits, in their order. layer, pooling: the read-out, as `AudioViT.embed`.
-        multi: whether a clip may have several classes: then a sigmoid belongs on the logits, else a softmax.
+        class_names: of the logits, in their order. layer: the read-out, as `AudioViT.embed`. pooling: the same, None
+            answers for each token (40 ms), not each clip.
+        multi: whether a clip or token may have several classes: then a sigmoid belongs on the logits, else a softmax.
     """
 
     def __init__(
@@ -56,12 +58,14 @@ class AudioClassifier(nn.Module):
         encoder: AudioViT,
         class_names: Sequence[str],
         layer: Layer = None,
-        pooling: Pooling = "mean",
+        pooling: Pooling | None = "mean",
         multi: bool = False,
     ) -> None:
         super().__init__()
         self.encoder, self.class_names = encoder, list(class_names)
-        self.layer, self.pooling, self.multi = layer, pooling, multi
+        self.layer: Layer = layer
+        self.pooling: Pooling | None = pooling
+        self.multi = multi
         self.head = make_head(encoder.embed_dim, pooling, len(self.class_names))
 
     @property
@@ -70,13 +74,15 @@ class AudioClassifier(nn.Module):
         return {"class_names": self.class_names, "layer": self.layer, "pooling": self.pooling, "multi": self.multi}
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """(B, C), from 0 to 1."""
+        """(..., C), from 0 to 1."""
         return logits.sigmoid() if self.multi else logits.softmax(-1)
 
     def forward(self, waveform: Tensor, length: Tensor | None = None) -> Tensor:
-        """(B, T), (B,) samples -> logits (B, C)."""
+        """(B, T), (B,) samples -> logits (B, C), or (B, N, C) of tokens."""
         return self.head(self.embed(waveform, length))
 
     def embed(self, waveform: Tensor, length: Tensor | None = None) -> Tensor:
-        """What the head sees: (B, D) or (B, 2 D)."""
+        """What the head sees: (B, D), (B, 2 D), or (B, N, D) of tokens."""
+        if self.pooling is None:
+            return self.encoder(waveform, length, self.layer)
         return self.encoder.embed(waveform, length, self.layer, self.pooling)

@@ -11,7 +11,7 @@ from src.config import AugmentConfig
 
 
 def augment(waveform: Tensor, length: Tensor, target: Tensor, config: AugmentConfig) -> tuple[Tensor, Tensor, Tensor]:
-    """(B, T), (B,) samples, (B, C) shares of the classes; the same, changed as the settings say."""
+    """(B, T), (B,) samples, (B, C) or (B, N, C) shares of the classes; the same, changed as the settings say."""
     if config.gain_db:
         waveform = gain(waveform, config.gain_db)
     if config.shift_seconds:
@@ -52,7 +52,9 @@ def mixup(waveform: Tensor, length: Tensor, target: Tensor, alpha: float) -> tup
     share = torch.maximum(share, 1 - share)[:, None]
     other = torch.randperm(len(waveform), device=waveform.device)
     mixed = share * waveform + (1 - share) * waveform[other]
-    return mixed, torch.maximum(length, length[other]), share * target + (1 - share) * target[other]
+    of_target = share.reshape(-1, *[1] * (target.ndim - 1))
+    target = of_target * target + (1 - of_target) * target[other]
+    return mixed, torch.maximum(length, length[other]), target
 
 
 class SpecAugment(nn.Module):

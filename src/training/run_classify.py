@@ -1,136 +1,215 @@
-"""A classifier from settings to files: labelled set, encoder, training, report, predictions."""
+"""A classifier from settings to files: labelled set, encoder, training, report, predictions; once, or fold by fold."""
 
 import csv
-import json
 import logging
 import time
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning.pytorch as L
 import numpy as np
 import torch
 import wandb
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
 from src.checkpoint import load_classifier, load_encoder
-from src.config import ClassifyConfig, Config
-from src.data.decode import SAMPLE_RATE, AudioError
-from src.data.labelled import PARTS, LabelledPart, LabelledSet, read_labelled
+from src.config import Config
+from src.data.labelled import LabelledClips, read_labelled
 from src.data.labelled_data import LabelledData
-from src.data.sources import open_source
+from src.data.parts import LabelledPart, LabelledSet, divide, find_folds
 from src.errors import UserError
-from src.evaluation.embeddings import calibrate_norm, embed_clips, mel_statistics
-from src.evaluation.linear import linear_accuracy
-from src.evaluation.report import report
+from src.evaluation.embeddings import calibrate_norm
 from src.models.classifier import AudioClassifier
 from src.models.sizes import create_encoder
+from src.models.vit import AudioViT
 from src.training.callbacks.checkpoints import AtomicCheckpointIO, Checkpoints
 from src.training.classify import AudioClassification
-from src.training.run import describe_run, log_to, make_loggers, precision
+from src.training.classify_report import describe, pooled_report, write_report
+from src.training.features import embed, mel_rows, read
+from src.training.lora import add_adapters, remove_adapters
+from src.training.run import describe_run, how_to_resume, log_to, make_loggers, precision
 from src.training.run_folder import checkpoint_to_resume, free_folder, start_folder
 
 log = logging.getLogger("src")
-_READ_AT_ONCE = 512  # clips that are decoded before they are embedded
+_MOST_MEASURED = 20_000  # clips of a set whose mel floor is computed
 
 
-def fit_classifier(config: Config) -> int:
+class Known(NamedTuple):
+    """What is computed once for all folds. embeddings: of each clip, for a frozen encoder. mel: (n, 128)."""
+
+    embeddings: list[Tensor] | None
+    mel: np.ndarray | None
+
+
+def fit_classifier(config: Config, resume: str | None = None) -> int:
     """Train, test, report; returns the exit status."""
     classify = config.classify
     assert classify is not None
     started = time.monotonic()
     labelled = read_set(config)
-    encoder = make_encoder(config, labelled)
-    model = AudioClassifier(encoder, labelled.class_names, classify.layer, classify.pooling, labelled.multi)
-    data = LabelledData(labelled, config.data, config.seed)
-    batches = -(-len(labelled.parts["train"]) // (data.batch_size * config.trainer.devices * config.trainer.num_nodes))
-    config.trainer.steps = classify.epochs * -(-batches // config.trainer.accumulate)
+    folds = find_folds(labelled, classify.folds, config.seed)
+    tested = sorted(set(folds)) if classify.folds and folds else [classify.test_fold]
+    sets = [divide(labelled, config.seed, folds, fold) for fold in tested]
+    checkpoint = checkpoint_to_resume(config.runs_folder, config.name, resume) if resume else None
+    first = make_classifier(config, sets[0], checkpoint)
     folder = free_folder(config.runs_folder, config.name)
+    if checkpoint:
+        folder = checkpoint.parents[2 if checkpoint.parents[1].name.startswith("fold-") else 1]
     config.name = folder.name
-    start_folder(folder, config)
-    log_to(folder / "log.txt")
-    log.info("\n%s\n", describe_set(labelled))
-    write_splits(labelled, folder / "splits.csv")
-    parts = PARTS if classify.method == "linear" else PARTS[:1]
-    embeddings = {name: embed_part(model, labelled.parts[name]) for name in parts}
-    model.head[0].fit(embeddings["train"])  # type: ignore[operator]
-    if classify.method == "linear":
-        data.embeddings = embeddings
-    clips_per_step = data.batch_size * config.trainer.devices * config.trainer.num_nodes * config.trainer.accumulate
-    counts = torch.from_numpy(labelled.parts["train"].targets.sum(0))
-    steps = config.trainer.steps
-    module = AudioClassification(model, classify, config.optimizer, counts, clips_per_step, steps, config.seed)
-    about = describe_run(config, {"encoder": encoder.architecture, "classifier": model.settings})
-    checkpoints = Checkpoints(folder / "checkpoints", 10**9, config.trainer.save_best, about)
-    trainer = make_trainer(config, classify, folder, checkpoints, about)
-    try:
-        trainer.fit(module, datamodule=data)
-        best = checkpoints.best()[0]
-        module.load_state_dict(torch.load(best, map_location="cpu", weights_only=True)["state_dict"])
-        trainer.test(module, datamodule=data, verbose=False)
-    except KeyboardInterrupt:
-        log.info("interrupted; what was learnt is in %s", checkpoints.folder)
-        return 130
-    finally:
-        if config.tracking.wandb:
-            wandb.finish()
-    if trainer.is_global_zero:
-        found = write_report(module, labelled, folder)
-        log.info("\n%s", closing_lines(found, labelled, time.monotonic() - started, best, folder))
+    if getattr(rank_zero_only, "rank", 0) == 0:  # the other processes learn the folder when training begins
+        start_folder(folder, config)
+        log_to(folder / "log.txt")
+    log.info("\n%s\n", describe(sets[0]))
+    embeddings = embed(first, labelled.clips) if classify.method == "linear" else None
+    known = Known(embeddings, mel_rows(labelled.clips) if len(labelled.clips) <= _MOST_MEASURED else None)
+    found = []
+    for fold, divided in zip(tested, sets, strict=True):
+        place = folder / f"fold-{fold}" if classify.folds else folder
+        part = train_part(config, divided, known, place, resume=checkpoint is not None)
+        if part is None:
+            log.info("interrupted; %s", how_to_resume(folder))
+            return 130
+        found.append(part)
+    if classify.folds and getattr(rank_zero_only, "rank", 0) == 0:
+        pooled_report(found, tested, sets, folder, time.monotonic() - started)
     return 0
 
 
-def read_set(config: Config) -> LabelledSet:
+def train_part(config: Config, labelled: LabelledSet, known: Known, folder: Path, resume: bool) -> dict | None:
+    """Train on one division of the set and report on its test part; None where it was interrupted."""
+    classify = config.classify
+    assert classify is not None
+    started = time.monotonic()
+    config = replace(config, name=folder.name if not classify.folds else f"{folder.parent.name}-{folder.name}")
+    last = folder / "checkpoints" / "last.ckpt"
+    last_there = last if resume and last.exists() else None
+    model = make_classifier(config, labelled, last_there)
+    data = LabelledData(labelled, config.data, config.seed, classify.balanced == "sampling")
+    rows = {name: part.rows for name, part in labelled.parts.items()}
+    if known.embeddings is not None:
+        data.embeddings = {name: [known.embeddings[row] for row in chosen] for name, chosen in rows.items()}
+    about = describe_run(config, {"encoder": model.encoder.architecture, "classifier": model.settings})
+    checkpoints = Checkpoints(folder / "checkpoints", 10**9, config.trainer.save_best, about)
+    trainer = make_trainer(config, folder, checkpoints, about)
+    model.encoder.to(trainer.strategy.root_device)
+    if not last_there:
+        train = labelled.parts["train"]
+        embedded = data.embeddings["train"] if data.embeddings else embed(model, train.clips)
+        model.head[0].fit(torch.cat(embedded) if model.pooling is None else torch.stack(embedded))  # type: ignore[operator]
+    if classify.lora_rank:
+        add_adapters(model.encoder, classify.lora_rank, config.seed)
+    module = make_module(config, model, labelled, data.batch_size)
+    if getattr(rank_zero_only, "rank", 0) == 0:
+        folder.mkdir(exist_ok=True)
+        write_splits(labelled, folder / "splits.csv")
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=last_there, weights_only=True if last_there else None)
+        trainer.strategy.barrier()
+        best = checkpoints.best()[0]
+        remove_adapters(module)
+        module.load_state_dict(torch.load(best, map_location="cpu", weights_only=True)["state_dict"])
+        trainer.test(module, datamodule=data, verbose=False)
+        if not trainer.is_global_zero:
+            return {}
+        mel = {name: known.mel[chosen] for name, chosen in rows.items()} if known.mel is not None else None
+        return write_report(module, labelled, mel, folder, best, time.monotonic() - started)
+    except (KeyboardInterrupt, SystemExit):
+        return None
+    finally:
+        if config.tracking.wandb:
+            wandb.finish()
+
+
+def test_classifier(config: Config, checkpoint: str | None) -> int:
+    """Report of a trained classifier on the test part of the set that the settings name."""
+    path = checkpoint_to_resume(config.runs_folder, config.name, checkpoint or "auto")
+    if path is None:
+        raise UserError(f"{config.runs_folder}/{config.name} has no checkpoint; give one with --checkpoint PATH")
+    started = time.monotonic()
+    model = load_classifier(path)
+    labelled = read_set(config)
+    assert config.classify is not None
+    folds = find_folds(labelled, config.classify.folds, config.seed)
+    divided = divide(labelled, config.seed, folds, config.classify.test_fold)
+    same_classes(model.class_names, divided.class_names, path)
+    folder = free_folder(config.runs_folder, f"{config.name}-test")
+    start_folder(folder, config)
+    data = LabelledData(divided, config.data, config.seed)
+    module = make_module(config, model, divided, data.batch_size)
+    config.tracking.wandb = None
+    trainer = make_trainer(config, folder, None, {})
+    trainer.test(module, datamodule=data, verbose=False)
+    write_report(module, divided, None, folder, path, time.monotonic() - started)
+    return 0
+
+
+def read_set(config: Config) -> LabelledClips:
     classify, data = config.classify, config.data
     assert classify is not None
     multi = {"auto": None, "single": False, "multi": True}[classify.task]
-    return read_labelled(
-        data.sources, data.validation, data.test, multi, config.seed, classify.test_fold, data.cache_gigabytes
-    )
+    labelled = read_labelled(data.sources, data.validation, data.test, multi, data.cache_gigabytes)
+    if classify.level == "frame":
+        without = next((clip for clip in labelled.clips if not clip.annotation.events), None)
+        if without:
+            raise UserError(
+                f"classify.level=frame, but of {without.key} no times are known; give labels.csv the columns onset and "
+                "offset (seconds)"
+            )
+        return replace(labelled, multi=True)
+    return labelled
 
 
-def make_encoder(config: Config, labelled: LabelledSet):
-    """That of `model.init_from`, or a new one whose batch norm has seen some of the training clips."""
-    if config.model.init_from:
-        return load_encoder(config.model.init_from, drop_path=config.model.drop_path)
-    encoder = create_encoder(config.model.size, config.model.drop_path, config.model.layer_scale, seed=config.seed)
-    calibrate_norm(encoder, read_some(labelled.parts["train"], 256))
-    return encoder.eval()
+def same_classes(of_checkpoint: list[str], of_set: list[str], path: Path) -> None:
+    """Raises UserError: other classes than the checkpoint's."""
+    if of_checkpoint != of_set:
+        missing, new = sorted(set(of_checkpoint) - set(of_set)), sorted(set(of_set) - set(of_checkpoint))
+        raise UserError(
+            f"{path} has other classes than the set: only in the checkpoint {', '.join(missing) or 'none'}; "
+            f"only in the set {', '.join(new) or 'none'}"
+        )
+
+
+def make_classifier(config: Config, labelled: LabelledSet, checkpoint: Path | None) -> AudioClassifier:
+    """Its encoder is that of `model.init_from`, or a new one whose batch norm has seen some of the training clips.
+
+    checkpoint: of this run, if it goes on.
+    """
+    classify, model = config.classify, config.model
+    assert classify is not None
+    if checkpoint:
+        same_classes(load_classifier(checkpoint).class_names, labelled.class_names, checkpoint)
+    if model.init_from:
+        encoder: AudioViT = load_encoder(
+            model.init_from, drop_path=model.drop_path, gradient_checkpointing=model.gradient_checkpointing
+        )
+    else:
+        encoder = create_encoder(
+            model.size, model.drop_path, model.layer_scale, model.gradient_checkpointing, config.seed
+        )
+        calibrate_norm(encoder, read_some(labelled.parts["train"], 256))
+        encoder.eval()
+    pooling = None if classify.level == "frame" else classify.pooling
+    return AudioClassifier(encoder, labelled.class_names, classify.layer, pooling, labelled.multi)
 
 
 def read_some(part: LabelledPart, most: int) -> list[np.ndarray]:
-    """Up to `most` readable clips, evenly over the part, 10 s of each at most."""
-    waveforms = []
-    for i in np.linspace(0, len(part) - 1, min(most, len(part))).astype(int).tolist():
-        try:
-            waveforms.append(part.waveform(i, 0.0, 10.0))
-        except AudioError:
-            continue
-    return waveforms
+    """Up to `most` clips, evenly over the part, 10 s of each at most."""
+    chosen = np.linspace(0, len(part) - 1, min(most, len(part))).astype(int).tolist()
+    return [read(part.clips[i], 10.0) for i in chosen]
 
 
-def embed_part(model: AudioClassifier, part: LabelledPart) -> Tensor:
-    """(n, D) of all clips, for a frozen encoder; zeros for a clip that cannot be read."""
-    rows = []
-    for start in range(0, len(part), _READ_AT_ONCE):
-        waveforms = []
-        for i in range(start, min(start + _READ_AT_ONCE, len(part))):
-            try:
-                waveforms.append(part.waveform(i))
-            except AudioError:
-                waveforms.append(np.zeros(SAMPLE_RATE, np.float32))
-        rows.append(embed_clips(model.encoder, waveforms, model.layer, model.pooling))
-    return torch.from_numpy(np.concatenate(rows))
-
-
-def describe_set(labelled: LabelledSet) -> str:
-    parts = ", ".join(f"{len(part)} {name}" for name, part in labelled.parts.items())
-    kind = "several a clip" if labelled.multi else "one a clip"
-    lines = [f"{parts} clips; {len(labelled.class_names)} classes ({kind}): {', '.join(labelled.class_names[:20])}"]
-    if labelled.bad:
-        examples = "; ".join(f"{path}: {reason}" for path, reason in labelled.bad[:3])
-        lines.append(f"{len(labelled.bad)} unreadable clips left out ({examples})")
-    return "\n".join([*lines, *(f"note: {note}" for note in labelled.notes)])
+def make_module(config: Config, model: AudioClassifier, labelled: LabelledSet, batch_size: int) -> AudioClassification:
+    """The module, and in `config.trainer.steps` the optimiser steps of its run."""
+    settings, classify = config.trainer, config.classify
+    assert classify is not None
+    clips = batch_size * settings.devices * settings.num_nodes
+    batches = -(-len(labelled.parts["train"]) // clips)
+    settings.steps = classify.epochs * -(-batches // settings.accumulate)
+    counts = torch.from_numpy(labelled.parts["train"].targets.sum(0))
+    clips_per_step = clips * settings.accumulate
+    return AudioClassification(model, classify, config.optimizer, counts, clips_per_step, settings.steps, config.seed)
 
 
 def write_splits(labelled: LabelledSet, file: Path) -> None:
@@ -142,10 +221,9 @@ def write_splits(labelled: LabelledSet, file: Path) -> None:
                 writer.writerow((key, ";".join(np.array(labelled.class_names)[target > 0]), name))
 
 
-def make_trainer(
-    config: Config, classify: ClassifyConfig, folder: Path, checkpoints: Checkpoints, about: dict[str, Any]
-) -> L.Trainer:
+def make_trainer(config: Config, folder: Path, checkpoints: Checkpoints | None, about: dict[str, Any]) -> L.Trainer:
     settings = config.trainer
+    assert config.classify is not None
     if settings.threads:
         torch.set_num_threads(settings.threads)
     return L.Trainer(
@@ -155,7 +233,8 @@ def make_trainer(
         num_nodes=settings.num_nodes,
         strategy="ddp_find_unused_parameters_true" if settings.devices * settings.num_nodes > 1 else "auto",
         precision=precision(config),
-        max_epochs=classify.epochs,
+        max_epochs=config.classify.epochs,
+        check_val_every_n_epoch=max(1, config.classify.epochs // 20) if config.classify.method == "linear" else 1,
         accumulate_grad_batches=settings.accumulate,
         gradient_clip_val=config.optimizer.gradient_clip,
         log_every_n_steps=settings.log_every_steps,
@@ -164,89 +243,7 @@ def make_trainer(
         enable_progress_bar=False,
         enable_model_summary=False,
         enable_checkpointing=False,  # callbacks/checkpoints.py saves
-        callbacks=[checkpoints],
-        logger=make_loggers(config, folder, about),
+        callbacks=[checkpoints] if checkpoints else [],
+        logger=make_loggers(config, folder, about) if checkpoints else False,
         plugins=[AtomicCheckpointIO()],
     )
-
-
-def write_report(module: AudioClassification, labelled: LabelledSet, folder: Path) -> dict[str, Any]:
-    """report.json and predictions.csv of the test part."""
-    part = labelled.parts["test"]
-    index = sorted(module.predictions)
-    keys, targets = [part.keys[i] for i in index], part.targets[index]
-    probabilities = torch.stack([module.predictions[i] for i in index]).float().numpy()
-    found = report(keys, targets, probabilities, labelled.class_names, labelled.multi)
-    found["floors"] = floors(labelled) if not labelled.multi else {}
-    (folder / "report.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    write_predictions(folder / "predictions.csv", [(key, 0.0) for key in keys], probabilities, labelled.class_names)
-    return found
-
-
-def floors(labelled: LabelledSet) -> dict[str, float]:
-    """Accuracy on test of the commonest class of train, and of logistic regression on mel mean and deviation."""
-    train, test = labelled.parts["train"], labelled.parts["test"]
-    true, learnt = test.targets.argmax(1), train.targets.argmax(1)
-    rows = {}
-    for name, part in (("train", train), ("test", test)):
-        rows[name] = np.concatenate([mel_statistics([part.waveform(i)]) for i in range(len(part))])
-    mean, deviation = rows["train"].mean(0), rows["train"].std(0) + 1e-6
-    mel = linear_accuracy((rows["train"] - mean) / deviation, learnt, (rows["test"] - mean) / deviation, true)
-    return {"majority": float((true == np.bincount(learnt).argmax()).mean()), "mel": mel}
-
-
-def write_predictions(
-    file: Path, rows: list[tuple[str, float]], probabilities: np.ndarray, class_names: list[str], top: int = 3
-) -> None:
-    """A row a clip, or a piece of a long one: path, where it begins in seconds, the likeliest classes."""
-    top = min(top, len(class_names))
-    with open(file, "w", newline="", encoding="utf-8") as opened:
-        writer = csv.writer(opened)
-        columns = [f"{what}_{rank}" for rank in range(1, top + 1) for what in ("label", "probability")]
-        writer.writerow(["path", "start_seconds", *columns])
-        for (key, start), row in zip(rows, probabilities, strict=True):
-            best = np.argsort(-row, kind="stable")[:top]
-            writer.writerow([key, f"{start:.2f}", *(cell for c in best for cell in (class_names[c], f"{row[c]:.4f}"))])
-
-
-@torch.no_grad()
-def predict(config: Config, checkpoint: str | None) -> int:
-    """Classes of new audio, `data.test`, into predictions.csv in the current folder; long files in pieces of 10 s."""
-    path = checkpoint_to_resume(config.runs_folder, config.name, checkpoint or "auto")
-    if path is None:
-        raise UserError(f"{config.runs_folder}/{config.name} has no checkpoint; give one with --checkpoint PATH")
-    if config.data.test is None:
-        raise UserError("data.test is not set; predict needs it, for example data.test.path=FOLDER")
-    model = load_classifier(path)
-    source = open_source(config.data.test)
-    bad = list(source.bad_paths)
-    rows: list[tuple[str, float]] = []
-    found = []
-    piece = 10.0
-    for i in range(len(source)):
-        for start in np.arange(0.0, max(float(source.seconds[i]) - 0.05, 0.01), piece).tolist():
-            try:
-                waveform = torch.from_numpy(source.waveform(i, start, piece))[None]
-            except AudioError as error:
-                bad.append((source.path(i), str(error)))
-                break
-            found.append(model.probabilities(model(waveform))[0].numpy())
-            rows.append((source.path(i), start))
-    target = path.parent.parent / "predictions-new.csv"
-    if rows:
-        write_predictions(target, rows, np.stack(found), model.class_names)
-        log.info("%d rows: %s", len(rows), target)
-    for name, reason in bad:
-        log.info("skipped %s: %s", name, reason)
-    return 1 if bad else 0
-
-
-def closing_lines(found: dict[str, Any], labelled: LabelledSet, seconds: float, best: Path, folder: Path) -> str:
-    lines = []
-    for name, value in found["scores"].items():
-        low, high = found["intervals"][name]
-        lines.append(f"test {name:<10} {value:.3f}  (95 %: {low:.3f} to {high:.3f}, {found['clips']} clips)")
-    lines += [f"floor {name:<9} {value:.3f}" for name, value in found["floors"].items()]
-    rows = {"time": f"{seconds / 60:.1f} minutes", "checkpoint": best, "report": folder / "report.json",
-            "predictions": folder / "predictions.csv"}  # fmt: skip
-    return "\n".join([*lines, *(f"{name:<15} {value}" for name, value in rows.items())])

@@ -35,7 +35,7 @@ def checkpoint_to_resume(runs_folder: str, name: str, resume: str) -> Path | Non
             raise UserError(f"there is no checkpoint {resume} in {Path.cwd()}; auto takes the newest of the run")
         return Path(resume)
     starts = [Path(runs_folder, name), *Path(runs_folder).glob(f"{name}-[0-9]*")]
-    checkpoints = [path for start in starts for path in start.glob("checkpoints/*.ckpt")]
+    checkpoints = [path for start in starts for path in start.glob("**/checkpoints/*.ckpt")]
     return max(checkpoints, key=lambda path: (path.stat().st_mtime_ns, path.name == "last.ckpt"), default=None)
 
 
@@ -79,7 +79,7 @@ def start_folder(folder: Path, config: Config) -> None:
         UserError: no permission, or no room.
     """
     try:
-        (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
     except OSError as error:
         raise UserError(
