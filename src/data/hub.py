@@ -129,7 +129,7 @@ def _labels(value: Any, names: list[str] | None, separator: str | None) -> tuple
     if value is None:
         return ()
     values = value if isinstance(value, list | tuple) else [value]
-    if separator:
+    if separator and not names:
         values = [part.strip() for each in values for part in str(each).split(separator) if part.strip()]
     if names:
         return tuple(names[each] for each in values if each is not None and each >= 0)

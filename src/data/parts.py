@@ -94,6 +94,8 @@ def divide(
         UserError: no such fold, an empty part.
     """
     notes = list(labelled.notes)
+    if folds is None and tested is not None:
+        raise UserError(f"classify.test_fold={tested}, but the set has no folds; set it to null, or give clips a fold")
     if folds is not None:
         parts = _by_fold(folds, tested if tested is not None else min(folds), notes)
     else:

@@ -26,8 +26,8 @@ def describe(labelled: LabelledSet) -> str:
     kind = "several a clip" if labelled.multi else "one a clip"
     lines = [f"{parts} clips; {len(labelled.class_names)} classes ({kind}): {', '.join(labelled.class_names[:20])}"]
     if labelled.bad:
-        examples = "; ".join(f"{path}: {reason}" for path, reason in labelled.bad[:3])
-        lines.append(f"{len(labelled.bad)} unreadable clips left out ({examples})")
+        path, reason = labelled.bad[0]
+        lines.append(f"{len(labelled.bad)} unreadable clips left out, {path} for one: {reason} (all in skipped.csv)")
     return "\n".join([*lines, *(f"note: {note}" for note in labelled.notes)])
 
 

@@ -61,6 +61,8 @@ def fit_classifier(config: Config, resume: str | None = None) -> int:
     if getattr(rank_zero_only, "rank", 0) == 0:  # the other processes learn the folder when training begins
         start_folder(folder, config)
         log_to(folder / "log.txt")
+        if labelled.bad:
+            write_skipped(labelled.bad, folder / "skipped.csv")
     log.info("\n%s\n", describe(sets[0]))
     embeddings = embed(first, labelled.clips) if classify.method == "linear" else None
     known = Known(embeddings, mel_rows(labelled.clips) if len(labelled.clips) <= _MOST_MEASURED else None)
@@ -210,6 +212,11 @@ def make_module(config: Config, model: AudioClassifier, labelled: LabelledSet, b
     counts = torch.from_numpy(labelled.parts["train"].targets.sum(0))
     clips_per_step = clips * settings.accumulate
     return AudioClassification(model, classify, config.optimizer, counts, clips_per_step, settings.steps, config.seed)
+
+
+def write_skipped(bad: list[tuple[str, str]], file: Path) -> None:
+    with open(file, "w", newline="", encoding="utf-8") as opened:
+        csv.writer(opened).writerows([("name", "reason"), *bad])
 
 
 def write_splits(labelled: LabelledSet, file: Path) -> None:
