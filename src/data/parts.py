@@ -16,6 +16,7 @@ from src.errors import UserError
 
 PARTS = ("train", "valid", "test")
 _SHARES = (0.7, 0.15, 0.15)
+_FEW = 30  # clips of a test part whose accuracy is off by a tenth or so
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,8 @@ def divide(
             raise UserError(f"no clip is left for {name}; the set has {len(parts)} labelled clips, give it more")
         divided[name] = LabelledPart([labelled.clips[row] for row in rows], rows, targets[rows])
     notes += _odd_classes(divided, labelled.class_names)
+    if folds is None and len(divided["test"]) < _FEW:
+        notes.append(f"test has {len(divided['test'])} clips, few to go by; configs/classify/kfold.yaml tests them all")
     return LabelledSet(divided, labelled.class_names, labelled.multi, labelled.bad, notes)
 
 
