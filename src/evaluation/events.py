@@ -45,38 +45,32 @@ def event_report(
     hop_seconds: float,
     class_names: Sequence[str],
 ) -> dict[str, Any]:
-    """Plain values as `src.evaluation.report` gives; the rows of the classes count tokens. Args: as `event_scores`."""
-    found, spread = event_scores(truth, probabilities, targets, hop_seconds, class_names)
-    every, said = np.concatenate(targets) > 0, np.concatenate(probabilities) >= 0.5
-    return {
-        "clips": len(truth),
-        "scores": found,
-        "intervals": spread,
-        "unit": "tokens of 40 ms",
-        "classes": class_rows(every, said, list(class_names)),
-    }
+    """Plain values as `src.evaluation.report` gives; the rows of the classes count tokens.
 
-
-def event_scores(
-    truth: Sequence[Sequence[tuple[float, float, str]]],
-    probabilities: Sequence[np.ndarray],
-    targets: Sequence[np.ndarray],
-    hop_seconds: float,
-    class_names: Sequence[str],
-) -> tuple[dict[str, float], dict[str, list[float]]]:
-    """Scores, and their 95 % intervals over resampled clips where clips can be resampled.
+    Scores: map, mean average precision of tokens; onset_f1, of events whose onset is met within 200 ms (mir_eval's
+    matching), macro F1 over classes that occur, with a 95 % interval over resampled clips.
 
     Args:
         truth: events (onset, offset, label) of each clip. probabilities, targets: (N, C) of each clip's tokens.
-
-    Returns:
-        map: mean average precision of tokens. onset_f1: events whose onset is met within 200 ms (mir_eval's matching),
-        macro F1 over classes that occur.
     """
     every, chance = np.concatenate(targets) > 0, np.concatenate(probabilities)
     there = every.any(0)
-    precision = float(average_precision_score(every[:, there], chance[:, there], average="macro"))
-    counts = np.zeros((len(truth), len(class_names), 3))  # matched, true, found
+    precision = average_precision_score(every[:, there], chance[:, there], average="macro")
+    counts = _onset_counts(truth, probabilities, hop_seconds, class_names)
+    random = np.random.default_rng(0)
+    draws = [_macro_f1(counts[random.integers(len(counts), size=len(counts))].sum(0)) for _ in range(1000)]
+    return {
+        "clips": len(truth),
+        "scores": {"map": float(precision), "onset_f1": _macro_f1(counts.sum(0))},
+        "intervals": {"onset_f1": [float(value) for value in np.percentile(draws, [2.5, 97.5])]},
+        "unit": "tokens of 40 ms",
+        "classes": class_rows(every, chance >= 0.5, list(class_names)),
+    }
+
+
+def _onset_counts(truth, probabilities, hop_seconds: float, class_names: Sequence[str]) -> np.ndarray:
+    """(n, C, 3): onsets that were met, true ones, found ones, of each clip and class."""
+    counts = np.zeros((len(truth), len(class_names), 3))
     for clip, (events, row) in enumerate(zip(truth, probabilities, strict=True)):
         found = find_events(row, hop_seconds, class_names)
         for c, name in enumerate(class_names):
@@ -84,10 +78,7 @@ def event_scores(
             said = np.array([event.onset for event in found if event.label == name])
             matched = len(mir_eval.util.match_events(true, said, COLLAR_SECONDS)) if len(true) and len(said) else 0
             counts[clip, c] = matched, len(true), len(said)
-    random = np.random.default_rng(0)
-    draws = [_macro_f1(counts[random.integers(len(counts), size=len(counts))].sum(0)) for _ in range(1000)]
-    low, high = np.percentile(draws, [2.5, 97.5])
-    return {"map": precision, "onset_f1": _macro_f1(counts.sum(0))}, {"onset_f1": [float(low), float(high)]}
+    return counts
 
 
 def _macro_f1(counts: np.ndarray) -> float:
