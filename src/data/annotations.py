@@ -105,7 +105,9 @@ def read_csv(file: Path, names: Iterable[str]) -> dict[str, Annotation]:
         before = found.get(name, annotation)
         if annotation.events and before[1:4] == annotation[1:4]:
             labels = tuple(dict.fromkeys((*before.labels, *labels)))
-            annotation = annotation._replace(labels=labels, events=tuple({*before.events, *annotation.events}))
+            annotation = annotation._replace(
+                labels=labels, events=tuple(dict.fromkeys((*before.events, *annotation.events)))
+            )
         elif before != annotation:
             raise UserError(
                 f"{file}, line {line}: {name} has another label, split or fold in line {lines[name]}; "

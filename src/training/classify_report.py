@@ -88,6 +88,8 @@ def pooled_report(
     whole["folds"] = of_folds
     whole["mean"] = {name: float(each.mean()) for name, each in values.items()}
     whole["deviation"] = {name: float(each.std(ddof=1)) for name, each in values.items()}
+    if set(values) != set(whole["scores"]):  # of events: the pooled numbers are of whole clips
+        whole["scores"], whole["intervals"] = whole["mean"], {}
     floors_of = found[0]["floors"]
     whole["floors"] = {name: float(np.mean([each["floors"][name] for each in found])) for name in floors_of}
     whole["notes"] = [f"{len(folds)} folds, each tested once, the next one for validation; floors are their mean"]

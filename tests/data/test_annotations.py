@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from src.config import SourceConfig
-from src.data.annotations import Annotation, find_annotations, read_csv
+from src.data.annotations import Annotation, Event, find_annotations, read_csv
 from src.data.sources import open_source
 from src.data.splits import assign_parts
 from src.errors import UserError
@@ -44,6 +44,15 @@ def test_splits_folds_and_groups(tmp_path):
     assert found["sub/c.wav"] == Annotation(("cat",), "valid", 10, "y")
 
 
+def test_events_of_a_file_stand_in_rows_of_their_own(tmp_path):
+    file = tmp_path / "labels.csv"
+    file.write_text("filename,onset,offset,label\na.wav,0.5,1,dog\na.wav,2,3,cat\na.wav,0.5,1,dog\nb.wav,0,1,cat\n")
+    found = read_csv(file, NAMES)
+    assert found["a.wav"].labels == ("dog", "cat") and len(found["a.wav"].events) == 2
+    assert set(found["a.wav"].events) == {Event(0.5, 1.0, "dog"), Event(2.0, 3.0, "cat")}
+    assert found["b.wav"].events == (Event(0.0, 1.0, "cat"),)
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -54,6 +63,13 @@ def test_splits_folds_and_groups(tmp_path):
         ("filename,label,fold\na.wav,dog,one\n", "line 2: fold one is not a number"),
         ("filename,label,split\na.wav,dog,train\nb.wav,dog,\n", r"line 3: b\.wav has no split, other rows have one"),
         ("name,label\na.wav,dog\n", "has no column filename; its first line says name, label"),
+        ("filename,onset,offset,label\na.wav,0,1,dog\na.wav,2,1.5,cat\n", r"line 3: the event goes from 2 to 1\.5 s"),
+        ("filename,onset,offset,label\na.wav,0,,dog\n", "line 2: onset and offset are not both numbers"),
+        ("filename,onset,label\na.wav,0,dog\n", "line 2: onset and offset are not both numbers"),
+        (
+            "filename,onset,offset,label,split\na.wav,0,1,dog,train\na.wav,2,3,dog,test\n",
+            r"line 3: a\.wav has another label, split or fold in line 2",
+        ),
         ("filename,label\n", "has no rows"),
         ("", "has no rows"),
     ],

@@ -175,6 +175,8 @@ def test_events_are_found_in_time(place, tmp_path, method):
     name = f"events-{method}"
     overrides = ["classify.level=frame", f"classify.method={method}", f"data.path={sounds}", f"name={name}"]
     epochs = {"linear": 150, "finetune": 2}[method]
+    if method == "finetune":
+        overrides.append("classify.folds=3")
     faster = [f"classify.epochs={epochs}", "optimizer.weight_decay=0.01", "optimizer.learning_rate=0.1"]
     assert fit(place, "linear", *overrides, *faster) == 0
     run = place / "runs" / name
