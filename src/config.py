@@ -160,7 +160,7 @@ class AugmentConfig:
 @dataclass
 class ClassifyConfig:
     method: Literal["linear", "finetune", "probe_then_finetune"] = "linear"
-    """Train the head on a frozen encoder; all of it; or the head first and all after unfreeze_epoch."""
+    """Train the head on a frozen encoder; all of it; or the head first, by logistic regression, and then all of it."""
     level: Literal["clip", "frame"] = "clip"
     """One answer a clip; or one each 40 ms, learnt from events (onset and offset in labels.csv)."""
     task: Literal["auto", "single", "multi"] = "auto"
@@ -171,8 +171,6 @@ class ClassifyConfig:
     """How the tokens of a clip become one embedding."""
     epochs: int = 30
     """Passes over the training clips."""
-    unfreeze_epoch: int = 5
-    """probe_then_finetune: the epoch from which the encoder learns too."""
     layer_decay: float = 0.75
     """Each block learns this much slower than the one above it; 1 treats all alike."""
     label_smoothing: float = 0.0

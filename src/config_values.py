@@ -36,8 +36,7 @@ def check_values(config: Config) -> None:
         raise UserError(f"set data.batch_size (clips) or data.batch_seconds (seconds), one of them: {found}")
     _between("data.batch_size", data.batch_size or 1, 1, 2**31)
     if (classify := config.classify) is not None:
-        for key in ("epochs", "unfreeze_epoch"):
-            _between(f"classify.{key}", getattr(classify, key), 1, 10**6)
+        _between("classify.epochs", classify.epochs, 1, 10**6)
         for key in ("lora_rank", "folds"):
             if (value := getattr(classify, key)) is not None:
                 _between(f"classify.{key}", value, {"lora_rank": 1, "folds": 3}[key], 10**4)

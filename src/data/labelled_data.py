@@ -150,12 +150,14 @@ class EmbeddedClips(Dataset):
 
 
 def _truth(part: LabelledPart, i: int, columns: dict[str, int], start: float = 0.0) -> dict[str, Any]:
-    events = [(e.onset - start, e.offset - start, columns[e.label]) for e in part.events(i)]
-    return {
-        "target": torch.from_numpy(part.targets[i]),
-        "index": torch.tensor(i),
-        "events": torch.tensor(events, dtype=torch.float32).reshape(-1, 3),
-    }
+    events = events_of(part, i, columns) - torch.tensor([start, start, 0.0])
+    return {"target": torch.from_numpy(part.targets[i]), "index": torch.tensor(i), "events": events}
+
+
+def events_of(part: LabelledPart, i: int, columns: dict[str, int]) -> Tensor:
+    """(E, 3): onset and offset in seconds, place of the class."""
+    rows = [(event.onset, event.offset, columns[event.label]) for event in part.events(i)]
+    return torch.tensor(rows, dtype=torch.float32).reshape(-1, 3)
 
 
 def collate_clips(clips: list[dict[str, Any] | None]) -> dict[str, Any]:

@@ -36,7 +36,7 @@ class Standardise(nn.Module):
 
 
 def make_head(embed_dim: int, pooling: Pooling | None, num_classes: int) -> nn.Sequential:
-    """Its linear layer begins at zero: all classes alike. pooling: None reads tokens."""
+    """`Standardise`, and a linear layer that begins at zero: all classes alike. pooling: None reads tokens."""
     width = embed_dim * (2 if pooling in ("mean_std", "mean_max") else 1)
     linear = nn.Linear(width, num_classes)
     for parameter in linear.parameters():

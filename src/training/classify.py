@@ -58,22 +58,14 @@ class AudioClassification(L.LightningModule):
             masks = SpecAugment(augmented.mask_bands, augmented.mask_frames)
             self.masks = masks
             model.encoder.init_bn.register_forward_hook(lambda module, inputs, output: masks(output))
-        self.learning = [parameter for parameter in model.encoder.parameters() if parameter.requires_grad]
+        if config.method == "linear":
+            model.encoder.requires_grad_(False)
         self.metrics = make_metrics(model.multi, len(class_counts))
         self.losses = nn.ModuleDict({"val": MeanMetric(), "test": MeanMetric()})
         self.predictions: dict[int, tuple[Tensor, Tensor]] = {}
 
-    @property
-    def frozen(self) -> bool:
-        """Whether the encoder only reads."""
-        if self.config.method == "probe_then_finetune":
-            return self.current_epoch < self.config.unfreeze_epoch
-        return self.config.method == "linear"
-
     def on_train_epoch_start(self) -> None:
-        for parameter in self.learning:
-            parameter.requires_grad_(not self.frozen)
-        if self.frozen:
+        if self.config.method == "linear":
             self.model.encoder.eval()
         self.model.encoder.init_bn.eval()  # its statistics are those of pretraining; a small batch would spoil them
 

@@ -12,20 +12,21 @@ import numpy as np
 import torch
 import wandb
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
-from torch import Tensor
+from torch import Tensor, nn
 
 from src.checkpoint import load_classifier, load_encoder
-from src.config import Config
+from src.config import ClassifyConfig, Config
 from src.data.labelled import LabelledClips, read_labelled
-from src.data.labelled_data import LabelledData
+from src.data.labelled_data import LabelledData, events_of
 from src.data.parts import LabelledPart, LabelledSet, divide, find_folds
 from src.errors import UserError
 from src.evaluation.embeddings import calibrate_norm
-from src.models.classifier import AudioClassifier
+from src.evaluation.linear import fit_linear
+from src.models.classifier import AudioClassifier, Standardise
 from src.models.sizes import create_encoder
 from src.models.vit import AudioViT
 from src.training.callbacks.checkpoints import AtomicCheckpointIO, Checkpoints
-from src.training.classify import AudioClassification
+from src.training.classify import AudioClassification, frame_targets
 from src.training.classify_report import describe, pooled_report, write_report
 from src.training.features import embed, mel_rows, read
 from src.training.lora import add_adapters, remove_adapters
@@ -99,7 +100,7 @@ def train_part(config: Config, labelled: LabelledSet, known: Known, folder: Path
     if not last_there:
         train = labelled.parts["train"]
         embedded = data.embeddings["train"] if data.embeddings else embed(model, train.clips)
-        model.head[0].fit(torch.cat(embedded) if model.pooling is None else torch.stack(embedded))  # type: ignore[operator]
+        start_head(model, train, embedded, classify)
     if classify.lora_rank:
         add_adapters(model.encoder, classify.lora_rank, config.seed)
     module = make_module(config, model, labelled, data.batch_size)
@@ -200,6 +201,28 @@ def read_some(part: LabelledPart, most: int) -> list[np.ndarray]:
     """Up to `most` clips, evenly over the part, 10 s of each at most."""
     chosen = np.linspace(0, len(part) - 1, min(most, len(part))).astype(int).tolist()
     return [read(part.clips[i], 10.0) for i in chosen]
+
+
+def start_head(model: AudioClassifier, train: LabelledPart, embedded: list[Tensor], classify: ClassifyConfig) -> None:
+    """Standardise by the train embeddings; for probe_then_finetune set the linear layer by logistic regression."""
+    standardise, linear = model.head
+    assert isinstance(standardise, Standardise) and isinstance(linear, nn.Linear)
+    rows = torch.cat(embedded) if model.pooling is None else torch.stack(embedded)
+    standardise.fit(rows)
+    if classify.method != "probe_then_finetune":
+        return
+    targets = train.targets
+    if model.pooling is None:
+        columns = {name: number for number, name in enumerate(model.class_names)}
+        targets = np.concatenate([
+            frame_targets(events_of(train, i, columns)[None], model.encoder.token_times(len(tokens)), len(columns))[0]
+            for i, tokens in enumerate(embedded)
+        ])  # fmt: skip
+    scaled = ((rows - standardise.mean.cpu()) / standardise.deviation.cpu()).numpy()
+    weight, bias = fit_linear(scaled, targets, model.multi, classify.balanced is not None)
+    with torch.no_grad():
+        linear.weight.copy_(torch.from_numpy(weight))
+        linear.bias.copy_(torch.from_numpy(bias))
 
 
 def make_module(config: Config, model: AudioClassifier, labelled: LabelledSet, batch_size: int) -> AudioClassification:

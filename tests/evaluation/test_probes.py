@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
 from src.evaluation.embeddings import batches_by_length, calibrate_norm, embed_clips, mel_statistics
 from src.evaluation.knn import knn_accuracy
-from src.evaluation.linear import linear_accuracy
+from src.evaluation.linear import STRENGTHS, fit_linear, linear_accuracy
 from src.evaluation.probes import effective_rank, majority_accuracy, probe
 from src.models import create_encoder
 
@@ -91,3 +92,30 @@ def test_calibration_gives_the_statistics_of_the_clips_and_leaves_weights_alone(
     bands = np.concatenate([encoder.log_mel(torch.from_numpy(w)[None])[0][0].numpy() for w in waveforms], axis=1)
     np.testing.assert_allclose(encoder.init_bn.running_mean.numpy(), bands.mean(1), atol=1e-3)
     assert all(torch.equal(value, before[name]) for name, value in encoder.named_parameters())
+
+
+@pytest.mark.parametrize("num_classes", [2, 4])
+def test_the_weights_of_logistic_regression_say_what_scikit_learn_says(num_classes):
+    random = np.random.default_rng(0)
+    labels = random.integers(num_classes, size=200)
+    rows = random.normal(size=(200, 8)) + 2 * np.eye(num_classes, 8)[labels]
+    targets = np.eye(num_classes + 1)[labels]  # the last class has no row
+    weight, bias = fit_linear(rows, targets, multi=False)
+    logits = rows @ weight.T + bias
+    assert (logits.argmax(1) == labels).mean() > 0.8 and (logits.argmax(1) < num_classes).all()
+    chances = []
+    for strength in STRENGTHS:
+        fitted = LogisticRegression(C=strength, max_iter=100).fit(rows, labels)
+        chances.append(fitted.predict_proba(rows))
+    mine = np.exp(logits - logits.max(1, keepdims=True))[:, :num_classes]
+    mine /= mine.sum(1, keepdims=True)
+    assert min(np.abs(mine - theirs).max() for theirs in chances) < 1e-4
+
+
+def test_several_classes_a_row_are_a_regression_each():
+    random = np.random.default_rng(0)
+    rows = random.normal(size=(300, 6))
+    targets = np.stack([rows[:, 0] > 0, rows[:, 1] > 1, np.ones(300), np.zeros(300)], 1).astype(float)
+    weight, bias = fit_linear(rows, targets, multi=True)
+    said = rows @ weight.T + bias > 0
+    assert ((said == targets).mean(0) > [0.9, 0.9, 0.99, 0.99]).all()

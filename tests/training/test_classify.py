@@ -104,7 +104,7 @@ def test_predict_new_audio_long_files_as_a_timeline(linear, place, capsys):
 
 @pytest.mark.parametrize("preset", ["linear", "finetune"])
 def test_frozen_stays_frozen_and_fine_tuning_moves_all(place, preset):
-    assert fit(place, preset, f"name=moved-{preset}", "classify.unfreeze_epoch=1") == 0
+    assert fit(place, preset, f"name=moved-{preset}") == 0
     state = torch.load(next((place / f"runs/moved-{preset}/checkpoints").glob("last.ckpt")), weights_only=True)[
         "state_dict"
     ]

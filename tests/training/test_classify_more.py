@@ -101,7 +101,7 @@ def test_one_process_measures_as_two_do_on_an_uneven_set(place):
 
 def test_a_resumed_run_ends_as_if_it_had_not_stopped(place):
     """Crops, order, augmentation and schedule go on where they were."""
-    crop = ["data.crop_seconds=0.4", "classify.unfreeze_epoch=1", "classify.epochs=3"]
+    crop = ["data.crop_seconds=0.4", "classify.epochs=3"]
     assert fit(place, "finetune", "name=whole", *crop) == 0
 
     class Stop(Exception):
@@ -129,9 +129,16 @@ def test_a_resumed_run_ends_as_if_it_had_not_stopped(place):
     assert not (place / "runs/cut-2").exists()
 
 
+def test_fine_tuning_begins_at_the_probe(place):
+    """With nothing learnt after it, the two pitches are told apart."""
+    assert fit(place, "finetune", "name=begin", "optimizer.learning_rate=0", "classify.epochs=1") == 0
+    begun = json.loads((place / "runs/begin/report.json").read_text())
+    assert begun["scores"]["accuracy"] > 0.8
+
+
 def test_adapters_learn_in_place_of_the_encoder_and_end_in_its_weights(place):
     pytest.importorskip("peft")
-    lora = ["classify.lora_rank=2", "classify.unfreeze_epoch=1", "optimizer.learning_rate=0.1"]
+    lora = ["classify.lora_rank=2", "optimizer.learning_rate=0.1"]
     assert fit(place, "finetune", "name=lora", *lora) == 0
     before = load_encoder(place / "encoder").state_dict()
     after = load_classifier(place / "runs/lora").encoder.state_dict()
@@ -144,7 +151,7 @@ def test_adapters_learn_in_place_of_the_encoder_and_end_in_its_weights(place):
 
 def test_adapters_go_on_after_a_stop(place):
     pytest.importorskip("peft")
-    lora = ["classify.lora_rank=2", "classify.unfreeze_epoch=1"]
+    lora = ["classify.lora_rank=2"]
     assert fit(place, "finetune", "name=lora-on", *lora) == 0
     checkpoint = place / "runs/lora-on/checkpoints/last.ckpt"
     more = [*command(place, "finetune", "name=lora-on", *lora), "classify.epochs=3", "--resume", str(checkpoint)]
@@ -230,8 +237,7 @@ CLASSIFY_CHANGES = {
     "method": "finetune", "level": "frame", "task": "multi", "layer": "1", "pooling": "mean_std", "epochs": "3",
     "label_smoothing": "0.2", "balanced": "sampling", "test_fold": "7", "folds": "3",
 }  # fmt: skip
-FINETUNE_CHANGES = {
-    "unfreeze_epoch": "2", "layer_decay": "0.5", "lora_rank": "2", "balanced": "weights", "augment.gain_db": "0",
+FINETUNE_CHANGES = { "layer_decay": "0.5", "lora_rank": "2", "balanced": "weights", "augment.gain_db": "0",
     "augment.shift_seconds": "0", "augment.noise_db": "10", "augment.mixup": "0.4", "augment.mask_bands": "0",
     "augment.mask_frames": "0",
 }  # fmt: skip
@@ -243,7 +249,7 @@ def outcome(place, preset, *overrides) -> str:
     with pytest.MonkeyPatch.context() as patch:
         said: list[str] = []
         patch.setattr("sys.stderr.write", said.append)
-        status = fit(place, preset, f"name={name}", "classify.unfreeze_epoch=1", *overrides)
+        status = fit(place, preset, f"name={name}", *overrides)
     if status:
         return "".join(said)
     run = place / "runs" / name
