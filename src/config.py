@@ -85,6 +85,8 @@ class DataConfig:
     """Seconds of padded audio a batch and process; set this or batch_size."""
     window_clips: int = 4096
     """Crops that are shuffled and sorted into length buckets together."""
+    resample: bool = False
+    """Draw clips with replacement, as the official code does; false takes each once an epoch."""
     gain_db: float | None = None
     """Each crop is made louder or softer by up to this many dB; null leaves the level alone."""
     num_workers: int = 0
@@ -92,7 +94,7 @@ class DataConfig:
     cache_gigabytes: float = 4.0
     """A set that fits is decoded once into a 16-bit cache of at most this size; 0 turns the cache off."""
     max_bad_share: float = 0.1
-    """Largest share of unreadable clips before the run stops; 0 to 1."""
+    """Largest share of unreadable clips, and of shards, before the run stops; 0 to 1."""
 
 
 @dataclass

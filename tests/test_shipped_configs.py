@@ -11,6 +11,7 @@ from lightning.pytorch.loggers import WandbLogger
 from src.config import Config
 from src.config_files import describe_keys, load_config, to_yaml
 from src.data.datamodule import PretrainData
+from src.data.storage import expand_ranges
 from src.errors import UserError
 from src.training.pretrain import Pretraining
 from src.training.run import (
@@ -64,8 +65,14 @@ def test_the_papers_presets_keep_its_values(size):
 @pytest.mark.parametrize("file", FRAGMENTS, ids=str)
 def test_a_fragment_goes_on_top_of_an_experiment(file):
     config = load_config(["configs/pretrain/tiny.yaml", str(file)], ["data.path=/my/audio"])
-    expected = "data/demo" if file.stem == "demo" else "/my/audio"
-    assert [source.path for source in config.data.sources] == [expected]
+    if file.stem == "dasheng_mix":  # shards of the public code's configuration
+        counts = [len(expand_ranges(source.path)) for source in config.data.sources]
+        assert counts == [source.weight for source in config.data.sources] == [1824, 191, 18, 56]
+        assert all(source.path.startswith("/my/audio/") for source in config.data.sources)
+        PretrainData(config.data)  # weights are possible
+    else:
+        expected = "data/demo" if file.stem == "demo" else "/my/audio"
+        assert [source.path for source in config.data.sources] == [expected]
     if file.stem != "demo":
         with pytest.raises(UserError, match=r"data.*path is not set"):
             load_config(["configs/pretrain/tiny.yaml", str(file)], [])
@@ -90,7 +97,7 @@ CHANGES = {
     "model.init_from": "no-such-encoder.pt", "model.layer_scale": "0.1",
     "model.gradient_checkpointing": "true", "objective.mask_ratio": "0.5",
     "objective.mask_group": "3", "data.path": "x", "data.validation": "null", "data.test": "null",
-    "data.crop_seconds": "0.7", "data.pad_to_crop": "true", "data.batch_size": "8", "data.window_clips": "32",
+    "data.crop_seconds": "0.7", "data.pad_to_crop": "true", "data.batch_size": "8", "data.window_clips": "32", "data.resample": "true",
     "data.gain_db": "6", "data.num_workers": "1", "data.cache_gigabytes": "0", "data.max_bad_share": "0.3",
     "optimizer.learning_rate": "1e-3", "optimizer.weight_decay": "0.2", "optimizer.betas": "[0.8, 0.99]",
     "optimizer.warmup_steps": "5", "optimizer.final_share": "0.5", "optimizer.gradient_clip": "0.5",

@@ -4,7 +4,7 @@ import csv
 import os
 import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from src.data.annotations import find_annotations
@@ -43,9 +43,8 @@ def list_clips(inputs: Sequence[str]) -> list[Clip]:
     used: set[str] = set()
     named = []
     for clip in clips:
-        stem, suffix = os.path.splitext(clip.name)
-        folder, _, stem = stem.rpartition("/")
-        stem = f"{folder}/" * bool(folder) + stem.replace(".", "_")
+        name = PurePosixPath(clip.name)
+        stem, suffix = str(name.with_name(name.stem.replace(".", "_"))), name.suffix
         key, number = stem, 1
         while key in used:
             key, number = f"{stem}-{number}", number + 1

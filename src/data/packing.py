@@ -16,7 +16,7 @@ import tarfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import fsspec
@@ -102,7 +102,7 @@ def plan_shards(clips: Sequence[Clip], folder: Path, shard_bytes: float) -> list
     room = 0.0
     for clip in clips:
         try:
-            stat = os.stat(clip.path)
+            stat = Path(clip.path).stat()
             size, changed = stat.st_size, stat.st_mtime_ns
         except OSError:  # it is left out, with the reason, when its shard is written
             size, changed = 0, 0
@@ -154,7 +154,7 @@ def _pack_shard(shard: _Shard, check: bool) -> Packed:
                 offset = _add(tar, clip.name, data)
                 rows.append({"name": clip.name, "offset": offset, "size": len(data), **measures, **clip.columns})
                 if clip.columns:
-                    _add(tar, f"{os.path.splitext(clip.name)[0]}.json", json.dumps(clip.columns).encode())
+                    _add(tar, str(PurePosixPath(clip.name).with_suffix(".json")), json.dumps(clip.columns).encode())
         table = _table(rows, dict.fromkeys(column for clip in shard.clips for column in clip.columns))
         _write_index(table, str(shard.path), {"stamp": shard.stamp, "skipped": skipped})
         os.replace(partial_file, shard.path)

@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -148,7 +148,7 @@ def _write(shards: list[str], folder: Path) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _write_columns(shards: list[str], files: dict[str, BinaryIO]) -> dict[str, Any]:
+def _write_columns(shards: list[str], files: Mapping[str, BinaryIO]) -> dict[str, Any]:
     about: dict[str, Any] = {"shards": [], "ends": [], "missing": [], "bad": [], "ask_again": False}
     num_clips = num_letters = 0
     for shard, rows in _read_rows(shards):

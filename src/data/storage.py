@@ -27,27 +27,29 @@ def expand_shards(pattern: str) -> list[str]:
     Raises:
         UserError: none is there; a protocol that is unknown or whose package is not installed.
     """
-    match = _RANGE.search(pattern)
-    if match:
-        first, last = match.groups()
-        numbers = range(int(first), int(last) + 1)
-        parts = [f"{pattern[: match.start()]}{n:0{len(first)}}{pattern[match.end() :]}" for n in numbers]
-    else:
-        parts = [pattern]
-    if match and any(_RANGE.search(part) for part in parts):
-        shards = [shard for part in parts for shard in expand_shards(part)]
-    elif "://" in pattern:
-        shards = [shard for part in parts for shard in _matching_urls(part)]
-        parts = shards  # whether they are there is seen when they are opened
+    parts = expand_ranges(pattern)
+    if "://" in pattern:  # whether they are there is seen when they are opened
+        shards = found = [shard for part in parts for shard in _matching_urls(part)]
     else:
         places = [str(Path(part).expanduser()) for part in parts]
-        found = [sorted(glob.glob(place)) for place in places]  # noqa: PTH207, Path.glob takes no absolute patterns
-        parts = [shard for each in found for shard in each]
-        shards = [shard for place, each in zip(places, found, strict=True) for shard in each or [place]]
-    if not parts:
+        matches = [sorted(glob.glob(place)) for place in places]  # noqa: PTH207, Path.glob takes no absolute patterns
+        found = [shard for each in matches for shard in each]
+        shards = [shard for place, each in zip(places, matches, strict=True) for shard in each or [place]]
+    if not found:
         where = "" if "://" in pattern else f" (looked in {Path.cwd()})"
         raise UserError(f"there is no shard {pattern}{where}; write a tar, a/*.tar or a/{{000..012}}.tar")
     return shards
+
+
+def expand_ranges(pattern: str) -> list[str]:
+    """`a{1..2}/{00..10}.tar` to all it stands for, with the zeros of the first number; what has no range as it is."""
+    match = _RANGE.search(pattern)
+    if match is None:
+        return [pattern]
+    first, last = match.groups()
+    numbers = [f"{number:0{len(first)}}" for number in range(int(first), int(last) + 1)]
+    rest = expand_ranges(pattern[match.end() :])
+    return [pattern[: match.start()] + number + end for number in numbers for end in rest]
 
 
 def _matching_urls(url: str) -> list[str]:
@@ -98,14 +100,17 @@ def patiently(read: Callable[[], _Result], remote: bool) -> _Result:
     raise AssertionError("not reached")
 
 
-def read_range(shard: str, start: int, size: int) -> bytes:
+def read_range(shard: str, start: int, size: int, patient: bool = True) -> bytes:
     """Bytes of a shard, fewer at its end.
+
+    Args:
+        patient: try again where the storage is remote.
 
     Raises:
         OSError: not there, no access, no answer.
     """
     filesystem, path = open_filesystem(shard)  # each time: a worker must not use the connections of its parent
-    return patiently(lambda: filesystem.cat_file(path, start, start + size), "://" in shard)
+    return patiently(lambda: filesystem.cat_file(path, start, start + size), patient and "://" in shard)
 
 
 def shard_stamp(shard: str) -> str:
