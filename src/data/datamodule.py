@@ -28,7 +28,8 @@ class DataFacts:
 
     num_clips, crops (of an epoch), seconds (of audio): None for a stream, whose length is not known.
     crop_seconds: mean length of a row of a batch, padding included. clips_per_batch: mean, of one process.
-    shards: tar files, None if there are none; missing_shards: those left out. overlap: validation clips that are also in train.
+    shards: tar files, None if there are none; missing_shards: those left out.
+    overlap: validation clips that are also in train.
     """
 
     num_clips: int | None

@@ -3,6 +3,7 @@
 import builtins
 import importlib
 import shutil
+from pathlib import Path
 
 import fsspec
 import numpy as np
@@ -94,7 +95,7 @@ def test_remote_reads_are_tried_again_and_what_is_not_there_is_not(pauses):
         patiently(lambda: 1 // 0, True)
     assert len(pauses) == 5
     with pytest.raises(FileNotFoundError):
-        patiently(lambda: open("nowhere"), True)
+        patiently(lambda: Path("nowhere").read_bytes(), True)
     assert len(pauses) == 5
 
 
