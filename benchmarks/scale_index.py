@@ -89,9 +89,8 @@ def measure(folder: Path) -> None:
         clips = np.random.default_rng(0).integers(0, len(source), 1000)
         for clip in clips.tolist():
             source.name(clip), source._table.place(clip)
-    print(
-        f"\n{len(source):,} clips, {hours:,.0f} hours, {order.num_crops:,} crops; rank 7 of 64, {len(first.crops)} clips"
-    )
+    print(f"\n{len(source):,} clips, {hours:,.0f} hours, {order.num_crops:,} crops; rank 7 of 64")
+    print(f"the first batch: {len(first.crops)} clips")
 
 
 def main() -> None:

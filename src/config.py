@@ -119,6 +119,8 @@ class TrainerConfig:
     """Steps between two saves of checkpoints/last.ckpt."""
     save_best: int = 2
     """Checkpoints kept for their validation loss, beside the last."""
+    skip_bad_steps: int | None = 10
+    """Leave out steps with a NaN or a jump of the loss; more than this many in a row stop the run. null: none."""
 
 
 @dataclass

@@ -35,9 +35,9 @@ def load_config(files: list[str], overrides: list[str]) -> Config:
         UserError: a file that is not there or is not YAML, an unknown key, a value of the wrong type or range.
     """
     config = merge(files, overrides)
-    for key in _keys_inside_text(OmegaConf.to_container(config)):
-        if OmegaConf.select(config, key) is None:  # the text would say None
-            raise UserError(f"{key} is not set; add {key}=VALUE to the command")
+    for unset in _keys_inside_text(OmegaConf.to_container(config)):
+        if OmegaConf.select(config, unset) is None:  # the text would say None
+            raise UserError(f"{unset} is not set; add {unset}=VALUE to the command")
     try:
         result = OmegaConf.to_object(config)
     except OmegaConfBaseException as error:

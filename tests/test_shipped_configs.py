@@ -105,6 +105,7 @@ CHANGES = {
     "trainer.steps": "50", "trainer.accumulate": "2", "trainer.devices": "2", "trainer.num_nodes": "2",
     "trainer.accelerator": "gpu", "trainer.precision": "bf16-mixed", "trainer.threads": "2",
     "trainer.log_every_steps": "7", "trainer.save_every_steps": "9", "trainer.save_best": "5",
+    "trainer.skip_bad_steps": "3",
     "check.every_steps": "10", "check.train": "null", "check.test": "null", "check.layer": "6",
     "check.pooling": "mean", "check.max_clips": "30", "tracking.wandb": "online", "tracking.project": "other",
     **{f"data.sources.N.{key}": value for key, value in SOURCE.items()},

@@ -26,8 +26,8 @@ class Request(NamedTuple):
 
 
 class Batches(Dataset):
-    """`batches[request]` is the batch: waveform (B, T), zero-padded; length (B,) samples; seed (B,); key, the names;
-    position; bad, (name, reason) of clips that could not be decoded.
+    """`batches[request]` is the batch: waveform (B, T), zero-padded; length (B,) samples; seed (B,); source (B,), as
+    the sources are numbered; key, the names; position; bad, (name, reason) of clips that could not be decoded.
 
     Args:
         sources: numbered as in the requests. pad_seconds: pad every clip with zeros that count as sound; None pads to
@@ -54,7 +54,13 @@ class Batches(Dataset):
             waveforms.append(torch.from_numpy(np.ascontiguousarray(waveform)))
             keys.append(key)
         batch = pad(waveforms, self.pad_seconds)
-        batch.update(seed=torch.from_numpy(crops.seed), key=keys, position=request.position, bad=bad)
+        batch.update(
+            seed=torch.from_numpy(crops.seed),
+            source=torch.from_numpy(crops.source),
+            key=keys,
+            position=request.position,
+            bad=bad,
+        )
         return batch
 
     def _clip(self, request: Request, row: int, bad: list[tuple[str, str]]) -> tuple[np.ndarray, str]:
