@@ -1,6 +1,7 @@
 """Crops per second on one core: our loader beside the official pipeline (webdataset, whole files, cut in order).
 
-    python -m benchmarks.loader            # about two minutes
+    python -m benchmarks.loader                     # about two minutes
+    python -m benchmarks.loader --audio my/audio    # a folder of one's own, in shards, and its long files
 
 Both read the same clips, 16 kHz mono, and give batches of 32 crops of up to 2 s; they take turns (A B A B ...), and
 what counts is the ratio of the medians. The official pipeline is the `dasheng` package's own class. It decodes with
@@ -10,6 +11,7 @@ one recording beside each other; where one crop is wanted now, and others later,
 are measured. Ours reads crops in any order, or from the decoded cache.
 """
 
+import argparse
 import io
 import itertools
 import os
@@ -31,7 +33,9 @@ from dasheng.train.audiowebdataset import Audiowebdataset_Fluid
 from benchmarks.report import machine_and_date, table
 from src.config import DataConfig, SourceConfig
 from src.data.datamodule import PretrainData
-from src.data.decode import SAMPLE_RATE, decode
+from src.data.decode import SAMPLE_RATE, decode, probe
+from src.data.manifest import list_clips
+from src.data.packing import pack
 
 DEMO = Path(__file__).parents[1] / "data" / "demo"
 CROP_SECONDS = 2.0
@@ -155,6 +159,31 @@ def make_cases(folder: Path) -> dict[str, tuple[Job, Job]]:
     return cases
 
 
+def cases_of_folder(folder: Path, root: Path) -> dict[str, tuple[Job, Job]]:
+    """All files of a folder in shards as `src.pack` writes them, and one crop of each that lasts over half a minute."""
+    clips = list_clips([str(root)])
+    _, packed = pack(clips, folder / "packed", 20e6)
+    results = list(packed)
+    samples, hours = sum(each.samples for each in results), sum(each.seconds for each in results) / 3600
+    unreadable = {path for each in results for path, _ in each.skipped}
+    files = [Path(clip.path) for clip in clips if clip.path not in unreadable]
+    write_clips(folder / "own", folder / "own.tar", [file.read_bytes() for file in files], files[0].suffix)
+    shards = SourceConfig(kind="shards", path=f"{folder}/packed/*.tar")
+    cases = {
+        f"{root.name}, {samples:,} clips, {hours:.1f} h, shards": (
+            our_epoch(shards),
+            official_epoch(folder / "own.tar"),
+        )
+    }
+    if long := [file for file in files if probe(file).seconds > 30]:
+        write_clips(folder / "long-own", folder / "long-own.tar", [file.read_bytes() for file in long], long[0].suffix)
+        ours = our_epoch(SourceConfig(kind="folder", path=str(folder / "long-own")))
+        mean = sum(probe(file).seconds for file in long) / len(long)
+        what = f"{root.name}, {len(long)} files of {mean:.0f} s, one crop of each"
+        cases[what] = (ours, official_one_crop(folder / "long-own.tar"))
+    return cases
+
+
 def crops_per_second(job: Job) -> float:
     start = time.perf_counter()
     count = job()
@@ -162,15 +191,23 @@ def crops_per_second(job: Job) -> float:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--audio", type=Path, metavar="FOLDER", help="measure these files instead of the demo's")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="after one to warm up; the median counts")
+    options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", module="webdataset")
     print(machine_and_date(), "\n")
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         os.environ["AUDIO_ENCODER_CACHE"] = str(Path(folder) / "cache")
-        for name, pair in make_cases(Path(folder)).items():
-            speeds = [[crops_per_second(job) for job in pair] for _ in range(ROUNDS + 1)][1:]  # the first one warms
-            ours, official = (statistics.median(column) for column in zip(*speeds, strict=True))
+        made = Path(folder)
+        cases = cases_of_folder(made, options.audio) if options.audio else make_cases(made)
+        for name, pair in cases.items():
+            speeds = [[crops_per_second(job) for job in pair] for _ in range(options.rounds + 1)][
+                1:
+            ]  # the first one warms
+            ours, official = (statistics.median(column) for column in zip(*speeds[1:], strict=True))
             rows.append([name, f"{ours:,.0f}", f"{official:,.0f}", f"{ours / official:.2f}"])
     print(table(["clips", "ours, crops/s", "official, crops/s", "ratio"], rows))
 

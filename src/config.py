@@ -91,6 +91,8 @@ class DataConfig:
     """Seconds of padded audio a batch and process; set this or batch_size."""
     window_clips: int = 4096
     """Crops that are shuffled and sorted into length buckets together."""
+    resample: bool = False
+    """Draw clips with replacement, as the official code does; false takes each once an epoch."""
     gain_db: float | None = None
     """Each crop is made louder or softer by up to this many dB; null leaves the level alone."""
     num_workers: int = 0
@@ -98,7 +100,7 @@ class DataConfig:
     cache_gigabytes: float = 4.0
     """A set that fits is decoded once into a 16-bit cache of at most this size; 0 turns the cache off."""
     max_bad_share: float = 0.1
-    """Largest share of unreadable clips before the run stops; 0 to 1."""
+    """Largest share of unreadable clips, and of shards, before the run stops; 0 to 1."""
 
 
 @dataclass
@@ -123,6 +125,8 @@ class TrainerConfig:
     """Steps between two saves of checkpoints/last.ckpt."""
     save_best: int = 2
     """Checkpoints kept for their validation loss, beside the last."""
+    skip_bad_steps: int | None = 10
+    """Leave out steps with a NaN or a jump of the loss; more than this many in a row stop the run. null: none."""
 
 
 @dataclass

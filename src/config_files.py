@@ -6,6 +6,7 @@ import inspect
 import itertools
 import re
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -34,6 +35,9 @@ def load_config(files: list[str], overrides: list[str]) -> Config:
         UserError: a file that is not there or is not YAML, an unknown key, a value of the wrong type or range.
     """
     config = merge(files, overrides)
+    for unset in _keys_inside_text(OmegaConf.to_container(config)):
+        if OmegaConf.select(config, unset) is None:  # the text would say None
+            raise UserError(f"{unset} is not set; add {unset}=VALUE to the command")
     try:
         result = OmegaConf.to_object(config)
     except OmegaConfBaseException as error:
@@ -45,6 +49,16 @@ def load_config(files: list[str], overrides: list[str]) -> Config:
     assert isinstance(result, Config)
     check_values(result)
     return result
+
+
+def _keys_inside_text(values: Any) -> list[str]:
+    """Keys of `${...}` that are a part of a longer text."""
+    if isinstance(values, dict | list):
+        inner = values.values() if isinstance(values, dict) else values
+        return [key for value in inner for key in _keys_inside_text(value)]
+    if not isinstance(values, str) or re.fullmatch(r"\$\{[\w.]+\}", values):
+        return []
+    return re.findall(r"\$\{([\w.]+)\}", values)
 
 
 def merge(files: list[str], overrides: list[str]) -> DictConfig:

@@ -23,6 +23,7 @@ def check_values(config: Config) -> None:
     _between("optimizer.final_share", optimizer.final_share, 0.0, 1.0)
     for key in ("steps", "accumulate", "devices", "num_nodes", "log_every_steps", "save_every_steps"):
         _between(f"trainer.{key}", getattr(trainer, key), 1, 2**62)
+    _between("trainer.skip_bad_steps", trainer.skip_bad_steps or 0, 0, 2**31)
     _between("check.every_steps", config.check.every_steps, 1, 2**62)
     if len(optimizer.betas) != 2:
         raise UserError(f"optimizer.betas={optimizer.betas} has {len(optimizer.betas)} numbers; AdamW takes two")

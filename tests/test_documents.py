@@ -30,7 +30,7 @@ def test_a_command_of_the_readme_is_understood(command):
     assert config.data.sources
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if re.match(r"python -m src\.(embed|export|search)", c)])
+@pytest.mark.parametrize("command", [c for c in COMMANDS if re.match(r"python -m src\.(embed|export|pack|search)", c)])
 def test_another_command_of_the_readme_is_understood(command):
     _, _, module, *arguments = shlex.split(command, comments=True)
     importlib.import_module(module).parse(arguments)

@@ -11,6 +11,7 @@ from src.data.order import Crops, uniform
 from src.data.sources import Source
 
 MOST_TRIES = 100  # clips tried in place of an unreadable one
+_NEIGHBOURS = 10  # of them lie beside it; the others anywhere, for a whole shard may be gone
 
 
 class Request(NamedTuple):
@@ -25,8 +26,8 @@ class Request(NamedTuple):
 
 
 class Batches(Dataset):
-    """`batches[request]` is the batch: waveform (B, T), zero-padded; length (B,) samples; seed (B,); key, the names;
-    position; bad, (name, reason) of clips that could not be decoded.
+    """`batches[request]` is the batch: waveform (B, T), zero-padded; length (B,) samples; seed (B,); source (B,), as
+    the sources are numbered; key, the names; position; bad, (name, reason) of clips that could not be decoded.
 
     Args:
         sources: numbered as in the requests. pad_seconds: pad every clip with zeros that count as sound; None pads to
@@ -53,7 +54,13 @@ class Batches(Dataset):
             waveforms.append(torch.from_numpy(np.ascontiguousarray(waveform)))
             keys.append(key)
         batch = pad(waveforms, self.pad_seconds)
-        batch.update(seed=torch.from_numpy(crops.seed), key=keys, position=request.position, bad=bad)
+        batch.update(
+            seed=torch.from_numpy(crops.seed),
+            source=torch.from_numpy(crops.source),
+            key=keys,
+            position=request.position,
+            bad=bad,
+        )
         return batch
 
     def _clip(self, request: Request, row: int, bad: list[tuple[str, str]]) -> tuple[np.ndarray, str]:
@@ -66,7 +73,7 @@ class Batches(Dataset):
             source = self.sources[crops.source[row]]
         count = len(source) if source is not None else len(request.encoded or [])
         for attempt in range(min(count, MOST_TRIES)):
-            number = (clip + attempt) % count
+            number = stand_in(clip, attempt, count)
             name = source.name(number) if source is not None else request.encoded[number][0]  # type: ignore[index]
             begin = start if attempt == 0 else 0.0
             try:
@@ -80,6 +87,13 @@ class Batches(Dataset):
             return waveform[:most_samples], name
         name, reason = bad[-1]
         raise AudioError(f"{min(count, MOST_TRIES)} clips in a row could not be read, the last {name}: {reason}")
+
+
+def stand_in(clip: int, attempt: int, count: int) -> int:
+    """The clip that is tried in place of `clip`, which is attempt 0, out of `count`: neighbours, then from all over."""
+    if attempt < _NEIGHBOURS or count <= MOST_TRIES:
+        return (clip + attempt) % count
+    return (clip + attempt * (count // MOST_TRIES)) % count
 
 
 def pad(waveforms: list[torch.Tensor], pad_seconds: float | None = None) -> dict[str, Any]:

@@ -52,6 +52,7 @@ class CachedSource(Source):
         self.bad = [*source.bad, *((name, reason) for name, reason in index["bad"])]
         self.bad_paths = [*source.bad_paths, *((name, reason) for name, reason in index["bad"])]
         self.fingerprint, self.class_names, self.shards = source.fingerprint, source.class_names, source.shards
+        self.missing = source.missing
 
     def waveform(self, i: int, start_seconds: float = 0.0, seconds: float | None = None) -> np.ndarray:
         if self._samples is None:

@@ -28,7 +28,8 @@ class DataFacts:
 
     num_clips, crops (of an epoch), seconds (of audio): None for a stream, whose length is not known.
     crop_seconds: mean length of a row of a batch, padding included. clips_per_batch: mean, of one process.
-    shards: tar files, None if there are none. overlap: validation clips that are also in train.
+    shards: tar files, None if there are none; missing_shards: those left out.
+    overlap: validation clips that are also in train.
     """
 
     num_clips: int | None
@@ -40,6 +41,7 @@ class DataFacts:
     shards: int | None
     overlap: int
     bad: int
+    missing_shards: int = 0
 
 
 class PretrainData(L.LightningDataModule):
@@ -82,6 +84,8 @@ class PretrainData(L.LightningDataModule):
         self.sources = [CachedSource(source) for source in opened] if fits else opened
         self.cached = fits and bool(opened)
         self.bad = [entry for source in self.sources for entry in source.bad]
+        for config, opened_source in zip(self.config.sources, opened, strict=False):  # none for a stream
+            _check_shards(config, opened_source, self.config.max_bad_share)
         total = sum(map(len, self.sources)) + len(self.bad)
         if len(self.bad) > self.config.max_bad_share * total:
             examples = "; ".join(f"{name}: {reason}" for name, reason in self.bad[:3])
@@ -102,6 +106,7 @@ class PretrainData(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        _check_all_see_the_same([source.fingerprint for source in self.sources])
         if self.streaming:
             self._sampler = self._stream_sampler(rank, world_size)
         else:
@@ -169,12 +174,13 @@ class PretrainData(L.LightningDataModule):
             shards=sum(shards) if shards else None,
             overlap=count_overlap(held_out, self.sources) if held_out is not None else 0,
             bad=sum(len(source.bad) for source in self.sources),
+            missing_shards=sum(len(source.missing) for source in self.sources),
         )
 
     def _order(self) -> Order:
         config = self.config
         seconds, weights = [s.seconds for s in self.sources], [s.weight for s in config.sources]
-        return Order(seconds, weights, config.crop_seconds, config.window_clips, self.seed)
+        return Order(seconds, weights, config.crop_seconds, config.window_clips, self.seed, config.resample)
 
     def _batching(self, world_size: int) -> Batching:
         return Batching(world_size, self.config.batch_size, self.config.batch_seconds)
@@ -231,6 +237,28 @@ def _check_sources(sources: list[SourceConfig]) -> None:
                 f"data.sources.{number}.weight={source.weight} has to be above 0 and a thousandth of all weights; "
                 "raise it, or leave the source out"
             )
+
+
+def _check_shards(config: SourceConfig, source: Source, max_bad_share: float) -> None:
+    if len(source.missing) > max_bad_share * ((source.shards or 0) + len(source.missing)):
+        shard, reason = source.missing[0]
+        raise UserError(
+            f"{len(source.missing)} of {(source.shards or 0) + len(source.missing)} shards of {config.path} cannot be "
+            f"read, more than data.max_bad_share={max_bad_share} ({shard}: {reason}); mend them or raise the share"
+        )
+
+
+def _check_all_see_the_same(fingerprints: list[str]) -> None:
+    """Processes that see other clips would train on other batches than they agree on."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return
+    found: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, fingerprints)
+    if different := [rank for rank, each in enumerate(found) if each != found[0]]:
+        raise UserError(
+            f"process {different[0]} sees other clips in data.sources than process 0 (files that are not there on each "
+            "node, copied with other times, or a shard that one of them could not read); make them the same"
+        )
 
 
 def _check_readable(config: SourceConfig, source: Source) -> None:

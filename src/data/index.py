@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from src.data.decode import SUFFIXES, AudioError, Encoded, probe
+from src.data.storage import open_filesystem, patiently, shard_stamp
 from src.errors import UserError
 
 
@@ -87,20 +88,15 @@ def tar_members(shard: str) -> pa.Table:
     index that comes with the shard may say seconds too (NaN: unreadable); the clips' own headers are then not read.
 
     Raises:
-        UserError: no such shard, no access, not a tar, not an index.
+        UserError: not a tar, not an index. OSError: no such shard, no access, no answer.
     """
     filesystem, path = open_filesystem(shard)
-    try:
-        if filesystem.exists(f"{path}.index.parquet"):
-            return _shipped_index(f"{shard}.index.parquet")
-        cached = cache_root() / "shards" / f"{digest([shard_stamp(shard)])}.parquet"
-        if (table := _read_cached(cached)) is not None:
-            return table
-        members = _walk(shard, filesystem.size(path))
-    except (OSError, tarfile.TarError) as error:
-        raise UserError(
-            f"the shard {shard} cannot be read ({error}); it has to be a tar that is not compressed"
-        ) from None
+    if patiently(lambda: filesystem.exists(f"{path}.index.parquet"), "://" in shard):
+        return patiently(lambda: _shipped_index(f"{shard}.index.parquet"), "://" in shard)
+    cached = cache_root() / "shards" / f"{digest([shard_stamp(shard)])}.parquet"
+    if (table := _read_cached(cached)) is not None:
+        return table
+    members = patiently(lambda: walk_tar(shard), "://" in shard)
     table = pa.table(
         {
             "name": pa.array([m.name for m in members], pa.string()),
@@ -112,29 +108,22 @@ def tar_members(shard: str) -> pa.Table:
     return table
 
 
-def open_filesystem(shard: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """What reads a path or URL, and the path as it wants it.
+def walk_tar(shard: str) -> list[tarfile.TarInfo]:
+    """Audio members that are whole; of a tar that was cut off, those before the cut, with a warning.
 
     Raises:
-        UserError: a protocol that is unknown or whose package is not installed.
+        UserError: not a tar. OSError: no such shard, no access.
     """
     try:
-        return fsspec.core.url_to_fs(shard)
-    except (ImportError, ValueError) as error:
-        raise UserError(f"the shard {shard} cannot be opened: {error}") from None
+        return _walk(shard)
+    except tarfile.TarError as error:
+        raise UserError(f"{error}; a shard has to be a tar that is not compressed") from None
 
 
-def shard_stamp(shard: str) -> str:
-    """Path, size and time of the last change, as far as the storage knows them."""
-    filesystem, path = open_filesystem(shard)
-    info = filesystem.info(path)
-    changed = info.get("mtime") or info.get("ETag") or info.get("LastModified")
-    return f"{info['name']} {info.get('size')} {changed}"
-
-
-def _walk(shard: str, size: int) -> list[tarfile.TarInfo]:
-    """Audio members that are whole; of a tar that was cut off, those before the cut, with a warning."""
+def _walk(shard: str) -> list[tarfile.TarInfo]:
     members: list[tarfile.TarInfo] = []
+    filesystem, path = open_filesystem(shard)
+    size = filesystem.size(path)
     with fsspec.open(shard, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
         try:
             for member in tar:

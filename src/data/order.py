@@ -12,6 +12,7 @@ BLOCK = (
     64  # neighbouring crops that stay together before the window is shuffled: reads of a shard go almost in sequence
 )
 _SLOTS = 1000  # a mixture's shares are exact over so many crops
+_CHUNK = 256  # clips whose crops are counted together: less is in memory than one number a clip
 
 
 @dataclass(frozen=True)
@@ -58,21 +59,51 @@ class Batching:
         return self.world_size * (self.clips or 1)
 
 
+class CropCounts:
+    """Crops of a source's clips, numbered in the order of the clips. total: of them.
+
+    Args:
+        seconds: (n,) of each clip; may lie on disk. crop_seconds: as in `Order`.
+    """
+
+    def __init__(self, seconds: np.ndarray, crop_seconds: float) -> None:
+        self.seconds, self.crop_seconds = seconds, crop_seconds
+        sums = []
+        for start in range(0, len(seconds), 4096 * _CHUNK):
+            counts = crops_of(seconds[start : start + 4096 * _CHUNK], crop_seconds)
+            sums.append(np.add.reduceat(counts, np.arange(0, len(counts), _CHUNK)))
+        self._ends = np.cumsum(np.concatenate(sums))  # of chunks
+        self.total = int(self._ends[-1])
+
+    def find(self, crop: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Of crops 0 ... total - 1: the clip, its seconds, its number of crops, and the crop's number among them."""
+        chunk = np.unique(np.searchsorted(self._ends, crop, side="right"))
+        clips = chunk[:, None] * _CHUNK + np.arange(_CHUNK)
+        there = clips < len(self.seconds)
+        seconds = self.seconds[np.minimum(clips, len(self.seconds) - 1)]
+        counts = np.where(there, crops_of(seconds, self.crop_seconds), 0)
+        ends = self._ends[chunk][:, None] - counts.sum(1, keepdims=True) + np.cumsum(counts, axis=1)
+        place = np.searchsorted(ends.ravel(), crop, side="right")
+        count = counts.ravel()[place]
+        return clips.ravel()[place], seconds.ravel()[place], count, crop - (ends.ravel()[place] - count)
+
+
 class Order:
     """Crops of one or several sources.
 
     Args:
         seconds: (n,) lengths of the clips of each source. weights: share of the crops from each source.
+        resample: runs of BLOCK neighbouring crops are drawn with replacement; else each crop comes once an epoch.
         crop_seconds: a longer clip gives floor(seconds / crop_seconds) crops, each from its own stretch of the clip.
         window_clips: crops that are shuffled together, at least; not more than an epoch, but for whole batches.
     """
 
     def __init__(
-        self, seconds: list[np.ndarray], weights: list[float], crop_seconds: float, window_clips: int, seed: int
-    ) -> None:
-        self.seconds, self.crop_seconds, self.window_clips, self.seed = seconds, crop_seconds, window_clips, seed
-        self._counts = [crops_of(s, crop_seconds) for s in seconds]
-        self._ends = [np.cumsum(counts) for counts in self._counts]
+        self, seconds: list[np.ndarray], weights: list[float], crop_seconds: float, window_clips: int, seed: int,
+        resample: bool = False,
+    ) -> None:  # fmt: skip
+        self.crop_seconds, self.window_clips, self.seed, self.resample = crop_seconds, window_clips, seed, resample
+        self._sources = [CropCounts(np.asarray(s), crop_seconds) for s in seconds]
         share = np.array(weights, dtype=np.float64) / sum(weights) * _SLOTS
         slots = np.floor(share).astype(int)
         slots[np.argsort(slots - share, kind="stable")[: _SLOTS - slots.sum()]] += 1
@@ -86,7 +117,7 @@ class Order:
     @property
     def num_crops(self) -> int:
         """Of an epoch, all sources together."""
-        return int(sum(ends[-1] for ends in self._ends))
+        return sum(source.total for source in self._sources)
 
     def window_size(self, batching: Batching) -> int:
         size = min(self.window_clips, self.num_crops)
@@ -100,24 +131,32 @@ class Order:
         clip, start, seconds, seed = (np.zeros(len(positions), t) for t in (np.int64, float, float, np.int64))
         for s in np.unique(source):
             rows = np.flatnonzero(source == s)
-            epoch, place = np.divmod(draw[rows], self._ends[s][-1])
-            index = self._permute(place, epoch, s)
-            clip[rows] = np.searchsorted(self._ends[s], index, side="right")
-            number = index - (self._ends[s][clip[rows]] - self._counts[s][clip[rows]])
+            if self.resample:  # each draw has a seed of its own: a crop that comes twice is not cut the same way
+                epoch, index = draw[rows], self._with_replacement(draw[rows], s)
+            else:
+                epoch, place = np.divmod(draw[rows], self._sources[s].total)
+                index = self._permute(place, epoch, s)
+            clip[rows], length, count, number = self._sources[s].find(index)
             seed[rows] = crop_seeds(self.seed, int(s), epoch, clip[rows], number)
-            length, count = self.seconds[s][clip[rows]], self._counts[s][clip[rows]]
             start[rows], seconds[rows] = place_crops(length, count, number, self.crop_seconds, seed[rows])
         return Crops(source, clip, start, seconds, seed)
 
     def _permute(self, place: np.ndarray, epoch: np.ndarray, source: int) -> np.ndarray:
         """Places in an epoch onto crops: whole blocks are permuted, the incomplete last one stays at the end."""
-        blocks = int(self._ends[source][-1]) // BLOCK
+        blocks = self._sources[source].total // BLOCK
         block, inner = np.divmod(place, BLOCK)
         permuted = block.copy()
         for e in np.unique(epoch):
             rows = np.flatnonzero((epoch == e) & (block < blocks))
             permuted[rows] = permute(block[rows], blocks, mix(self.seed, source, int(e)))
         return permuted * BLOCK + inner
+
+    def _with_replacement(self, draw: np.ndarray, source: int) -> np.ndarray:
+        """Runs that begin anywhere, each crop as likely as another."""
+        run, inner = np.divmod(draw, BLOCK)
+        total = self._sources[source].total
+        begin = (uniform(run.astype(np.uint64) ^ np.uint64(mix(self.seed, source)), 3) * total).astype(np.int64)
+        return (begin + inner) % total
 
 
 def arrange(crops: Crops, batching: Batching, key: int) -> list[Crops]:

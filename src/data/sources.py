@@ -5,11 +5,9 @@ A source is read by number: `len(source)`, `source.read(i)` (bytes or a path), `
 `source.bad` and are not counted.
 """
 
-import glob
 import os
-import re
+import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +15,15 @@ import numpy as np
 
 from src.config import SourceConfig
 from src.data.annotations import Annotation, find_annotations
-from src.data.decode import SUFFIXES, Encoded, decode
+from src.data.decode import SUFFIXES, AudioError, Encoded, decode
 from src.data.hub import clip_name, encoded_clip, load_hub, read_annotations
-from src.data.index import Headers, digest, open_filesystem, scan_headers, shard_stamp, tar_members
+from src.data.index import digest, scan_headers
+from src.data.shard_index import open_shard_index
+from src.data.storage import expand_shards, read_range
 from src.errors import UserError
+
+_PASSED_OVER_SECONDS = 60.0
+_MOST_WAITED_FOR = 3  # shards; where more fail, all of the storage does, and waiting for each would stall the run
 
 
 class Source:
@@ -34,15 +37,13 @@ class Source:
     class_names: Sequence[str] = ()
     _annotations: Sequence[Annotation | None] = ()  # of all clips; empty if there are none
     shards: int | None = None
+    missing: Sequence[tuple[str, str]] = ()  # (shard, reason) of shards that could not be opened
+    _kept: Sequence[int] | np.ndarray  # numbers of the readable clips among all
 
-    def _index(self, keys: list[str], place: str, seconds: np.ndarray | None = None) -> None:
-        """`keys` and `place`: as `scan_headers`. seconds: of each clip where they are known, NaN for unreadable."""
+    def _index(self, keys: list[str], place: str) -> None:
+        """`keys` and `place`: as `scan_headers`."""
         self.fingerprint = digest(keys)
-        if seconds is None:
-            headers = scan_headers(self._read, keys, place)
-        else:
-            reasons = np.where(np.isnan(seconds), "unreadable when the index was made", "")
-            headers = Headers(np.asarray(seconds, dtype=float), reasons.tolist())
+        headers = scan_headers(self._read, keys, place)
         self._kept = np.flatnonzero([not reason for reason in headers.reason])
         self.seconds: np.ndarray = headers.seconds[self._kept]
         unreadable = [i for i, reason in enumerate(headers.reason) if reason]
@@ -151,36 +152,51 @@ class FolderSource(FileSource):
 
 
 class ShardSource(Source):
-    """Audio members of WebDataset-style tar files, read by offset; local, or anything fsspec opens."""
+    """Audio members of WebDataset-style tar files, read by offset; local, or anything fsspec opens.
+
+    A shard that cannot be read while training is passed over: its clips are unreadable, and it is tried again after
+    a minute.
+
+    Attributes:
+        missing: (shard, reason) of those left out because they could not be opened; they stand in `bad` too.
+    """
 
     def __init__(self, path: str) -> None:
-        self._shards = expand_shards(path)
-        with ThreadPoolExecutor(16) as pool:  # of remote shards the answers take long
-            tables = list(pool.map(tar_members, self._shards))
-            stamps = list(pool.map(shard_stamp, self._shards))
-        self.shards = len(self._shards)
-        self._shard = np.repeat(np.arange(len(tables)), [len(t) for t in tables])
-        self._names = [name for t in tables for name in t.column("name").to_pylist()]
-        self._offset = np.concatenate([t.column("offset").to_numpy() for t in tables])
-        self._size = np.concatenate([t.column("size").to_numpy() for t in tables])
-        if not self._names:
+        self._table = open_shard_index(expand_shards(path))
+        if not len(self._table) and not self._table.bad:
             raise UserError(f"the shards {path} hold no audio files ({', '.join(SUFFIXES)})")
-        keys = [f"{stamps[s]} {n}" for s, n in zip(self._shard, self._names, strict=True)]
-        measured = all("seconds" in t.column_names for t in tables)
-        seconds = np.concatenate([t.column("seconds").to_numpy() for t in tables]) if measured else None
-        self._index(keys, path, seconds)
+        self.shards, self.missing = len(self._table.shards), self._table.missing
+        self.fingerprint = self._table.fingerprint
+        self._kept = range(len(self._table))
+        self.seconds = self._table.seconds if len(self._table) else np.zeros(0)
+        bad = self._table.bad
+        self.bad = [*self.missing, *((f"{Path(shard).name}/{name}", reason) for shard, name, reason in bad)]
+        self.bad_paths = [*self.missing, *((f"{shard}/{name}", reason) for shard, name, reason in bad)]
+        self._passed_over: dict[str, tuple[float, str]] = {}  # shard: until when, and why
 
     def _read(self, i: int) -> bytes:
-        shard = int(self._shard[i])
-        filesystem, path = open_filesystem(self._shards[shard])
-        start = int(self._offset[i])
-        return filesystem.cat_file(path, start, start + int(self._size[i]))
+        shard = self._table.shard(i)
+        until, reason = self._passed_over.get(shard, (0.0, ""))
+        if time.monotonic() >= until:
+            try:
+                return read_range(shard, *self._table.place(i), patient=len(self._passed_over) < _MOST_WAITED_FOR)
+            except OSError as error:
+                reason = f"the shard {shard} cannot be read ({error})"
+                self._passed_over[shard] = time.monotonic() + _PASSED_OVER_SECONDS, reason
+        raise AudioError(reason)
 
     def _name(self, i: int) -> str:
-        return f"{Path(self._shards[self._shard[i]]).name}/{self._names[i]}"
+        return f"{Path(self._table.shard(i)).name}/{self._table.name(i)}"
 
     def _path(self, i: int) -> str:
-        return f"{self._shards[self._shard[i]]}/{self._names[i]}"
+        return f"{self._table.shard(i)}/{self._table.name(i)}"
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "seconds": None}  # a memory map would travel as a copy
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        self.seconds = self._table.seconds if len(self._table) else np.zeros(0)
 
 
 class HuggingFaceSource(Source):
@@ -225,28 +241,6 @@ def open_source(config: SourceConfig) -> Source:
     if config.kind == "shards":
         return ShardSource(config.path)
     return HuggingFaceSource(config)
-
-
-def expand_shards(pattern: str) -> list[str]:
-    """Paths of `a/{000..012}.tar`, `a/*.tar` or one tar, sorted as written.
-
-    Raises:
-        UserError: no such file.
-    """
-    match = re.search(r"\{(\d+)\.\.(\d+)\}", pattern)
-    if match:
-        first, last = match.groups()
-        numbers = range(int(first), int(last) + 1)
-        parts = [f"{pattern[: match.start()]}{n:0{len(first)}}{pattern[match.end() :]}" for n in numbers]
-        return [shard for part in parts for shard in expand_shards(part)]
-    if "://" in pattern:
-        return [pattern]
-    found = sorted(glob.glob(str(Path(pattern).expanduser())))  # noqa: PTH207, Path.glob takes no absolute patterns
-    if not found:
-        raise UserError(
-            f"there is no shard {pattern} (looked in {Path.cwd()}); write a tar, a/*.tar or a/{{000..012}}.tar"
-        )
-    return found
 
 
 def _text(path: Path) -> str:

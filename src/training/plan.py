@@ -90,7 +90,8 @@ def _describe_data(data: DataFacts) -> str:
     if data.num_clips is None or data.seconds is None:
         return "a stream, read in its own order and shuffled in windows"
     text = f"{data.num_clips:,} clips, {_duration(data.seconds)}"
-    return text + (f"; {data.bad} unreadable left out" if data.bad else "")
+    text += f"; {data.bad} unreadable left out" if data.bad else ""
+    return text + (f", {data.missing_shards} of them whole shards (skipped.csv)" if data.missing_shards else "")
 
 
 def _describe_steps(steps: int, clips_per_step: float, data: DataFacts) -> str:

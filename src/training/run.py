@@ -24,6 +24,7 @@ from src.formats.resize import resize
 from src.models.mae import MaskedAutoencoder
 from src.models.sizes import create_mae
 from src.training.callbacks.bad_clips import BadClips
+from src.training.callbacks.bad_steps import SkipBadSteps
 from src.training.callbacks.checkpoints import AtomicCheckpointIO, Checkpoints
 from src.training.callbacks.exact_resume import ExactResume
 from src.training.callbacks.learning_check import LearningCheck
@@ -31,6 +32,7 @@ from src.training.callbacks.preemption import Preemption
 from src.training.callbacks.progress import ProgressLine
 from src.training.callbacks.reconstruction import Reconstruction
 from src.training.callbacks.throughput import Throughput
+from src.training.callbacks.watch import Watch
 from src.training.closing import closing_table
 from src.training.metrics_file import MetricsFile
 from src.training.plan import Plan, make_plan
@@ -173,6 +175,7 @@ def make_callbacks(config: Config, folder: Path, data: PretrainData, about: dict
     throughput, examples = Throughput(config.trainer.log_every_steps), None
     callbacks: list[L.Callback] = [ExactResume(config.seed), Preemption()]
     callbacks.append(BadClips(folder / "skipped.csv", data.bad, config.data.max_bad_share))
+    callbacks.append(SkipBadSteps(folder / "skipped_steps.csv", config.trainer.skip_bad_steps))
     check = config.check
     if check.train is not None and check.test is not None:
         train, test = (load_labelled(source, check.max_clips, config.seed) for source in (check.train, check.test))
@@ -181,6 +184,7 @@ def make_callbacks(config: Config, folder: Path, data: PretrainData, about: dict
     callbacks.append(Reconstruction(folder / "pictures", check.every_steps, examples))
     trainer = config.trainer
     callbacks.append(Checkpoints(folder / "checkpoints", trainer.save_every_steps, trainer.save_best, about))
+    callbacks.append(Watch(trainer.log_every_steps, len(config.data.sources)))
     return [*callbacks, throughput, ProgressLine(Console(), throughput)]
 
 

@@ -52,7 +52,7 @@ def test_a_batch_holds_the_crops_asked_for_padded_with_zeros():
     waveforms = noise(1.0, 0.5, 0.25)
     asked = request([0, 2, 1], [0.5, 0.25, 0.3], [0.25, 0.0, 0.1])
     batch = Batches([Clips(waveforms)])[asked]
-    assert set(batch) == {"waveform", "length", "seed", "key", "position", "bad"}
+    assert set(batch) == {"waveform", "length", "seed", "source", "key", "position", "bad"}
     assert batch["waveform"].shape == (3, 8000) and batch["waveform"].dtype == torch.float32
     assert batch["length"].tolist() == [8000, 4000, 4800]
     expected = (waveforms[0][4000:12000], waveforms[2], waveforms[1][1600:6400])

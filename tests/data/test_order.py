@@ -85,6 +85,18 @@ def test_each_source_of_a_mixture_has_every_crop_once(sources, data):
             assert len(places) == size
 
 
+def test_with_replacement_each_crop_is_as_likely_and_no_two_draws_are_cut_alike():
+    seconds = np.random.default_rng(0).uniform(0.5, 9.0, 500)
+    order = Order([seconds], [1.0], 2.0, 64, 0, resample=True)
+    crops = order.crops(np.arange(200 * order.num_crops))
+    drawn = np.bincount(crops.clip, minlength=500) / crops_of(seconds, 2.0)
+    assert drawn.min() > 100 and drawn.max() < 300 and abs(drawn.mean() - 200) < 3
+    epoch = order.crops(np.arange(order.num_crops))
+    assert len(np.unique(epoch.clip)) < 0.8 * 500  # an epoch leaves some out
+    assert len(np.unique(crops.seed)) == len(crops)
+    assert rows(order.crops(np.arange(5000, 5100))) == rows(crops.take(np.arange(5000, 5100)))
+
+
 @given(lengths, st.floats(0.5, 10.0), st.integers(0, 2**31))
 @settings(max_examples=40)
 def test_a_crop_lies_inside_its_clip_and_its_stretch(seconds, crop_seconds, seed):

@@ -170,7 +170,7 @@ def test_an_index_beside_the_shard_is_taken(tars, monkeypatch):
     folder, clips = tars
     index = {**index_of(folder / "000.tar"), "seconds": [0.1, float("nan")]}
     pq.write_table(pa.table(index), folder / "000.tar.index.parquet")
-    for name in ("probe", "_walk"):
+    for name in ("probe", "walk_tar"):
         monkeypatch.setattr(f"src.data.index.{name}", None)  # neither tar nor headers are read
     source = shards(folder / "000.tar")
     assert names(source) == ["000.tar/0.wav"] and source.read(0) == clips["0.wav"]
@@ -293,9 +293,17 @@ def test_no_such_shard(tmp_path, pattern):
         shards(tmp_path / pattern)
 
 
-def test_a_missing_shard_of_a_range_is_named(tars):
-    with refusal("no shard", "002.tar"):
-        shards(tars[0] / "{000..002}.tar")
+@pytest.mark.parametrize("damage", ["missing", "not a tar"])
+def test_one_shard_of_several_that_cannot_be_read_is_named_and_left_out(tars, damage):
+    folder, clips = tars
+    if damage == "not a tar":
+        (folder / "002.tar").write_bytes(b"not a tar" * 200)
+    source = shards(folder / "{000..002}.tar")
+    assert [source.read(i) for i in range(4)] == list(clips.values()) and source.shards == 2
+    assert [shard for shard, _ in source.missing] == [str(folder / "002.tar")] and source.missing == source.bad
+    if damage == "not a tar":  # mended, it is there again
+        (folder / "002.tar").write_bytes((folder / "001.tar").read_bytes())
+        assert len(shards(folder / "{000..002}.tar")) == 6
 
 
 def test_a_shard_that_is_not_a_tar(tmp_path):

@@ -46,6 +46,7 @@ class Throughput(L.Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: dict[str, Any], batch_idx: int
     ) -> None:
+        self._samples = self._samples + batch["length"].sum() * trainer.world_size  # here, for a save ends a step
         now = time.perf_counter()
         self._waited += now - self._step_end - self._paused
         self._paused = 0.0
@@ -61,7 +62,6 @@ class Throughput(L.Callback):
     ) -> None:
         now = time.perf_counter()
         assert isinstance(pl_module, Pretraining)
-        self._samples = self._samples + batch["length"].sum() * trainer.world_size
         if trainer.global_step % self.every_steps == 0 or trainer.global_step == trainer.max_steps:
             self.hours = int(self._samples) / pl_module.model.encoder.sample_rate / 3600
         self._clips += len(batch["length"]) * trainer.world_size

@@ -1,0 +1,95 @@
+"""Audio files into tar shards for training at scale, with an index beside each.
+
+    python -m src.pack /my/audio --out shards
+    python -m src.pack manifest.csv --out shards --shard-megabytes 500 --workers 8
+    python -m src.pack --index '/audio/{0000..0099}.tar'
+
+Files are stored as they are. A folder's labels.csv or class folders, and the columns of a manifest beside `filename`
+(but those that the index measures itself), go into the index and into a JSON beside each clip. Started again, it goes
+on with the shards that are not finished. --index makes the index of shards that exist already; training then reads no
+headers. Exit status: 0 done, 1 done but some inputs could not be read (listed in skipped.csv), 2 wrong use, 130
+stopped (finished shards can be used).
+"""
+
+import argparse
+import csv
+import os
+import sys
+from pathlib import Path
+
+from src.errors import UserError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return run(options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+
+
+def run(options: argparse.Namespace) -> int:
+    """The heavy part: numpy, pyarrow and soundfile are imported from here on."""
+    from src.data.index import progress_bar
+    from src.data.manifest import list_clips
+    from src.data.packing import index_shards, pack
+    from src.data.storage import expand_shards
+
+    if not options.index and options.out is None:
+        raise UserError("--out is missing; write --out FOLDER, or --index for shards that exist already")
+    if options.shard_megabytes <= 0 or options.workers < 1:
+        raise UserError("--shard-megabytes has to be above 0 and --workers at least 1")
+    out = Path(options.out or ".")
+    if options.index:
+        shards = [shard for pattern in options.inputs for shard in expand_shards(pattern)]
+        num_shards, results = index_shards(shards, options.workers, options.check)
+    else:
+        clips = list_clips(options.inputs)
+        num_shards, results = pack(clips, out, options.shard_megabytes * 1e6, options.workers, options.check)
+    samples, seconds, num_bytes, skipped = 0, 0.0, 0, []
+    with progress_bar("shards", num_shards, sys.stderr.isatty()) as advance:
+        for each in results:
+            samples, seconds, num_bytes = samples + each.samples, seconds + each.seconds, num_bytes + each.bytes
+            skipped += each.skipped
+            advance()
+    print(f"{samples:,} samples, {seconds / 3600:,.2f} hours, {num_bytes:,} bytes of audio, {num_shards} shards")
+    if not skipped and not options.index:
+        (out / "skipped.csv").unlink(missing_ok=True)  # of an earlier run
+    return report(skipped, out / "skipped.csv")
+
+
+def report(skipped: list[tuple[str, str]], file: Path) -> int:
+    """List what was left out; returns the exit status."""
+    if not skipped:
+        return 0
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with open(file, "w", newline="", encoding="utf-8") as opened:
+        csv.writer(opened).writerows([("path", "reason"), *skipped])
+    for path, reason in skipped[:5]:
+        print(f"skipped {path}: {reason}", file=sys.stderr)
+    print(f"{len(skipped)} inputs could not be read, listed in {file}", file=sys.stderr)
+    return 1
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m src.pack",
+        description=(__doc__ or "").strip(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("inputs", nargs="+", metavar="INPUT", help="file, folder, manifest (.csv, .tsv, .txt); with --index: shards")
+    add("--out", metavar="FOLDER", help="where the shards go; with --index: where skipped.csv goes (here)")
+    add("--index", action="store_true", help="make the index of shards: a tar, a/*.tar, a/{000..012}.tar, s3://...")
+    add("--shard-megabytes", type=float, default=500.0, help="size of a shard; the default is 500")
+    add("--workers", type=int, default=os.cpu_count() or 1, help="processes, each at a shard")
+    add("--check", action="store_true", help="decode every clip, to find damage that its header does not show")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

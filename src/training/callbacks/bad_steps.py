@@ -1,0 +1,143 @@
+"""A step whose loss or gradient is not finite, or whose loss jumps up, is left out: weights stay as they were."""
+
+import csv
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+import torch
+
+from src.errors import UserError
+
+log = logging.getLogger("src")
+
+
+class SkipBadSteps(L.Callback):
+    """All processes agree on what is left out. A step that is left out still counts as one; its clips are listed.
+
+    Goes before callbacks that look at the gradients.
+
+    Args:
+        file: CSV of step, reason and clip. most_in_a_row: more of them stop the run; None leaves nothing out.
+
+    Attributes:
+        num_skipped: steps left out, also before a resume.
+    """
+
+    deviations = 8.0  # of the loss above its running mean: a jump
+    memory = 0.98  # of the running mean and deviation: some 50 steps
+    fewest_steps = 100  # before a jump can be told
+
+    def __init__(self, file: Path, most_in_a_row: int | None) -> None:
+        self.file, self.most_in_a_row = file, most_in_a_row
+        self.num_skipped = self._in_a_row = self._seen_steps = 0
+        self._mean = self._variance = 0.0
+        self._losses: list[torch.Tensor] = []  # of the batches of this step, each the mean over all processes
+        self._names: list[str] = []
+        self._statistics: list[tuple[torch.Tensor, torch.Tensor]] = []  # of batch norms, and as they were before
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "num_skipped": self.num_skipped, "in_a_row": self._in_a_row, "seen_steps": self._seen_steps,
+            "mean": self._mean, "variance": self._variance,
+        }  # fmt: skip
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.num_skipped, self._in_a_row = state_dict["num_skipped"], state_dict["in_a_row"]
+        self._seen_steps = state_dict["seen_steps"]
+        self._mean, self._variance = state_dict["mean"], state_dict["variance"]
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        self.file = trainer.strategy.broadcast(self.file)
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: dict[str, Any], batch_idx: int
+    ) -> None:
+        if self.most_in_a_row is None:
+            return
+        if not self._losses:  # the first batch of a step
+            self._statistics = [
+                (buffer, buffer.clone())
+                for module in pl_module.modules()
+                if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)
+                for buffer in module.buffers(recurse=False)
+            ]
+        self._names += batch["key"]
+
+    def on_after_backward(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.most_in_a_row is not None:
+            self._losses.append(trainer.callback_metrics["train/loss"].detach())
+
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any) -> None:
+        if self.most_in_a_row is None:
+            return
+        loss = float(torch.stack(self._losses).mean())
+        gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        norm_value = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+        reason = self._judge(loss, norm_value)
+        if trainer.strategy.reduce_boolean_decision(bool(reason), all=False):
+            self._skip(trainer, pl_module, reason or "another process found it bad")
+        else:
+            self._in_a_row = 0
+            self._remember(loss)
+        self._losses, self._names, self._statistics = [], [], []
+        pl_module.log("train/skipped_steps", float(self.num_skipped))
+
+    def _judge(self, loss: float, gradient_norm: float) -> str:
+        """Why a step is bad, "" if it is not."""
+        if not math.isfinite(loss):
+            return f"the loss is {loss}"
+        if not math.isfinite(gradient_norm):
+            return f"the gradient's norm is {gradient_norm}"
+        deviation = math.sqrt(self._variance)
+        if self._seen_steps >= self.fewest_steps and loss > self._mean + self.deviations * deviation:
+            return f"the loss {loss:.4g} is over {self.deviations:g} deviations above its mean of {self._mean:.4g}"
+        return ""
+
+    def _remember(self, loss: float) -> None:
+        """Running mean and variance; plain ones over the first steps."""
+        self._seen_steps += 1
+        share = max(1 - self.memory, 1 / self._seen_steps)
+        distance = loss - self._mean
+        self._mean += share * distance
+        self._variance = (1 - share) * (self._variance + share * distance**2)
+
+    def _skip(self, trainer: L.Trainer, pl_module: L.LightningModule, reason: str) -> None:
+        for parameter in pl_module.parameters():
+            parameter.grad = None  # the optimiser passes over it: neither moments nor weight decay
+        for buffer, before in self._statistics:
+            buffer.copy_(before)
+        self.num_skipped += 1
+        self._in_a_row += 1
+        step = trainer.global_step + 1
+        names = self._all_names(trainer)
+        if trainer.is_global_zero:
+            self._write(step, reason, names)
+            examples = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+            log.warning("step %d is left out: %s (%s)", step, reason, examples)
+        assert self.most_in_a_row is not None
+        if self._in_a_row > self.most_in_a_row:
+            raise UserError(
+                f"{self._in_a_row} steps in a row were bad, more than trainer.skip_bad_steps={self.most_in_a_row} (the "
+                f"last: {reason}); their clips are listed in {self.file}; lower optimizer.learning_rate, set "
+                "optimizer.gradient_clip or go on from an earlier checkpoint"
+            )
+
+    def _all_names(self, trainer: L.Trainer) -> list[str]:
+        """Of the clips of this step, of all processes: which of them has the bad one is not known."""
+        if trainer.world_size == 1:
+            return self._names
+        found: list[Any] = [None] * trainer.world_size
+        torch.distributed.all_gather_object(found, self._names)
+        return [name for names in found for name in names]
+
+    def _write(self, step: int, reason: str, names: list[str]) -> None:
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        new = not self.file.exists()
+        with open(self.file, "a", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerows([("step", "reason", "name")] * new)
+            writer.writerows((step, reason, name) for name in names)
