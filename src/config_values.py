@@ -36,6 +36,9 @@ def check_values(config: Config) -> None:
         raise UserError(f"set data.batch_size (clips) or data.batch_seconds (seconds), one of them: {found}")
     _between("data.batch_size", data.batch_size or 1, 1, 2**31)
     if (classify := config.classify) is not None:
+        for key, value in (("strategy", "fsdp"), ("compile", True)):
+            if getattr(trainer, key) == value:
+                raise UserError(f"trainer.{key}={value} is for pretraining; a classifier does without, leave it out")
         for key in ("epochs", "unfreeze_epoch"):
             _between(f"classify.{key}", getattr(classify, key), 1, 10**6)
         _between("classify.layer_decay", classify.layer_decay, 0.01, 1.0)

@@ -37,7 +37,7 @@ class ProgressLine(L.Callback):
             return
         seconds = round(self.throughput.seconds_to_go(trainer))
         text = (
-            f"loss {float(outputs['loss']):.3f}  {self.throughput.clips_per_second:.0f} clips/s  "
+            f"loss {float(trainer.callback_metrics['train/loss']):.3f}  {self.throughput.clips_per_second:.0f} clips/s  "
             f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02} to go"
         )
         if self._bar is not None:
