@@ -50,6 +50,7 @@ def run(config: Config, options: argparse.Namespace) -> int:
     logger.setLevel(logging.INFO)
     logger.propagate = False
     logger.handlers = [logging.StreamHandler(sys.stdout)] if not int(os.environ.get("LOCAL_RANK", 0)) else []
+    logging.getLogger("py.warnings").handlers = [logging.NullHandler()]  # log.txt only
 
     from src.training.launch import run_processes, starts_its_own, take_from_launcher
 
@@ -61,7 +62,8 @@ def run(config: Config, options: argparse.Namespace) -> int:
     from src.training import run as training
     from src.training import run_classify as classification
 
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
     if config.classify is not None:
         if options.resume or options.plan or options.command in ("validate", "test"):
