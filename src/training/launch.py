@@ -99,12 +99,15 @@ def run_processes(arguments: list[str], settings: TrainerConfig) -> int:
 def _wait(children: list[subprocess.Popen]) -> int:
     first: int | None = None  # of the processes that failed
     deadline = float("inf")
-    while any(child.poll() is None for child in children) and time.monotonic() < deadline:
-        failed = [i for i, child in enumerate(children) if child.returncode in (1, 2) or (child.returncode or 0) < 0]
+    while True:
+        codes = [child.poll() for child in children]
+        failed = {i: code for i, code in enumerate(codes) if code is not None and (code in (1, 2) or code < 0)}
         if failed and first is None:
-            first, deadline = failed[0], time.monotonic() + GRACE_SECONDS
+            first = min(failed, key=failed.__getitem__)  # one that was killed before those that saw it go
+            deadline = time.monotonic() + GRACE_SECONDS
+        if None not in codes or time.monotonic() > deadline:
+            break
         time.sleep(0.1)
-    codes = [child.poll() for child in children]
     if len(set(codes)) == 1 and codes[0] is not None:
         return codes[0] if codes[0] >= 0 else 128 - codes[0]
     if first is None:
