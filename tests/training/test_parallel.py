@@ -101,7 +101,7 @@ def clips_from(position, batches):
         pytest.param("fsdp", ["data.batch_size=8", "trainer.strategy=fsdp"], marks=pytest.mark.slow),
         pytest.param("fsdp", TWO, marks=pytest.mark.slow),
         pytest.param("fsdp", FOUR, marks=pytest.mark.slow),
-        ("one", FSDP),
+        pytest.param("one", FSDP, marks=pytest.mark.slow),
         pytest.param("ddp", FSDP, marks=pytest.mark.slow),
         pytest.param("fsdp-1", FSDP, marks=pytest.mark.slow),
     ],
