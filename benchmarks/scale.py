@@ -6,6 +6,7 @@ Needs 18 GB of memory for 1.2b with momentum (12 bytes a parameter), 23 GB with 
 """
 
 import argparse
+import ctypes
 import os
 import resource
 import tempfile
@@ -23,6 +24,7 @@ from src.training.plan import count_parameters, memory_bytes
 
 STATES = {"sgd": 8, "momentum": 12, "adamw": 16}  # bytes a parameter: fp32 weight, gradient, moments
 SECONDS = 10.0
+M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -61,6 +63,7 @@ def free_bytes() -> int:
 def train(rank: int, processes: int, size: str, optimizer: str, folder: str) -> None:
     """One process; its memory without Python's and the libraries' own goes into `peak-RANK`."""
     torch.set_num_threads(1)
+    ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**20)  # what is freed goes back at once, as from a GPU's pool
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=processes)
     before = 4096 * int(Path("/proc/self/statm").read_text().split()[1])
     start = time.perf_counter()

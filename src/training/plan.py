@@ -106,7 +106,7 @@ def memory_bytes(
 
 def _describe_state(num_shards: int) -> str:
     state = "weights, gradients, AdamW"
-    return state if num_shards == 1 else f"a {num_shards}th of {state}; two blocks at a time"
+    return state if num_shards == 1 else f"one of {num_shards} pieces of {state}; two blocks at a time"
 
 
 def _describe_data(data: DataFacts) -> str:

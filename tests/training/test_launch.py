@@ -97,7 +97,8 @@ def test_two_hosts_that_meet_through_torchrun(one, tmp_path, two_hosts, strategy
     both = []
     for number, host in enumerate(two_hosts):
         launcher = ["ip", "netns", "exec", host, *TORCHRUN, "--nnodes=2", "--nproc-per-node=1", f"--node-rank={number}",
-                    "--rdzv-backend=c10d", "--rdzv-id=x", f"--rdzv-conf=is_host={1 - number}", "--rdzv-endpoint=10.77.0.1:29400",
+                    "--rdzv-backend=c10d", "--rdzv-id=x", f"--rdzv-conf=is_host={1 - number}",
+                    "--rdzv-endpoint=10.77.0.1:29400",
                     f"--local-addr=10.77.0.{number + 1}"]  # fmt: skip
         environment = {"GLOO_SOCKET_IFNAME": f"{host}0"}
         both.append(start(tmp_path, "hosts", "data.batch_size=4", f"trainer.strategy={strategy}",

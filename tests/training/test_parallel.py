@@ -185,6 +185,29 @@ def test_a_signal_to_the_one_that_started_them_saves_and_leaves(runs, tmp_path):
 
 
 @pytest.mark.slow
+def test_accumulated_batches_and_dropped_paths(tmp_path):
+    """Two batches a step; drop-path differs from process to process, but not from a copy to a piece of the model."""
+    shared = ["trainer.accumulate=2", "trainer.steps=6"]
+    fit(tmp_path, "one", "data.batch_size=8", *shared)
+    fit(tmp_path, "fsdp", *FSDP, *shared)
+    same(column(tmp_path, "one"), column(tmp_path, "fsdp"))
+    dropped = ["model.drop_path=0.2", "model.layer_scale=0.1", "model.gradient_checkpointing=true", "trainer.steps=6"]
+    fit(tmp_path, "ddp-dropped", *TWO, *dropped)
+    fit(tmp_path, "fsdp-dropped", *FSDP, *dropped)
+    same(column(tmp_path, "ddp-dropped"), column(tmp_path, "fsdp-dropped"))
+
+
+@pytest.mark.slow
+def test_pieces_start_from_an_export(runs, tmp_path):
+    assert export.main([str(runs / "one"), "--out", str(tmp_path / "export")]) == 0
+    start_from = [f"model.init_from={tmp_path / 'export'}", "trainer.steps=3"]
+    fit(tmp_path, "ddp", *TWO, *start_from)
+    fit(tmp_path, "fsdp", *FSDP, *start_from)
+    same(column(tmp_path, "ddp"), column(tmp_path, "fsdp"))
+    assert "encoder and decoder" in (tmp_path / "fsdp/log.txt").read_text()
+
+
+@pytest.mark.slow
 def test_blocks_are_compiled_under_shards(runs, tmp_path):
     if shutil.which("g++") is None:
         pytest.skip("torch.compile on a CPU needs g++")
