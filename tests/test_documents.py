@@ -41,9 +41,9 @@ def test_a_command_of_the_guide_to_many_processes_is_understood(command):
 def test_the_slurm_file_is_a_script_with_a_command_that_is_understood():
     file = Path("configs/slurm/pretrain.sbatch")
     subprocess.run(["bash", "-n", str(file)], check=True)
-    command = re.search(r"-m src\.train (.*?)\"\$@\"", file.read_text(encoding="utf-8"), re.S)
+    command = re.search(r"\nsrun .*?-m src\.train (.*?)\"\$@\"", file.read_text(encoding="utf-8"), re.S)
     assert command is not None
-    options, overrides = parse(shlex.split(command.group(1)))
+    options, overrides = parse(shlex.split(command.group(1).replace("\\\n", "")))
     assert options.resume == "auto"
     assert load_config(options.config, [*overrides, "data.path=/audio/0.tar"]).trainer.strategy == "fsdp"
 
