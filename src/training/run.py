@@ -151,8 +151,12 @@ def make_module(config: Config, clips_per_step: float, init_from: str | None = N
     sharded, compiled = config.trainer.strategy == "fsdp", config.trainer.compile
     model = build_model(config, device="meta" if sharded else "cpu")
     pieces = None
+
+    def start(model: MaskedAutoencoder) -> None:
+        if init_from:
+            log.info("%s", start_from(model, init_from))
+
     if sharded:
-        start = partial(start_from, path=init_from) if init_from else None
         bf16 = precision(config) == "bf16-mixed"
         pieces = partial(shard, seed=config.seed, bf16=bf16, compiled=compiled, start=start)
     elif compiled:
