@@ -37,6 +37,9 @@ def check_values(config: Config) -> None:
         raise UserError(f"set data.batch_size (clips) or data.batch_seconds (seconds), one of them: {found}")
     _between("data.batch_size", data.batch_size or 1, 1, 2**31)
     if (classify := config.classify) is not None:
+        for key, value in (("strategy", "fsdp"), ("compile", True)):
+            if getattr(trainer, key) == value:
+                raise UserError(f"trainer.{key}={value} is for pretraining; a classifier does without, leave it out")
         _between("classify.epochs", classify.epochs, 1, 10**6)
         for key in ("lora_rank", "folds"):
             if (value := getattr(classify, key)) is not None:

@@ -4,7 +4,8 @@
     python -m src.train fit --config configs/pretrain/base.yaml --config configs/data/folder.yaml data.path=/my/audio
 
 Files are merged from left to right, then come `key=value` overrides (also `--key value`), then `${...}`.
-Exit status: 0 done, 2 wrong use (one sentence says what), 128 + signal when stopped early and saved.
+Exit status: 0 done, 1 a process of the run died, 2 wrong use (one sentence says what), 128 + signal when stopped early
+and saved.
 """
 
 import argparse
@@ -49,11 +50,19 @@ def run(config: Config, options: argparse.Namespace) -> int:
     logger.setLevel(logging.INFO)
     logger.propagate = False
     logger.handlers = [logging.StreamHandler(sys.stdout)] if not int(os.environ.get("LOCAL_RANK", 0)) else []
+    logging.getLogger("py.warnings").handlers = [logging.NullHandler()]  # log.txt only
+
+    from src.training.launch import run_processes, starts_its_own, take_from_launcher
+
+    take_from_launcher(config.trainer)
+    if options.command == "fit" and not options.plan and starts_its_own(config.trainer):
+        return run_processes(options.arguments, config.trainer)
 
     from src.training import predict_classes, run_classify
     from src.training import run as training
 
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
     if config.classify is not None:
         if options.plan or options.command == "validate":
@@ -101,6 +110,7 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--checkpoint", metavar="PATH", help="validate, test, predict: whose weights")
     parser.add_argument("--print-config", action="store_true", help="print the resolved settings and stop")
     options, rest = parser.parse_known_args(arguments)
+    options.arguments = arguments
     return options, join_overrides(rest)
 
 

@@ -4,6 +4,7 @@ import importlib
 import json
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from src.models import create_encoder
 from src.train import parse
 
 README = Path("README.md").read_text(encoding="utf-8")
+SCALE = Path("docs/scale.md").read_text(encoding="utf-8")
 COMMANDS = [
     line.strip()
     for line in [*README.splitlines(), *Path("CONTRIBUTING.md").read_text(encoding="utf-8").splitlines()]
@@ -28,6 +30,22 @@ def test_a_command_of_the_readme_is_understood(command):
     files = [f for f in options.config if not f.startswith("runs/")]  # what the quickstart writes is tested elsewhere
     config = load_config(files or ["configs/quickstart.yaml"], overrides)
     assert config.data.sources
+
+
+@pytest.mark.parametrize("command", re.findall(r"^ {4}(?:\w+=\S+ )*((?:python|torchrun) .*src\.train.*)", SCALE, re.M))
+def test_a_command_of_the_guide_to_many_processes_is_understood(command):
+    options, overrides = parse(shlex.split(command.partition("-m src.train ")[2]))
+    assert load_config(options.config, overrides).data.sources
+
+
+def test_the_slurm_file_is_a_script_with_a_command_that_is_understood():
+    file = Path("configs/slurm/pretrain.sbatch")
+    subprocess.run(["bash", "-n", str(file)], check=True)
+    command = re.search(r"\nsrun .*?-m src\.train (.*?)\"\$@\"", file.read_text(encoding="utf-8"), re.S)
+    assert command is not None
+    options, overrides = parse(shlex.split(command.group(1).replace("\\\n", "")))
+    assert options.resume == "auto"
+    assert load_config(options.config, [*overrides, "data.path=/audio/0.tar"]).trainer.strategy == "fsdp"
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if re.match(r"python -m src\.(embed|export|pack|search)", c)])

@@ -18,6 +18,7 @@ from src.training.run import (
     build_model,
     make_callbacks,
     make_loggers,
+    make_module,
     make_trainer,
     plan_run,
     precision,
@@ -103,6 +104,7 @@ CHANGES = {
     "optimizer.learning_rate": "1e-3", "optimizer.weight_decay": "0.2", "optimizer.betas": "[0.8, 0.99]",
     "optimizer.warmup_steps": "5", "optimizer.final_share": "0.5", "optimizer.gradient_clip": "0.5",
     "trainer.steps": "50", "trainer.accumulate": "2", "trainer.devices": "2", "trainer.num_nodes": "2",
+    "trainer.strategy": "fsdp", "trainer.compile": "true",
     "trainer.accelerator": "gpu", "trainer.precision": "bf16-mixed", "trainer.threads": "2",
     "trainer.log_every_steps": "7", "trainer.save_every_steps": "9", "trainer.save_best": "5",
     "trainer.skip_bad_steps": "3",
@@ -133,11 +135,13 @@ def observe(overrides: list[str]) -> str:
     except UserError as error:
         return str(error)
     module = Pretraining(model, config.optimizer, plan.clips_per_step, config.trainer.steps)
+    compiled = make_module(config, 1).model.encoder.blocks[0]._compiled_call_impl is not None
     optimizers = module.configure_optimizers()
     share = optimizers["lr_scheduler"]["scheduler"].lr_lambdas[0]
     groups = [{k: v for k, v in g.items() if k != "params"} for g in optimizers["optimizer"].param_groups]
     weights = [float(p.detach().sum()) for p in model.parameters()] if config.model.size == "tiny" else []
-    seen = [str(plan), str(model), model.mask_ratio, model.mask_group, model.encoder.gradient_checkpointing, weights,
+    seen = [str(plan), compiled,
+            str(model), model.mask_ratio, model.mask_group, model.encoder.gradient_checkpointing, weights,
             batches(data, trainer), groups, [share(step) for step in range(50)], torch.get_num_threads(),
             [describe(callback) for callback in callbacks], trainer_facts(trainer), precision(config),
             [(each._wandb_init, each._offline) for each in loggers if isinstance(each, WandbLogger)]]  # fmt: skip
@@ -157,7 +161,8 @@ def batches(data: PretrainData, trainer: L.Trainer) -> list:
 
 
 def trainer_facts(trainer: L.Trainer) -> list:
-    return [trainer.max_steps, trainer.accumulate_grad_batches, trainer.world_size, trainer.gradient_clip_val,
+    return [type(trainer.strategy).__name__,
+            trainer.max_steps, trainer.accumulate_grad_batches, trainer.world_size, trainer.gradient_clip_val,
             trainer.log_every_n_steps, trainer.val_check_interval, trainer.limit_val_batches]  # fmt: skip
 
 

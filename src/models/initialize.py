@@ -9,6 +9,7 @@ import math
 import torch
 from timm.layers import LayerScale
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from src.models.log_mel import LogMel
 
@@ -22,12 +23,21 @@ def initialize(module: nn.Module, seed: int, part: str) -> None:
         part: "encoder" or "decoder": chooses the distribution of the matrices and enters the names.
     """
     for name, parameter in module.named_parameters():
-        parameter.copy_(initial_value(f"{part}.{name}", parameter.shape, seed, _scale_of(module, name)))
+        fill(parameter, initial_value(f"{part}.{name}", parameter.shape, seed, _scale_of(module, name)))
     for child in module.modules():
         if isinstance(child, LogMel):
             child.reset_buffers()
         elif isinstance(child, nn.BatchNorm1d):
             child.reset_running_stats()
+
+
+def fill(parameter: Tensor, value: Tensor) -> None:
+    """Copy a whole `value`, which each process has, into `parameter`; of a sharded one each process takes its piece."""
+    if isinstance(parameter, DTensor):
+        local = distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)
+        parameter.to_local().copy_(local.to_local())
+    else:
+        parameter.copy_(value)
 
 
 def initial_value(name: str, shape: torch.Size, seed: int, layer_scale: float = 1.0) -> Tensor:

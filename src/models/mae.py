@@ -3,7 +3,8 @@
 Dasheng, section 2, after He et al. (2022).
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +14,7 @@ from src.models.masking import group_mask
 from src.models.vit import AudioViT
 
 
-@dataclass
-class MAEOutput:
+class MAEOutput(NamedTuple):
     """loss: scalar, mean over the M masked tokens. prediction, target: (M, P), normalised patches in the order of
     `mask.nonzero()`. mask: (B, N) bool. mean, deviation: (M, 1) dB, what the target was normalised with."""
 
@@ -62,6 +62,10 @@ class MaskedAutoencoder(nn.Module):
         error = (prediction - target).square().mean(-1)
         loss = error.sum() / max(1, len(error))
         return MAEOutput(loss, prediction, target, mask.mask, mean, deviation)
+
+    def run(self, function: Callable, *arguments: Any) -> Any:
+        """`function(*arguments)`, which uses a part of this network; a sharded one gathers its weights for it."""
+        return function(*arguments)
 
 
 def normalise_patches(patches: Tensor) -> tuple[Tensor, Tensor, Tensor]:

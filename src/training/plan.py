@@ -32,7 +32,9 @@ def make_plan(config: Config, model: MaskedAutoencoder, data: DataFacts, bf16: b
     flops = 3 * forward_flops(model, tokens, kept) * clips_per_step
     if config.model.gradient_checkpointing:
         flops += _blocks_flops(model.encoder, kept) * clips_per_step
-    memory = memory_bytes(model, tokens, kept, data.clips_per_batch, bf16, config.model.gradient_checkpointing)
+    num_shards = world_size if config.trainer.strategy == "fsdp" else 1
+    recompute = config.model.gradient_checkpointing
+    memory = memory_bytes(model, tokens, kept, data.clips_per_batch, bf16, recompute, num_shards)
     hours = config.trainer.steps * clips_per_step * data.crop_seconds / 3600
     rate = scaled_learning_rate(config.optimizer.learning_rate, clips_per_step)
     batch = f"{data.clips_per_batch:.0f} a process x {world_size} x {config.trainer.accumulate} accumulated"
@@ -46,7 +48,7 @@ def make_plan(config: Config, model: MaskedAutoencoder, data: DataFacts, bf16: b
         ("steps", _describe_steps(config.trainer.steps, clips_per_step, data)),
         ("audio in the run", f"{hours:,.1f} hours, repeats counted"),
         ("learning rate", f"{peak}, {config.optimizer.warmup_steps} steps of warm-up, then a cosine"),
-        ("memory a process", f"about {memory / 2**30:.1f} GiB (weights, gradients, AdamW, activations)"),
+        ("memory a process", f"about {memory / 2**30:.1f} GiB ({_describe_state(num_shards)}, activations)"),
         ("arithmetic a step", f"{flops / 1e9:,.0f} GFLOP"),
     ]
     return Plan(rows, _warnings(config, encoder_size, data, world_size), clips_per_step)
@@ -70,20 +72,41 @@ def _blocks_flops(part, tokens: int) -> float:
     return 2 * tokens * matrices + 4 * tokens**2 * width * len(part.blocks)
 
 
-def memory_bytes(model: MaskedAutoencoder, tokens: int, kept: int, clips: float, bf16: bool, recompute: bool) -> float:
-    """Peak of one process: 16 bytes a parameter (fp32 weight, gradient, two moments), and what the backward pass needs.
+def memory_bytes(
+    model: MaskedAutoencoder,
+    tokens: int,
+    kept: int,
+    clips: float,
+    bf16: bool,
+    recompute: bool,
+    num_shards: int = 1,
+    state_bytes: int = 16,
+) -> float:
+    """Peak of one process: what is kept for each parameter, and what the backward pass needs.
+
+    The 16 bytes a parameter are fp32 weight, gradient and AdamW's two moments. Of `num_shards` pieces a process has
+    one, and with it, whole for a while, the weights of two blocks (the next is gathered meanwhile), the gradient of
+    one, and that gradient once more, laid out for the sum over processes.
 
     A block keeps 16 values of its width a token: two norms' inputs and outputs, query, key, value, attention's output,
     the MLP's hidden layer before and after GELU. With recomputation the encoder keeps one a block, and one block's all.
     """
     bytes_a_value = 2 if bf16 else 4
-    state = 16 * (count_parameters(model.encoder) + count_parameters(model.decoder))
+    state = state_bytes * (count_parameters(model.encoder) + count_parameters(model.decoder)) / num_shards
+    if num_shards > 1:
+        largest = max(count_parameters(part.blocks[0]) for part in (model.encoder, model.decoder))
+        state += largest * (3 * bytes_a_value + 4)
     depth, width = len(model.encoder.blocks), model.encoder.embed_dim
     values_a_token = (depth + 16) * width if recompute else depth * 16 * width
     decoder_width = model.decoder.mask_token.shape[-1]
     values = kept * values_a_token + tokens * len(model.decoder.blocks) * 16 * decoder_width
     front_end = tokens * 4 * (2 * 512 + 2 * 257 + 4 * 64) * 4  # frames, spectrum and mel, fp32
     return state + clips * (values * bytes_a_value + front_end)
+
+
+def _describe_state(num_shards: int) -> str:
+    state = "weights, gradients, AdamW"
+    return state if num_shards == 1 else f"one of {num_shards} pieces of {state}; two blocks at a time"
 
 
 def _describe_data(data: DataFacts) -> str:

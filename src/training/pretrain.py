@@ -1,5 +1,6 @@
 """Pretraining as a LightningModule: the network's loss on a batch, its optimiser and its schedule."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -15,14 +16,29 @@ from src.training.optimizer import make_optimizer, scaled_learning_rate, schedul
 
 
 class Pretraining(L.LightningModule):
-    """Args: model: what is trained. clips_per_step: effective batch of all processes. steps: optimiser steps."""
+    """
+    Args:
+        model: what is trained. clips_per_step: effective batch of all processes. steps: optimiser steps.
+        shard: gives each process its piece of a model that is on the meta device; None leaves the model whole.
+    """
 
-    def __init__(self, model: MaskedAutoencoder, optimizer: OptimizerConfig, clips_per_step: float, steps: int) -> None:
+    def __init__(
+        self, model: MaskedAutoencoder, optimizer: OptimizerConfig, clips_per_step: float, steps: int,
+        shard: Callable[[MaskedAutoencoder, Any], None] | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.model = model
+        self._shard = shard
         self.optimizer_config, self.steps = optimizer, steps
         self.learning_rate = scaled_learning_rate(optimizer.learning_rate, clips_per_step)
         self.validation_loss = MeanMetric()
+
+    def configure_model(self) -> None:
+        """Once: Lightning calls it for each stage."""
+        if self._shard is not None:
+            assert self.device_mesh is not None
+            self._shard(self.model, self.device_mesh["data_parallel"])
+            self._shard = None
 
     def training_step(self, batch: dict[str, Any], batch_index: int) -> Tensor:
         output = self._forward(batch)

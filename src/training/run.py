@@ -3,6 +3,8 @@
 import logging
 import platform
 import secrets
+import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,11 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from src.checkpoint import read_checkpoint
 from src.config import Config
 from src.data.datamodule import PretrainData
 from src.data.labels import load_labelled
 from src.errors import UserError
-from src.formats.resize import resize
+from src.formats.lightning import is_sharded, read_training
 from src.models.mae import MaskedAutoencoder
 from src.models.sizes import create_mae
 from src.training.callbacks.bad_clips import BadClips
@@ -35,9 +36,11 @@ from src.training.callbacks.throughput import Throughput
 from src.training.callbacks.watch import Watch
 from src.training.closing import closing_table
 from src.training.metrics_file import MetricsFile
+from src.training.parallel import compile_blocks, lost_a_process, make_strategy, shard
 from src.training.plan import Plan, make_plan
 from src.training.pretrain import Pretraining
 from src.training.run_folder import checkpoint_to_resume, compare, free_folder, read_run, start_folder
+from src.training.start import start_from
 
 log = logging.getLogger("src")
 
@@ -51,9 +54,10 @@ def fit(config: Config, resume: str | None = None) -> int:
     config.name = folder.name
     data = prepare_data(config)
     plan = plan_run(config, data)
-    model = build_model(config)
-    started = start_from(model, config.model.init_from) if config.model.init_from and not checkpoint else None
-    module = Pretraining(model, config.optimizer, plan.clips_per_step, config.trainer.steps)
+    init_from = config.model.init_from if checkpoint is None else None
+    module = make_module(config, plan.clips_per_step, init_from)
+    model = module.model
+    started = start_from(model, init_from) if init_from and config.trainer.strategy != "fsdp" else None
     architecture = {"encoder": model.encoder.architecture, "decoder": model.decoder.architecture}
     about = describe_run(config, architecture, before.get("wandb_id"))
     callbacks = make_callbacks(config, folder, data, about)
@@ -78,6 +82,12 @@ def fit(config: Config, resume: str | None = None) -> int:
     except (KeyboardInterrupt, SystemExit):
         log.info("interrupted before the step was done; %s", how_to_resume(folder))
         return 130
+    except RuntimeError as error:
+        if trainer.world_size == 1 or not lost_a_process(error):
+            raise
+        said = f"error: another process of the run has died ({str(error).splitlines()[0]}); {how_to_resume(folder)}"
+        print(said, file=sys.stderr, flush=True)
+        return 1
     finally:
         if config.tracking.wandb:
             wandb.finish()
@@ -102,8 +112,10 @@ def evaluate(config: Config, command: str, checkpoint: str | None) -> int:
     if getattr(config.data, wanted) is None:
         raise UserError(f"data.{wanted} is not set; {command} needs it, for example data.{wanted}.path=FOLDER")
     data = prepare_data(config)
-    module = Pretraining(build_model(config), config.optimizer, 256, config.trainer.steps)
-    content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    config.trainer.devices = config.trainer.num_nodes = 1  # one process sees every clip once, and holds what it finds
+    config.trainer.strategy = "auto"
+    module = make_module(config, 256)
+    content = read_training(path) if is_sharded(path) else torch.load(path, "cpu", mmap=True, weights_only=True)
     module.load_state_dict(content["state_dict"])
     trainer = make_trainer(config, path.parent, [], [])
     if command == "predict":
@@ -132,6 +144,28 @@ def plan_run(config: Config, data: PretrainData) -> Plan:
     return make_plan(config, model, data.facts(), precision(config) == "bf16-mixed")
 
 
+def make_module(config: Config, clips_per_step: float, init_from: str | None = None) -> Pretraining:
+    """With `trainer.strategy=fsdp` the model is on the meta device until each process is given its piece.
+
+    Args:
+        init_from: checkpoint whose weights the pieces are of; a whole model is left with its initial weights.
+    """
+    sharded, compiled = config.trainer.strategy == "fsdp", config.trainer.compile
+    model = build_model(config, device="meta" if sharded else "cpu")
+    pieces = None
+
+    def start(model: MaskedAutoencoder) -> None:
+        if init_from:
+            log.info("%s", start_from(model, init_from))
+
+    if sharded:
+        bf16 = precision(config) == "bf16-mixed"
+        pieces = partial(shard, seed=config.seed, bf16=bf16, compiled=compiled, start=start)
+    elif compiled:
+        compile_blocks(model)
+    return Pretraining(model, config.optimizer, clips_per_step, config.trainer.steps, pieces)
+
+
 def build_model(config: Config, device: str = "cpu") -> MaskedAutoencoder:
     return create_mae(
         config.model.size,
@@ -143,31 +177,6 @@ def build_model(config: Config, device: str = "cpu") -> MaskedAutoencoder:
         seed=config.seed,
         device=device,
     )
-
-
-def start_from(model: MaskedAutoencoder, path: str) -> str:
-    """Give the encoder, and the decoder where there is one of the same shape, the weights of a checkpoint or export.
-
-    Returns:
-        A sentence that says what was taken.
-
-    Raises:
-        UserError: as `read_checkpoint`; an encoder of another shape.
-    """
-    stored = read_checkpoint(path)
-    ours = model.encoder.architecture
-    for name in ("width", "depth", "num_heads", "layer_scale"):
-        if stored.architecture[name] != ours[name]:
-            raise UserError(
-                f"model.init_from={path} is an encoder with {name}={stored.architecture[name]}, the settings make one "
-                f"with {ours[name]}; set model.size (or model.layer_scale) to fit"
-            )
-    state, resized = resize(stored.encoder, stored.architecture, ours)
-    model.encoder.load_state_dict(state)
-    same = bool(stored.decoder) and stored.decoder_architecture == model.decoder.architecture
-    if same:
-        model.decoder.load_state_dict(stored.decoder)
-    return "; ".join([f"starting from {path}, encoder{' and decoder' if same else '; the decoder is new'}", *resized])
 
 
 def make_callbacks(config: Config, folder: Path, data: PretrainData, about: dict[str, Any]) -> list[L.Callback]:
@@ -197,7 +206,7 @@ def make_trainer(config: Config, folder: Path, callbacks: list[L.Callback], logg
         accelerator=settings.accelerator,
         devices=settings.devices,
         num_nodes=settings.num_nodes,
-        strategy="ddp" if settings.devices * settings.num_nodes > 1 else "auto",
+        strategy=make_strategy(settings),
         precision=precision(config),
         max_steps=settings.steps,
         max_epochs=-1,

@@ -131,6 +131,7 @@ def test_classifier(config: Config, checkpoint: str | None) -> int:
     if path is None:
         raise UserError(f"{config.runs_folder}/{config.name} has no checkpoint; give one with --checkpoint PATH")
     started = time.monotonic()
+    config.trainer.devices = config.trainer.num_nodes = 1
     model = load_classifier(path)
     labelled = read_set(config)
     assert config.classify is not None

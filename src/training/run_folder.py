@@ -31,11 +31,14 @@ def checkpoint_to_resume(runs_folder: str, name: str, resume: str) -> Path | Non
         UserError: a path that is not there.
     """
     if resume != "auto":
-        if not Path(resume).is_file():
+        if not Path(resume).exists():
             raise UserError(f"there is no checkpoint {resume} in {Path.cwd()}; auto takes the newest of the run")
         return Path(resume)
     starts = [Path(runs_folder, name), *Path(runs_folder).glob(f"{name}-[0-9]*")]
-    checkpoints = [path for start in starts for path in start.glob("**/checkpoints/*.ckpt")]
+    # last.ckpt.old: a folder whose successor was about to take its name (`sharded_files.py`)
+    patterns = ("**/checkpoints/*.ckpt", "**/checkpoints/*.ckpt.old")
+    found = [path for start in starts for pattern in patterns for path in start.glob(pattern)]
+    checkpoints = [path for path in found if path.is_file() or (path / "meta.pt").exists()]  # what is written last
     return max(checkpoints, key=lambda path: (path.stat().st_mtime_ns, path.name == "last.ckpt"), default=None)
 
 
@@ -45,11 +48,13 @@ def read_run(checkpoint: Path) -> dict[str, Any]:
     Raises:
         UserError: the file is not a checkpoint of ours, or is damaged.
     """
-    import torch
+    from src.formats.lightning import read_about
 
     try:
-        content = torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=True)
+        content = read_about(checkpoint)
         return {**content["run"], "step": content["global_step"]}
+    except UserError:
+        raise
     except Exception as error:  # whatever a damaged archive raises
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{checkpoint} is not a whole checkpoint of this project ({reason})") from error

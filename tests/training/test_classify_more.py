@@ -99,6 +99,13 @@ def test_one_process_measures_as_two_do_on_an_uneven_set(place):
         assert float(one_curve[0][name]) == pytest.approx(float(two_curve[0][name]), abs=1e-6), name
 
 
+def test_two_processes_say_a_mistake_once(place):
+    overrides = ["trainer.devices=2", "trainer.accelerator=cpu", f"model.init_from={place / 'nothing'}"]
+    arguments = [sys.executable, "-m", "src.train", *command(place, "finetune", *overrides)]
+    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2 and done.stderr.count("error: there is no checkpoint") == 1 == done.stderr.count("\n")
+
+
 def test_a_resumed_run_ends_as_if_it_had_not_stopped(place):
     """Crops, order, augmentation and schedule go on where they were."""
     crop = ["data.crop_seconds=0.4", "classify.epochs=3"]

@@ -44,6 +44,16 @@ def test_memory_of_weights_and_optimiser_is_sixteen_bytes_a_parameter():
     assert memory_bytes(model, 250, 62, 32, True, True) < memory_bytes(model, 250, 62, 32, True, False)
 
 
+def test_of_several_pieces_a_process_has_one_and_two_blocks():
+    model = create_mae("1.2b", device="meta")
+    whole = memory_bytes(model, 250, 62, 0, True, True)
+    block = count_parameters(model.encoder.blocks[0])
+    for num_shards in (2, 8, 64):
+        assert memory_bytes(model, 250, 62, 0, True, True, num_shards) == whole / num_shards + 10 * block
+    text = str(plan(["trainer.devices=8", "trainer.strategy=fsdp", "model.size=1.2b"]))
+    assert "one of 8 pieces of weights" in text
+
+
 def test_the_rows_say_batch_epochs_and_learning_rate():
     made = plan(["data.batch_size=32", "trainer.accumulate=2", "trainer.devices=2", "optimizer.learning_rate=1e-3",
                  "trainer.steps=70", "optimizer.warmup_steps=0"])  # fmt: skip

@@ -1,7 +1,6 @@
 """Saving: the last checkpoint at intervals and at the end, and copies of the best, each whole or not there at all."""
 
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +9,19 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.trainer.states import TrainerFn
 
-from src.errors import UserError
+from src.formats.lightning import is_sharded, read_training
+from src.training.parallel import Sharded, names
+from src.training.sharded_files import SAVE_ERRORS, copy, discard, put_in_place, save_error, save_shards
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes beside the target, flushes to disk, then renames: a cut-off save never bears a checkpoint's name."""
+    """Files of unsharded training: written beside the target, flushed, then renamed, so that what bears a checkpoint's
+    name is whole. It also reads the folders of a sharded run."""
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        if is_sharded(Path(path)):
+            return read_training(Path(path))
+        return super().load_checkpoint(path, map_location, weights_only)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         target = Path(path)
@@ -25,11 +32,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 torch.save(checkpoint, file)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(partial, target)
-        except (OSError, RuntimeError) as error:  # torch's zip writer reports a full disk as a RuntimeError
+            put_in_place(partial, target)
+        except SAVE_ERRORS as error:
             partial.unlink(missing_ok=True)
-            kept = f"; {target.name} of before is whole" if target.exists() else ""
-            raise UserError(f"could not save {target}: {_reason(error)}{kept}") from error
+            raise save_error(target, error) from error
 
 
 class Checkpoints(L.Callback):
@@ -57,6 +63,12 @@ class Checkpoints(L.Callback):
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["run"] = self.about
+        if isinstance(trainer.strategy, Sharded):  # shards hold its tensors by name; the rest goes here
+            order = iter(names(pl_module, trainer.optimizers[0]))
+            checkpoint["optimizer_groups"] = [
+                {**group, "params": None, "names": [next(order) for _ in group["params"]]}
+                for group in trainer.optimizers[0].param_groups
+            ]
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -68,7 +80,10 @@ class Checkpoints(L.Callback):
 
     def save_last(self, trainer: L.Trainer) -> None:
         if trainer.global_step != self._saved_at:
-            trainer.save_checkpoint(self.last, weights_only=False)  # the whole state
+            if isinstance(trainer.strategy, Sharded):
+                save_shards(trainer, self.last)
+            else:
+                trainer.save_checkpoint(self.last, weights_only=False)  # the whole state
             self._saved_at = trainer.global_step
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -77,23 +92,6 @@ class Checkpoints(L.Callback):
         self.save_last(trainer)
         if trainer.is_global_zero:
             loss = float(trainer.callback_metrics["val/loss"])
-            _copy(self.last, self.folder / f"step={trainer.global_step}-val_loss={loss:.4f}.ckpt")
+            copy(self.last, self.folder / f"step={trainer.global_step}-val_loss={loss:.4f}.ckpt")
             for dropped in self.best()[self.keep_best :]:
-                dropped.unlink()
-
-
-def _copy(source: Path, target: Path) -> None:
-    """A second name for the same bytes where the file system has that, else a copy; whole or not there."""
-    partial = target.with_name(target.name + ".partial")
-    partial.unlink(missing_ok=True)
-    try:
-        os.link(source, partial)
-    except OSError:
-        shutil.copyfile(source, partial)
-    os.replace(partial, target)
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror.lower()
-    return "the disk is full or not writable"
+                discard(dropped)

@@ -54,21 +54,25 @@ class LearningCheck(Periodic):
     def _measure_untrained(self, pl_module: L.LightningModule) -> ProbeScores:
         """With batch-norm statistics of the labelled clips: without them raw dB would go in, an easier floor."""
         assert isinstance(pl_module, Pretraining)
-        norm = pl_module.model.encoder.init_bn
-        before = {name: value.clone() for name, value in norm.state_dict().items()}
-        calibrate_norm(pl_module.model.encoder, self.train.waveforms)
+        model = pl_module.model
+        statistics = list(model.encoder.init_bn.buffers())
+        before = [value.clone() for value in statistics]
+        model.run(calibrate_norm, model.encoder, self.train.waveforms)
         scores = self.measure(pl_module)
-        norm.load_state_dict(before)
+        for value, old in zip(statistics, before, strict=True):
+            value.copy_(old)
         return scores
 
     def measure(self, pl_module: L.LightningModule) -> ProbeScores:
         """Scores of the module's encoder as it is now."""
         assert isinstance(pl_module, Pretraining)
-        encoder = pl_module.model.encoder
-        return self._probe(
-            embed_clips(encoder, self.train.waveforms, self.layer, self.pooling),
-            embed_clips(encoder, self.test.waveforms, self.layer, self.pooling),
-        )
+        model = pl_module.model
+        with pl_module.trainer.precision_plugin.forward_context():
+            train, test = (
+                model.run(embed_clips, model.encoder, clips.waveforms, self.layer, self.pooling)
+                for clips in (self.train, self.test)
+            )
+        return self._probe(train, test)
 
     def _probe(self, train: np.ndarray, test: np.ndarray) -> ProbeScores:
         return probe(train, self.train.labels, test, self.test.labels)

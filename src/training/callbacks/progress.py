@@ -36,8 +36,9 @@ class ProgressLine(L.Callback):
         if step % every and step != trainer.max_steps:  # reading the loss makes the GPU wait for the CPU
             return
         seconds = round(self.throughput.seconds_to_go(trainer))
+        loss = float(trainer.callback_metrics["train/loss"])  # of all processes
         text = (
-            f"loss {float(outputs['loss']):.3f}  {self.throughput.clips_per_second:.0f} clips/s  "
+            f"loss {loss:.3f}  {self.throughput.clips_per_second:.0f} clips/s  "
             f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02} to go"
         )
         if self._bar is not None:

@@ -39,7 +39,8 @@ class Reconstruction(Periodic):
 
     def act(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert self.waveforms is not None and isinstance(pl_module, Pretraining)
-        panels = [reconstruct(pl_module.model, waveform, seed) for seed, waveform in enumerate(self.waveforms)]
+        with trainer.precision_plugin.forward_context():
+            panels = [reconstruct(pl_module.model, waveform, seed) for seed, waveform in enumerate(self.waveforms)]
         if trainer.is_global_zero:
             path = self.folder / f"step={trainer.global_step}.png"
             draw(panels, pl_module.model.encoder.hop_seconds / 4, path)
@@ -59,7 +60,7 @@ def reconstruct(model: MaskedAutoencoder, waveform: np.ndarray, seed: int = 0) -
     device = model.encoder.time_pos_embed.device
     samples = torch.from_numpy(waveform)[None, : round(10.08 * model.encoder.sample_rate)].to(device)
     output = model(samples, seeds=torch.tensor([seed], device=device))
-    target = model.encoder.tokenize(samples, None)[1][0].clone()  # (N, P) in dB
+    target = model.run(model.encoder.tokenize, samples, None)[1][0].clone()  # (N, P) in dB
     model.train(was_training)
     mask = output.mask[0]
     masked, predicted = target.clone(), target.clone()
