@@ -26,7 +26,10 @@ from src.data.decode import SAMPLE_RATE, AudioError, decode
 METHODS = {  # preset and overrides
     "linear probe": ("linear", ["classify.layer=10"]),
     "fine-tuned": ("finetune", []),
-    "from scratch": ("finetune", ["model.init_from=null", "classify.method=finetune", "classify.layer_decay=1"]),
+    "from scratch": (
+        "finetune",
+        ["model.init_from=null", "classify.method=finetune", "classify.layer_decay=1", "optimizer.learning_rate=0.008"],
+    ),
 }
 SETS = {"train": 400, "valid": 100, "test": 200}  # mixtures
 

@@ -1,4 +1,7 @@
-"""The one error that users see."""
+"""The one error that users see, and how a command ends."""
+
+import sys
+from collections.abc import Callable
 
 
 class UserError(ValueError):
@@ -6,3 +9,15 @@ class UserError(ValueError):
 
     The commands print it and leave with status 2.
     """
+
+
+def exit_status(run: Callable[[], int], interrupted: str = "interrupted") -> int:
+    """What `run` returns; 2 after a UserError, 130 after Ctrl-C, each with its sentence on stderr."""
+    try:
+        return run()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(interrupted, file=sys.stderr)
+        return 130

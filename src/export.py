@@ -12,7 +12,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from src.errors import UserError
+from src.errors import UserError, exit_status
 
 FORMATS = {
     "folder": "a folder that says all about itself: weights, settings, decoder, model card; transformers opens it too",
@@ -24,14 +24,11 @@ FORMATS = {
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse(sys.argv[1:] if arguments is None else arguments)
-    try:
-        export(options.checkpoint, options.format, Path(options.out))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; nothing was written", file=sys.stderr)
-        return 130
+    return exit_status(lambda: run(options), "interrupted; nothing was written")
+
+
+def run(options: argparse.Namespace) -> int:
+    export(options.checkpoint, options.format, Path(options.out))
     print(f"{options.format}: {options.out}")
     return 0
 

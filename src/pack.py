@@ -17,19 +17,12 @@ import os
 import sys
 from pathlib import Path
 
-from src.errors import UserError
+from src.errors import UserError, exit_status
 
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse(sys.argv[1:] if arguments is None else arguments)
-    try:
-        return run(options)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        return 130
+    return exit_status(lambda: run(options), "stopped; the same command goes on from here")
 
 
 def run(options: argparse.Namespace) -> int:

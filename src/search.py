@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
-from src.errors import UserError
+from src.errors import UserError, exit_status
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,17 +42,10 @@ class Neighbour(NamedTuple):
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse(sys.argv[1:] if arguments is None else arguments)
-    try:
-        run(options)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    return exit_status(lambda: run(options))
 
 
-def run(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> int:
     """The heavy part: torch and the rest are imported from here on."""
     from src.checkpoint import load_encoder
     from src.data.decode import AudioError
@@ -78,6 +71,7 @@ def run(options: argparse.Namespace) -> None:
     if options.html:
         write_page(options.query, found, Path(options.html))
         print(f"to listen: {options.html}")
+    return 0
 
 
 def read_settings(index: Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from src.config import Config
 from src.config_files import describe_keys, load_config, to_yaml
-from src.errors import UserError
+from src.errors import UserError, exit_status
 
 COMMANDS = {
     "fit": "pretrain an encoder, or train a classifier (configs/classify)",
@@ -28,19 +28,16 @@ COMMANDS = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    try:
-        options, overrides = parse(sys.argv[1:] if arguments is None else arguments)
-        config = load_config(options.config, overrides)
-        if options.print_config:
-            print(to_yaml(config), end="")
-            return 0
-        return run(config, options)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    return exit_status(lambda: command(sys.argv[1:] if arguments is None else arguments))
+
+
+def command(arguments: list[str]) -> int:
+    options, overrides = parse(arguments)
+    config = load_config(options.config, overrides)
+    if options.print_config:
+        print(to_yaml(config), end="")
+        return 0
+    return run(config, options)
 
 
 def run(config: Config, options: argparse.Namespace) -> int:
