@@ -179,7 +179,8 @@ sys.exit(main(sys.argv[1:]))
 
 def test_two_processes_skip_together_and_the_slowest_is_named(tmp_path):
     (tmp_path / "spoil.py").write_text(TWO_PROCESSES)
-    command = [sys.executable, str(tmp_path / "spoil.py"), *arguments(tmp_path, "trainer.steps=6", "trainer.devices=2")]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = [*torchrun, str(tmp_path / "spoil.py"), *arguments(tmp_path, "trainer.steps=6", "trainer.devices=2")]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
