@@ -77,6 +77,14 @@ class Pretraining(L.LightningModule):
         total = self.trainer.strategy.reduce(torch.stack([output.loss.detach() * count, count]), reduce_op="sum")
         return output.loss * count * self.trainer.world_size / total[1].clamp(min=1), total[0] / total[1].clamp(min=1)
 
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """By the norm over all pieces. Lightning's own refuses a fused optimiser in bf16 (because of fp16's scaler)."""
+        if gradient_clip_val is not None:
+            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
+
     def configure_optimizers(self) -> Any:
         config = self.optimizer_config
         first, second = config.betas

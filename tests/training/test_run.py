@@ -93,6 +93,14 @@ def test_the_number_of_workers_changes_nothing(tmp_path, sources):
     assert losses(tmp_path, "w0") == losses(tmp_path, "w2")
 
 
+def test_clipping_goes_with_bf16(tmp_path):
+    """The optimiser is fused; the gradient after clipping is within the limit."""
+    overrides = ["trainer.steps=2", "trainer.precision=bf16-mixed", "trainer.accelerator=cpu"]
+    assert fit(tmp_path, *overrides, "optimizer.gradient_clip=0.5", name="clipped") == 0
+    assert fit(tmp_path, *overrides, name="free") == 0
+    assert losses(tmp_path, "clipped") != losses(tmp_path, "free")
+
+
 def test_two_processes_give_the_losses_of_one(tmp_path):
     """Same global batch, dealt to two gloo processes; clips differ in length: the mean is over all tokens of both."""
     shared = ["trainer.steps=6", "trainer.accelerator=cpu", "model.drop_path=0", "data.crop_seconds=2.5"]
