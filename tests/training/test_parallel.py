@@ -1,11 +1,14 @@
 """Several processes through the command line: one = DDP on two = FSDP2 on two; kills, resumes, shards on disk."""
 
+import io
 import os
 import shutil
 import signal
+import tarfile
 import time
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import soundfile
 import torch
@@ -58,9 +61,25 @@ def test_two_processes_give_the_losses_and_gradient_norms_of_one(runs, name):
     assert not list(runs.glob("*-2"))  # the other processes make no folders
 
 
-def test_a_killed_process_ends_the_run_with_a_sentence_and_the_resume_is_exact(runs, tmp_path):
-    """SIGKILL of rank 1 in mid-epoch (of 56 steps), two workers each; the losses go on bit by bit."""
-    overrides = [*FSDP, "data.num_workers=2", "trainer.save_every_steps=3"]
+@pytest.fixture(scope="module")
+def mixture(tmp_path_factory):
+    """Two sources of uneven shards, two clips of the one for each of the other."""
+    folder = tmp_path_factory.mktemp("mixture")
+    clips = pq.read_table(next((ROOT / "data/demo/data").glob("train-*.parquet"))).column("audio").to_pylist()[:110]
+    for shard, part in (("a-0", clips[:50]), ("a-1", clips[50:70]), ("b-0", clips[70:100]), ("b-1", clips[100:])):
+        with tarfile.open(folder / f"{shard}.tar", "w") as tar:
+            for number, clip in enumerate(part):
+                member = tarfile.TarInfo(f"{shard}-{number:03}.opus")
+                member.size = len(clip["bytes"])
+                tar.addfile(member, io.BytesIO(clip["bytes"]))
+    a, b = (f"{{kind: shards, path: {folder}/{name}-*.tar, weight: {weight}}}" for name, weight in (("a", 2), ("b", 1)))
+    return [f"data.sources=[{a}, {b}]"]
+
+
+def test_a_killed_process_ends_the_run_with_a_sentence_and_the_resume_is_exact(mixture, tmp_path):
+    """SIGKILL of rank 1 in mid-epoch of a mixture, two workers each; the losses go on bit by bit."""
+    overrides = [*FSDP, *mixture, "data.num_workers=2", "trainer.save_every_steps=3"]
+    fit(tmp_path, "whole", *overrides)
     process = start(tmp_path, "cut", *overrides)
     wait_for_step(tmp_path, "cut", 8, process)
     ranks = processes_of(process.pid)
@@ -76,14 +95,14 @@ def test_a_killed_process_ends_the_run_with_a_sentence_and_the_resume_is_exact(r
     last = tmp_path / "cut/checkpoints/last.ckpt"
     position = read_about(last)["PretrainData"]["position"]
     assert position == 8 * read_about(last)["global_step"]
-    assert clips_from(position, 5) == clips_from(0, 5 + position // 8)[position // 8 :]
+    assert clips_from(position, 5, mixture) == clips_from(0, 5 + position // 8, mixture)[position // 8 :]
     fit(tmp_path, "cut", *overrides, resume="auto")
-    assert column(tmp_path, "cut") == column(runs, "fsdp")
+    assert column(tmp_path, "cut") == column(tmp_path, "whole")
 
 
-def clips_from(position, batches):
+def clips_from(position, batches, sources):
     """Names of the clips of the next global batches, as two processes take them from there."""
-    config = load_config([str(ROOT / "configs/quickstart.yaml")], [*SMALL, *TWO])
+    config = load_config([str(ROOT / "configs/quickstart.yaml")], [*SMALL, *TWO, *sources])
     ranks = []
     for rank in range(2):
         data = PretrainData(config.data, config.seed)

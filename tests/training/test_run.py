@@ -101,19 +101,6 @@ def test_clipping_goes_with_bf16(tmp_path):
     assert losses(tmp_path, "clipped") != losses(tmp_path, "free")
 
 
-def test_two_processes_give_the_losses_of_one(tmp_path):
-    """Same global batch, dealt to two gloo processes; clips differ in length: the mean is over all tokens of both."""
-    shared = ["trainer.steps=6", "trainer.accelerator=cpu", "model.drop_path=0", "data.crop_seconds=2.5"]
-    assert fit(tmp_path, *shared, "data.batch_size=16", name="one") == 0
-    process = command(tmp_path, *shared, "data.batch_size=8", "trainer.devices=2", name="two")
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
-    assert {path.name for path in tmp_path.iterdir()} == {"one", "two"}  # the second process makes no folder
-    one, two = losses(tmp_path, "one"), losses(tmp_path, "two")
-    assert list(one) == list(two)
-    np.testing.assert_allclose([float(v) for v in one.values()], [float(v) for v in two.values()], rtol=0, atol=1e-5)
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 def test_a_signal_saves_and_leaves_and_the_run_goes_on_exactly(tmp_path, number):
     assert fit(tmp_path, "trainer.steps=12", name="whole") == 0
