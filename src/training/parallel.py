@@ -4,7 +4,9 @@
 network itself stays plain single-device code (after torchtitan).
 """
 
+import io
 from collections.abc import Callable
+from concurrent.futures import Future
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 from torch import nn
+from torch.distributed.checkpoint import async_save
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_optimizer_state_dict
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
@@ -83,10 +86,32 @@ def compile_blocks(model: MaskedAutoencoder) -> None:
 
 
 class Sharded(ModelParallelStrategy):
-    """Lightning's FSDP2, which also goes on from a checkpoint file of an unsharded run.
+    """Lightning's FSDP2, which writes its shards while training goes on, and reads the checkpoint file of an unsharded
+    run too.
 
     Lightning's own reading of such a file numbers the parameters in the order of the module; ours are in groups.
+
+    Attributes:
+        writing: the save that is under way: what tells when this process's shards are on disk, and the bytes of
+            meta.pt, which comes when those of all are (`sharded_files.py`).
     """
+
+    writing: tuple[Future, bytes] | None = None
+    _save_group: dist.ProcessGroup | None = None  # its own: the writing thread must not meet the training's collectives
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
+        """Copy the shards to CPU memory and begin to write them."""
+        if self._save_group is None:
+            group = dist.new_group(backend="gloo")
+            assert isinstance(group, dist.ProcessGroup)
+            self._save_group = group
+        state = {"state_dict": checkpoint.pop("state_dict")}
+        state |= {f"optimizer_{number}": each for number, each in enumerate(checkpoint.pop("optimizer_states", []))}
+        written = async_save(state, checkpoint_id=Path(filepath), process_group=self._save_group)
+        assert isinstance(written, Future)
+        rest = io.BytesIO()
+        torch.save(checkpoint, rest)  # now: what it refers to changes with the next step
+        self.writing = written, rest.getvalue()
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
         path = Path(self.broadcast(checkpoint_path))

@@ -12,27 +12,57 @@ import lightning.pytorch as L
 import torch
 
 from src.errors import UserError
+from src.training.parallel import Sharded
 
 SAVE_ERRORS = (OSError, RuntimeError)  # torch's zip writer reports a full disk as a RuntimeError
+WRITE_ERRORS = (*SAVE_ERRORS, torch.distributed.checkpoint.CheckpointException)
 
 
-def save_shards(trainer: L.Trainer, target: Path) -> None:
-    """All processes write their shards; the name comes when all have.
+def begin_save(trainer: L.Trainer, target: Path) -> None:
+    """All processes begin to write their shards beside `target`; training can go on.
 
     Raises:
         UserError: the file system refuses; the checkpoint of before is whole.
     """
     partial = target.with_name(target.name + ".partial")
-    if trainer.is_global_zero:
-        discard(partial)  # of a save that was cut off
-    trainer.strategy.barrier("old shards are gone")
     try:
-        trainer.save_checkpoint(partial, weights_only=False)  # ends with a barrier
         if trainer.is_global_zero:
-            with open(partial / "meta.pt", "rb") as file:  # the shards are flushed by who writes them
+            discard(partial)  # of a save that was cut off
+            partial.mkdir(parents=True)
+        trainer.strategy.barrier("old shards are gone")
+        trainer.save_checkpoint(partial, weights_only=False)
+    except WRITE_ERRORS as error:
+        raise save_error(target, error) from error
+
+
+def is_written(trainer: L.Trainer) -> bool:
+    """Whether a save is under way that all processes have written; they all have to ask."""
+    if not isinstance(trainer.strategy, Sharded) or trainer.strategy.writing is None:
+        return False
+    return trainer.strategy.reduce_boolean_decision(trainer.strategy.writing[0].done(), all=True)
+
+
+def finish_save(trainer: L.Trainer, target: Path) -> None:
+    """Wait for the shards of all processes, then give the checkpoint its name; nothing where no save is under way.
+
+    Raises:
+        UserError: as `begin_save`.
+    """
+    assert isinstance(trainer.strategy, Sharded)
+    if trainer.strategy.writing is None:
+        return
+    (written, rest), trainer.strategy.writing = trainer.strategy.writing, None
+    partial = target.with_name(target.name + ".partial")
+    try:
+        written.result()
+        trainer.strategy.barrier("all shards are written")
+        if trainer.is_global_zero:
+            with open(partial / "meta.pt", "wb") as file:  # last: with it the folder is whole
+                file.write(rest)
+                file.flush()
                 os.fsync(file.fileno())
             put_in_place(partial, target)
-    except (*SAVE_ERRORS, torch.distributed.checkpoint.CheckpointException) as error:
+    except WRITE_ERRORS as error:
         raise save_error(target, error) from error
     trainer.strategy.barrier("the checkpoint has its name")
 

@@ -11,7 +11,18 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from src.formats.lightning import is_sharded, read_training
 from src.training.parallel import Sharded, names
-from src.training.sharded_files import SAVE_ERRORS, copy, discard, put_in_place, save_error, save_shards
+from src.training.sharded_files import (
+    SAVE_ERRORS,
+    begin_save,
+    copy,
+    discard,
+    finish_save,
+    is_written,
+    put_in_place,
+    save_error,
+)
+
+_ASK_EVERY = 10  # batches between two times that the processes compare notes on a save
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -73,15 +84,28 @@ class Checkpoints(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        if (batch_idx + 1) % _ASK_EVERY == 0 and is_written(trainer):
+            self.finish(trainer)
         stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         due = trainer.global_step % self.every_steps == 0 or trainer.global_step == trainer.max_steps
         if stepped and (due or trainer.should_stop):
             self.save_last(trainer)
+            if trainer.should_stop:
+                self.finish(trainer)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.finish(trainer)
+
+    def finish(self, trainer: L.Trainer) -> None:
+        """Wait for a save that goes on beside the training."""
+        if isinstance(trainer.strategy, Sharded):
+            finish_save(trainer, self.last)
 
     def save_last(self, trainer: L.Trainer) -> None:
         if trainer.global_step != self._saved_at:
             if isinstance(trainer.strategy, Sharded):
-                save_shards(trainer, self.last)
+                finish_save(trainer, self.last)
+                begin_save(trainer, self.last)
             else:
                 trainer.save_checkpoint(self.last, weights_only=False)  # the whole state
             self._saved_at = trainer.global_step
@@ -90,6 +114,7 @@ class Checkpoints(L.Callback):
         if trainer.state.fn != TrainerFn.FITTING or self.keep_best == 0:
             return
         self.save_last(trainer)
+        self.finish(trainer)
         if trainer.is_global_zero:
             loss = float(trainer.callback_metrics["val/loss"])
             copy(self.last, self.folder / f"step={trainer.global_step}-val_loss={loss:.4f}.ckpt")
