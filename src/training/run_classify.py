@@ -65,6 +65,7 @@ def fit_classifier(config: Config, resume: str | None = None) -> int:
         if labelled.bad:
             write_skipped(labelled.bad, folder / "skipped.csv")
     log.info("\n%s\n", describe(sets[0]))
+    first.encoder.to(make_trainer(config, folder, None, {}).strategy.root_device)
     embeddings = embed(first, labelled.clips) if classify.method == "linear" else None
     known = Known(embeddings, mel_rows(labelled.clips) if len(labelled.clips) <= _MOST_MEASURED else None)
     found = []
