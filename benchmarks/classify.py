@@ -21,7 +21,7 @@ import soundfile
 
 from benchmarks.report import machine_and_date, table
 from src import train
-from src.data.decode import SAMPLE_RATE, AudioError, decode
+from src.audio.decode import SAMPLE_RATE, AudioError, decode
 
 METHODS = {  # preset and overrides
     "linear probe": ("linear", ["classify.layer=10"]),

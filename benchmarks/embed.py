@@ -23,9 +23,10 @@ import torch
 
 from benchmarks.parity import demo_waveform, randomise
 from benchmarks.report import machine_and_date, table
-from src.checkpoint import load_encoder, save_encoder
-from src.data.decode import SUFFIXES
-from src.data.sources import FileSource
+from src.audio.decode import SUFFIXES
+from src.data.sources.folder import FileSource
+from src.encoders.load import load_encoder
+from src.encoders.save import save_encoder
 from src.evaluation.collection import Settings, embed_collection
 from src.evaluation.embedding_file import EmbeddingFile
 from src.export import export

@@ -23,10 +23,10 @@ from benchmarks.parity import official_mae
 from benchmarks.report import machine_and_date, table
 from benchmarks.step import Step
 from src.models import create_mae
+from src.models.cost import forward_flops
 from src.models.sizes import SIZES
 from src.training.callbacks.watch import peak_flops
-from src.training.parallel import compile_blocks
-from src.training.plan import forward_flops
+from src.training.distributed.parallel import compile_blocks
 
 _RECOMPUTED = ("0.6b", "1.2b")  # sizes whose activations are recomputed, as in their presets
 _MOST = 4096  # clips a batch

@@ -31,11 +31,11 @@ import webdataset
 from dasheng.train.audiowebdataset import Audiowebdataset_Fluid
 
 from benchmarks.report import machine_and_date, table
-from src.config import DataConfig, SourceConfig
-from src.data.datamodule import PretrainData
-from src.data.decode import SAMPLE_RATE, decode, probe
-from src.data.manifest import list_clips
-from src.data.packing import pack
+from src.audio.decode import SAMPLE_RATE, decode, probe
+from src.config.settings import DataConfig, SourceConfig
+from src.data.packing.manifest import list_clips
+from src.data.packing.pack import pack
+from src.data.pretraining.datamodule import PretrainData
 
 DEMO = Path(__file__).parents[1] / "data" / "demo"
 CROP_SECONDS = 2.0

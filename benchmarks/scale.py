@@ -18,9 +18,9 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch.distributed.device_mesh import init_device_mesh
 
+from src.models.cost import count_parameters, memory_bytes
 from src.models.sizes import SIZES, create_mae
-from src.training.parallel import shard
-from src.training.plan import count_parameters, memory_bytes
+from src.training.distributed.parallel import shard
 
 STATES = {"sgd": 8, "momentum": 12, "adamw": 16}  # bytes a parameter: fp32 weight, gradient, moments
 SECONDS = 10.0

@@ -23,9 +23,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.report import machine_and_date, table
-from src.data.order import Batching, Order
-from src.data.sampler import OrderSampler
-from src.data.sources import ShardSource
+from src.data.pretraining.order import Batching, Order
+from src.data.pretraining.sampler import OrderSampler
+from src.data.sources.shards import ShardSource
 
 CLIPS_A_SHARD = 10_000
 ROWS: list[list[str]] = []

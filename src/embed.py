@@ -10,7 +10,7 @@ be read (listed in <out>.skipped.csv), 2 wrong use, 130 stopped.
 
 In Python, for a file or an array:
 
-    from src.checkpoint import load_encoder
+    from src.encoders.load import load_encoder
     from src.embed import embed
     vector = embed("dog.wav", load_encoder("runs/quickstart"))
 """
@@ -56,7 +56,7 @@ def embed(
     """
     import torch
 
-    from src.data.decode import decode_blocks, to_mono_16k
+    from src.audio.decode import decode_blocks, to_mono_16k
     from src.models.pieces import pool_pieces, tokens_in_pieces
 
     if isinstance(audio, str | Path):
@@ -79,8 +79,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """The heavy part: torch and the rest are imported from here on."""
-    from src.checkpoint import load_encoder
-    from src.data.inputs import open_inputs
+    from src.data.sources.open import open_inputs
+    from src.encoders.load import load_encoder
     from src.evaluation.collection import Settings, embed_collection
     from src.evaluation.embedding_file import EmbeddingFile
 

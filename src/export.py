@@ -35,11 +35,12 @@ def run(options: argparse.Namespace) -> int:
 
 def export(checkpoint: str, form: str, target: Path) -> None:
     """Raises UserError: as `read_checkpoint` and `write_folder`."""
-    from src.checkpoint import load_encoder, read_checkpoint, write_file, write_folder
-    from src.formats import dasheng, folder, huggingface
+    from src.encoders import dasheng, folder, huggingface
+    from src.encoders.load import load_encoder, read_checkpoint
+    from src.encoders.save import write_file, write_folder
 
     if form == "onnx":
-        from src.formats.onnx import export_onnx
+        from src.encoders.onnx import export_onnx
 
         if target.exists():
             raise UserError(f"{target} is there already; name another file, or remove it")

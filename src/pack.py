@@ -27,10 +27,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """The heavy part: numpy, pyarrow and soundfile are imported from here on."""
-    from src.data.index import progress_bar
-    from src.data.manifest import list_clips
-    from src.data.packing import index_shards, pack
-    from src.data.storage import expand_shards
+    from src.data.packing.manifest import list_clips
+    from src.data.packing.pack import index_shards, pack
+    from src.data.sources.index import progress_bar
+    from src.data.sources.storage import expand_shards
 
     if not options.index and options.out is None:
         raise UserError("--out is missing; write --out FOLDER, or --index for shards that exist already")

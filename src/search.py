@@ -47,9 +47,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """The heavy part: torch and the rest are imported from here on."""
-    from src.checkpoint import load_encoder
-    from src.data.decode import AudioError
+    from src.audio.decode import AudioError
     from src.embed import embed, fingerprint
+    from src.encoders.load import load_encoder
 
     if options.top < 1:
         raise UserError(f"--top {options.top} is out of range; it begins at 1")

@@ -15,8 +15,8 @@ import sys
 import warnings
 from pathlib import Path
 
-from src.config import Config
-from src.config_files import describe_keys, load_config, to_yaml
+from src.config.files import describe_keys, load_config, to_yaml
+from src.config.settings import Config
 from src.errors import UserError, exit_status
 
 COMMANDS = {
@@ -49,14 +49,15 @@ def run(config: Config, options: argparse.Namespace) -> int:
     logger.handlers = [logging.StreamHandler(sys.stdout)] if not int(os.environ.get("LOCAL_RANK", 0)) else []
     logging.getLogger("py.warnings").handlers = [logging.NullHandler()]  # log.txt only
 
-    from src.training.launch import run_processes, starts_its_own, take_from_launcher
+    from src.training.distributed.launch import run_processes, starts_its_own, take_from_launcher
 
     take_from_launcher(config.trainer)
     if options.command == "fit" and not options.plan and starts_its_own(config.trainer):
         return run_processes(options.arguments, config.trainer)
 
-    from src.training import predict_classes, run_classify
-    from src.training import run as training
+    from src.classification import predict as predict_classes
+    from src.classification import run as run_classify
+    from src.pretraining import run as training
 
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)

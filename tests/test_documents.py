@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import soundfile
 
-from src.checkpoint import save_encoder
-from src.config_files import load_config
+from src.config.files import load_config
+from src.encoders.save import save_encoder
 from src.models import create_encoder
 from src.train import parse
 

@@ -19,9 +19,10 @@ import torch
 
 from benchmarks.parity import randomise
 from src import embed as door
-from src.checkpoint import load_encoder, save_encoder
-from src.data.decode import AudioError, decode
+from src.audio.decode import AudioError, decode
 from src.embed import embed
+from src.encoders.load import load_encoder
+from src.encoders.save import save_encoder
 from src.models import create_mae
 
 ROOT = Path(__file__).parents[1]

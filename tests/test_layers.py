@@ -1,4 +1,4 @@
-"""Imports run one way (CONTRIBUTING.md): read from the source, so that a late import inside a function counts too."""
+"""Imports run one way: read from the source, so that a late import inside a function counts too."""
 
 import ast
 from pathlib import Path
@@ -6,21 +6,26 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src"
-ALLOWED = {  # folder of src: folders it may import from
-    "models": {"models"},
-    "data": {"data"},
-    "formats": {"formats", "models"},
-    "evaluation": {"evaluation", "data", "models"},
-    "training": {"training", "evaluation", "data", "formats", "models", "checkpoint"},
-    "adapters": {"models", "checkpoint"},
-    "": {"training", "evaluation", "formats", "data", "models", "checkpoint", ""},
-}
-EVERYWHERE = {"config", "config_files", "config_values", "errors"}
+# A room imports from rooms of the levels below its own; inside a level rooms don't know of each other.
+LEVELS = [
+    {"commands"},
+    {"pretraining", "classification", "adapters"},
+    {"training", "evaluation"},
+    {"encoders", "data"},
+    {"audio", "models"},
+]
+EVERYWHERE = {"config", "errors"}
+SIBLINGS = {"data": {"packing", "pretraining", "labelled"}}  # of the rooms in a room: these stand on the others
 
 
-def folder_of(file: Path) -> str:
-    parts = file.relative_to(SOURCE).parts
-    return parts[0] if len(parts) > 1 else ""
+def level_of(room: str) -> int:
+    return next(number for number, rooms in enumerate(LEVELS) if room in rooms)
+
+
+def room_of(name: str) -> str:
+    """The room of `src.x.y`; a module beside the rooms is a command."""
+    first = name.split(".")[1] if "." in name else ""
+    return first if (SOURCE / first).is_dir() and first else "commands"
 
 
 def imported(file: Path) -> list[str]:
@@ -33,14 +38,24 @@ def imported(file: Path) -> list[str]:
     return names
 
 
+def ours(file: Path) -> list[str]:
+    names = [name for name in imported(file) if name.startswith("src.")]
+    return [name for name in names if room_of(name) not in EVERYWHERE and not name.startswith("src.errors")]
+
+
 @pytest.mark.parametrize("file", sorted(SOURCE.rglob("*.py")), ids=lambda f: str(f.relative_to(SOURCE)))
 def test_imports_run_downwards(file):
-    here = folder_of(file)
-    for name in imported(file):
-        if name.startswith("src.") and (target := name.split(".")[1]) not in EVERYWHERE:
-            if not (SOURCE / target).is_dir() and target != "checkpoint":
-                target = ""
-            assert target in ALLOWED[here], f"{file} imports {name}"
+    parts = file.relative_to(SOURCE).parts
+    here = parts[0] if len(parts) > 1 else "commands"
+    for name in ours(file):
+        there = room_of(name)
+        if here in EVERYWHERE:
+            raise AssertionError(f"{file} imports {name}")
+        assert here == there or level_of(there) > level_of(here), f"{file} imports {name}"
+        if here == there and here in SIBLINGS:
+            inner = name.split(".")[2]
+            mine = parts[1] if len(parts) > 2 else ""
+            assert inner not in SIBLINGS[here] or inner == mine, f"{file} imports its sibling {name}"
 
 
 @pytest.mark.parametrize("package", ["lightning", "datasets", "wandb"])
@@ -49,8 +64,8 @@ def test_models_are_plain_pytorch(package):
         assert not [name for name in imported(file) if name.split(".")[0] == package], file
 
 
-@pytest.mark.parametrize("file", ["config.py", "train.py"])
-def test_doors_import_nothing_heavy_before_they_must(file):
+@pytest.mark.parametrize("file", ["config/settings.py", "config/files.py", "config/checks.py", "train.py", "embed.py"])
+def test_commands_import_nothing_heavy_before_they_must(file):
     top = ast.parse((SOURCE / file).read_text(encoding="utf-8")).body
     names = {alias.name.split(".")[0] for node in top if isinstance(node, ast.Import) for alias in node.names}
     names |= {(node.module or "").split(".")[0] for node in top if isinstance(node, ast.ImportFrom)}

@@ -14,9 +14,9 @@ import pytest
 import soundfile
 
 from src import pack
-from src.data import packing
-from src.data.decode import decode
-from src.data.sources import ShardSource
+from src.audio.decode import decode
+from src.data.packing import pack as packing
+from src.data.sources.shards import ShardSource
 
 SHARED = Path(__file__).parents[2] / "shared" / "audio"
 DEMO = Path(__file__).parents[1] / "data" / "demo" / "data"
@@ -91,7 +91,7 @@ def test_every_clip_is_stored_as_it_is_and_the_index_says_what_it_is(demo, tmp_p
 
 def test_the_source_reads_what_was_packed_without_the_headers(demo, tmp_path, monkeypatch):
     run(demo, "--out", tmp_path / "shards", "--shard-megabytes", 0.1)
-    monkeypatch.setattr("src.data.index.probe", None)
+    monkeypatch.setattr("src.data.sources.index.probe", None)
     source = ShardSource(str(tmp_path / "shards" / "*.tar"))
     assert len(source) == 40 and not source.bad
     files = {p.name.replace(".take", "_take"): p.read_bytes() for p in demo.rglob("*.opus")}
@@ -211,8 +211,8 @@ def test_the_index_of_shards_that_exist(demo, tmp_path, place, monkeypatch):
             file.write(data)
     assert run("--index", f"{root}/{{0..1}}.tar") == 1
     assert rows(tmp_path)[1][0] == f"{root}/0.tar/bad.wav"
-    monkeypatch.setattr("src.data.index.probe", None)
-    monkeypatch.setattr("src.data.packing.walk_tar", None)  # a second time nothing is read again
+    monkeypatch.setattr("src.data.sources.index.probe", None)
+    monkeypatch.setattr("src.data.packing.pack.walk_tar", None)  # a second time nothing is read again
     assert run("--index", f"{root}/*.tar") == 1
     source = ShardSource(f"{root}/*.tar")
     assert [source.read(i) for i in range(4)] == list(clips.values())

@@ -16,7 +16,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from benchmarks.parity import randomise
 from src import embed, search
-from src.checkpoint import save_encoder
+from src.encoders.save import save_encoder
 from src.evaluation.embedding_file import EmbeddingFile, rows
 from src.models import create_mae
 

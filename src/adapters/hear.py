@@ -6,7 +6,7 @@ python -m heareval.embeddings.runner src.adapters.hear --model runs/quickstart -
 import torch
 from torch import Tensor, nn
 
-from src.checkpoint import load_encoder
+from src.encoders.load import load_encoder
 from src.models.vit import AudioViT
 
 _BATCH_SECONDS = 120.0  # of sound that goes through together

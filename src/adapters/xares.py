@@ -12,7 +12,7 @@ import os
 import torch
 from torch import Tensor, nn
 
-from src import checkpoint
+from src.encoders.load import load_encoder
 from src.errors import UserError
 from src.models.pieces import tokens_in_pieces
 
@@ -31,7 +31,7 @@ class DashengEncoder(nn.Module):
         path = path or os.environ.get("AUDIO_ENCODER")
         if not path:
             raise UserError("X-ARES gives no path to an encoder; set AUDIO_ENCODER=PATH in the environment")
-        self.encoder = checkpoint.load_encoder(path)
+        self.encoder = load_encoder(path)
         self.sampling_rate = self.encoder.sample_rate
         self.output_dim = self.encoder.embed_dim
         self.hop_size_in_ms = 1000.0 * self.encoder.hop_seconds

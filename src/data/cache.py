@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from src.data.annotations import Annotation
-from src.data.decode import SAMPLE_RATE, AudioError, Encoded, decode
-from src.data.index import cache_root, progress_bar
-from src.data.sources import Source
+from src.audio.decode import SAMPLE_RATE, AudioError, Encoded, decode
+from src.data.sources.annotations import Annotation
+from src.data.sources.index import cache_root, progress_bar
+from src.data.sources.source import Source
 from src.errors import UserError
 
 _CHUNK_SECONDS = 600  # decoded before they are written, so that memory stays bounded

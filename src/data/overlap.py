@@ -4,8 +4,8 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from src.data.decode import Encoded
-from src.data.sources import Source
+from src.audio.decode import Encoded
+from src.data.sources.source import Source
 
 MOST_COMPARED = 20_000  # clips of a side: every one of them is opened
 

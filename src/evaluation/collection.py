@@ -13,8 +13,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from src.data.decode import AudioError, decode_blocks
-from src.data.sources import Source
+from src.audio.decode import AudioError, decode_blocks
+from src.data.sources.source import Source
 from src.evaluation.embedding_file import EmbeddingFile, rows
 from src.evaluation.embeddings import embed_clips, embed_frames
 from src.models.pieces import pool_pieces, tokens_in_pieces

@@ -1,1 +1,1 @@
-"""Learning: LightningModules, optimiser, callbacks, the plan before a run. Networks are handed in."""
+"""What every training run shares, whatever is trained."""

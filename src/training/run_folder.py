@@ -6,8 +6,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from src.config import Config
-from src.config_files import to_yaml
+from src.config.files import to_yaml
+from src.config.settings import Config
 from src.errors import UserError
 
 
@@ -48,7 +48,7 @@ def read_run(checkpoint: Path) -> dict[str, Any]:
     Raises:
         UserError: the file is not a checkpoint of ours, or is damaged.
     """
-    from src.formats.lightning import read_about
+    from src.encoders.lightning import read_about
 
     try:
         content = read_about(checkpoint)

@@ -5,7 +5,7 @@ import torch
 
 from benchmarks.parity import randomise
 from src.adapters import hear
-from src.checkpoint import save_encoder
+from src.encoders.save import save_encoder
 from src.models import create_mae
 from src.models.vit import AudioViT
 

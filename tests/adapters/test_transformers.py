@@ -13,7 +13,8 @@ pytest.importorskip("transformers", reason="transformers is optional")
 from transformers import AutoFeatureExtractor, AutoModel, AutoModelForAudioClassification, pipeline
 
 from benchmarks.parity import randomise
-from src.checkpoint import load_encoder, save_encoder
+from src.encoders.load import load_encoder
+from src.encoders.save import save_encoder
 from src.models import create_mae
 from src.models.classifier import AudioClassifier
 

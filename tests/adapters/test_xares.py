@@ -13,7 +13,7 @@ import torch
 from benchmarks.parity import randomise
 from src.adapters import xares
 from src.adapters.xares import DashengEncoder
-from src.checkpoint import save_encoder
+from src.encoders.save import save_encoder
 from src.errors import UserError
 from src.models import create_mae
 

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.config import SourceConfig
-from src.data.annotations import Annotation, Event, find_annotations, read_csv
-from src.data.sources import open_source
-from src.data.splits import assign_parts
+from src.config.settings import SourceConfig
+from src.data.labelled.stratify import assign_parts
+from src.data.sources.annotations import Annotation, Event, find_annotations, read_csv
+from src.data.sources.open import open_source
 from src.errors import UserError
 
 NAMES = ["a.wav", "b.wav", "sub/c.wav"]

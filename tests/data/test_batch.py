@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from src.data.batch import Batches, Request, pad
-from src.data.decode import AudioError
-from src.data.order import Crops
-from src.data.sources import Source
+from src.audio.decode import AudioError
+from src.data.pad import pad
+from src.data.pretraining.batch import Batches, Request
+from src.data.pretraining.order import Crops
+from src.data.sources.source import Source
 
 FLOAT = 1e-6  # relative
 
@@ -131,7 +132,7 @@ def test_a_source_without_a_readable_clip_ends_in_an_error():
 
 
 def test_of_a_stream_the_clips_come_with_the_request(encoded):
-    from src.data.decode import decode
+    from src.audio.decode import decode
 
     plain = request([1, 0, 2], [0.1] * 3, [0.05, 0.0, 0.0])
     clips = [("a", encoded[0]), ("b", encoded[1]), ("broken", b"x")]

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import yaml
 
-from src.config import DataConfig, SourceConfig
-from src.data import storage
-from src.data.batch import MOST_TRIES, stand_in
-from src.data.datamodule import PretrainData
-from src.data.decode import AudioError
-from src.data.sources import ShardSource
-from src.data.storage import expand_shards, open_filesystem, patiently
+from src.audio.decode import AudioError
+from src.config.settings import DataConfig, SourceConfig
+from src.data.pretraining.batch import MOST_TRIES, stand_in
+from src.data.pretraining.datamodule import PretrainData
+from src.data.sources import storage
+from src.data.sources.shards import ShardSource
+from src.data.sources.storage import expand_shards, open_filesystem, patiently
 from src.errors import UserError
 
 
@@ -137,7 +137,7 @@ def test_storage_that_is_away_does_not_stall_the_run(remote, pauses, monkeypatch
             source.read(number)
     assert len(pauses) == 3 * 3  # once a shard
     monkeypatch.undo()
-    monkeypatch.setattr("src.data.sources._PASSED_OVER_SECONDS", 0.0)
+    monkeypatch.setattr("src.data.sources.source._PASSED_OVER_SECONDS", 0.0)
     source._passed_over.clear()
     assert len(source.read(0)) > 100
 

@@ -10,7 +10,7 @@ import pytest
 
 from src.data import cache as module
 from src.data.cache import CachedSource, cache_bytes
-from src.data.sources import FolderSource
+from src.data.sources.folder import FolderSource
 from src.errors import UserError
 
 STEP = 1 / 32767  # of the stored samples at full scale; rounding is half of it

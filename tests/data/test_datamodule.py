@@ -11,8 +11,8 @@ import pytest
 import torch
 import yaml
 
-from src.config import DataConfig, SourceConfig
-from src.data.datamodule import PretrainData
+from src.config.settings import DataConfig, SourceConfig
+from src.data.pretraining.datamodule import PretrainData
 from src.errors import UserError
 
 KINDS = ("huggingface", "folder", "shards", "streaming")

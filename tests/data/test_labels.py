@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.config import SourceConfig
-from src.data.decode import decode
-from src.data.labels import load_labelled, stratified
+from src.audio.decode import decode
+from src.config.settings import SourceConfig
+from src.data.labelled.probe_clips import load_labelled, stratified
 from src.errors import UserError
 from tests.training.sources import DEMO
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from src.data.decode import probe
-from src.data.order import Batching, Crops, Order, arrange, crops_of, permute, split_in_order, uniform
-from src.data.sampler import OrderSampler
+from src.audio.decode import probe
+from src.data.pretraining.order import Batching, Crops, Order, arrange, crops_of, permute, split_in_order, uniform
+from src.data.pretraining.sampler import OrderSampler
 
 SAMPLE = 1 / 16000
 ROUNDING = 0.01  # seconds: lengths are sorted in steps of this

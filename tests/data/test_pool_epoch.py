@@ -7,10 +7,10 @@ from types import SimpleNamespace
 import pytest
 
 from src import pack
-from src.config import DataConfig, SourceConfig
-from src.data.batch import Batches
-from src.data.datamodule import PretrainData
-from tests.data.conftest import SHARED
+from src.config.settings import DataConfig, SourceConfig
+from src.data.pretraining.batch import Batches
+from src.data.pretraining.datamodule import PretrainData
+from tests.conftest import SHARED
 
 CLIPS = 7355
 

@@ -14,9 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from src.config import SourceConfig
-from src.data.decode import decode
-from src.data.sources import FolderSource, Source, open_source
+from src.audio.decode import decode
+from src.config.settings import SourceConfig
+from src.data.sources.folder import FolderSource
+from src.data.sources.open import open_source
+from src.data.sources.source import Source
 from src.errors import UserError
 from tests.training.sources import DEMO
 
@@ -171,7 +173,7 @@ def test_an_index_beside_the_shard_is_taken(tars, monkeypatch):
     index = {**index_of(folder / "000.tar"), "seconds": [0.1, float("nan")]}
     pq.write_table(pa.table(index), folder / "000.tar.index.parquet")
     for name in ("probe", "walk_tar"):
-        monkeypatch.setattr(f"src.data.index.{name}", None)  # neither tar nor headers are read
+        monkeypatch.setattr(f"src.data.sources.index.{name}", None)  # neither tar nor headers are read
     source = shards(folder / "000.tar")
     assert names(source) == ["000.tar/0.wav"] and source.read(0) == clips["0.wav"]
     assert [name for name, _ in source.bad] == ["000.tar/1.wav"]
@@ -360,7 +362,7 @@ def test_a_stream_has_no_numbers():
 
 
 def count_probes(monkeypatch) -> list:
-    from src.data import index
+    from src.data.sources import index
 
     probed, probe = [], index.probe
     monkeypatch.setattr(index, "probe", lambda file: probed.append(file) or probe(file))

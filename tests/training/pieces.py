@@ -6,7 +6,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from torch.distributed.device_mesh import init_device_mesh
 
 from src.models.sizes import create_mae
-from src.training.parallel import shard
+from src.training.distributed.parallel import shard
 
 
 def pieces(rank, folder):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from src.config import Config, ModelConfig
+from src.config.settings import Config, ModelConfig
 from src.errors import UserError
 from src.training.callbacks.checkpoints import AtomicCheckpointIO
 from src.training.metrics_file import MetricsFile

@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
-from src.config import TrainerConfig
+from src.config.settings import TrainerConfig
 from src.errors import UserError
-from src.training import launch
+from src.training.distributed import launch
 from tests.training.processes import column, finish, fit, processes_of, same, start, wait_for_step
 
 

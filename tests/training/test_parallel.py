@@ -15,14 +15,14 @@ import torch
 import torch.multiprocessing as mp
 
 from src import embed, export, train
-from src.checkpoint import load_encoder
-from src.config_files import load_config
-from src.data.datamodule import PretrainData
+from src.config.files import load_config
+from src.data.pretraining.datamodule import PretrainData
+from src.encoders.lightning import read_about
+from src.encoders.load import load_encoder
 from src.errors import UserError
-from src.formats.lightning import read_about
 from src.models.sizes import create_mae
+from src.training.distributed.checkpoint import copy, put_in_place
 from src.training.run_folder import checkpoint_to_resume
-from src.training.sharded_files import copy, put_in_place
 from tests.training.pieces import pieces
 from tests.training.processes import (
     FOUR,

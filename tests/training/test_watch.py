@@ -14,10 +14,10 @@ import torch
 
 from src import train
 from src.errors import UserError
+from src.pretraining.module import Pretraining
 from src.training.callbacks.bad_clips import BadClips
 from src.training.callbacks.bad_steps import SkipBadSteps
 from src.training.callbacks.watch import peak_flops
-from src.training.pretrain import Pretraining
 
 ROOT = Path(__file__).parents[2]
 DEMO = "kind: huggingface, path: data/demo"
@@ -164,7 +164,7 @@ def test_processes_agree_before_bad_clips_stop_them(tmp_path):
 
 TWO_PROCESSES = """
 import sys
-from src.training.pretrain import Pretraining
+from src.pretraining.module import Pretraining
 original = Pretraining.training_step
 
 def training_step(self, batch, batch_index):  # the second process alone meets a bad gradient

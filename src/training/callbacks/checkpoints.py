@@ -9,9 +9,8 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.trainer.states import TrainerFn
 
-from src.formats.lightning import is_sharded, read_training
-from src.training.parallel import Sharded, names
-from src.training.sharded_files import (
+from src.encoders.lightning import is_sharded, read_training
+from src.training.distributed.checkpoint import (
     SAVE_ERRORS,
     begin_save,
     copy,
@@ -21,6 +20,7 @@ from src.training.sharded_files import (
     put_in_place,
     save_error,
 )
+from src.training.distributed.parallel import Sharded, names
 
 _ASK_EVERY = 10  # batches between two times that the processes compare notes on a save
 

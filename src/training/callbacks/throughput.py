@@ -6,7 +6,7 @@ from typing import Any
 import lightning.pytorch as L
 import torch
 
-from src.training.pretrain import Pretraining
+from src.pretraining.module import Pretraining
 
 
 class Throughput(L.Callback):

@@ -10,8 +10,8 @@ from typing import Any
 import lightning.pytorch as L
 import torch
 
-from src.training.plan import forward_flops
-from src.training.pretrain import Pretraining
+from src.models.cost import forward_flops
+from src.pretraining.module import Pretraining
 
 PEAK_BF16_TFLOPS = {  # dense, of the makers' data sheets; the first name that the device's name holds counts
     "B200": 2250.0, "H200": 989.0, "GH200": 989.0, "H100 PCIe": 756.0, "H100 NVL": 835.0, "H100": 989.0,

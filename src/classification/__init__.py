@@ -1,0 +1,1 @@
+"""Classifiers of one's own labels."""

@@ -1,0 +1,1 @@
+"""What a YAML may say, how files merge, and what is refused."""

@@ -1,0 +1,148 @@
+"""YAML files and overrides to settings: how they merge, what a mistake in them says, and settings to YAML again."""
+
+import ast
+import difflib
+import inspect
+import itertools
+import re
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from src.config.checks import check_values
+from src.config.settings import (
+    AugmentConfig,
+    CheckConfig,
+    ClassifyConfig,
+    Config,
+    DataConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    OptimizerConfig,
+    SourceConfig,
+    TrackingConfig,
+    TrainerConfig,
+)
+from src.errors import UserError
+
+
+def load_config(files: list[str], overrides: list[str]) -> Config:
+    """Merge YAML files from left to right, then `key=value` overrides, then resolve `${...}`.
+
+    Raises:
+        UserError: a file that is not there or is not YAML, an unknown key, a value of the wrong type or range.
+    """
+    config = merge(files, overrides)
+    for unset in _keys_inside_text(OmegaConf.to_container(config)):
+        if OmegaConf.select(config, unset) is None:  # the text would say None
+            raise UserError(f"{unset} is not set; add {unset}=VALUE to the command")
+    try:
+        result = OmegaConf.to_object(config)
+    except OmegaConfBaseException as error:
+        referred = re.search(r"\$\{([\w.]+)\}.*Incompatible value 'None'", str(error), re.DOTALL)
+        if referred or "Missing mandatory" in str(error):
+            key = referred.group(1) if referred else error.full_key
+            raise UserError(f"{key} is not set; add {key}=VALUE to the command") from None
+        raise UserError(_one_line(error)) from None
+    assert isinstance(result, Config)
+    check_values(result)
+    return result
+
+
+def _keys_inside_text(values: Any) -> list[str]:
+    """Keys of `${...}` that are a part of a longer text."""
+    if isinstance(values, dict | list):
+        inner = values.values() if isinstance(values, dict) else values
+        return [key for value in inner for key in _keys_inside_text(value)]
+    if not isinstance(values, str) or re.fullmatch(r"\$\{[\w.]+\}", values):
+        return []
+    return re.findall(r"\$\{([\w.]+)\}", values)
+
+
+def merge(files: list[str], overrides: list[str]) -> DictConfig:
+    """The same before `${...}` is resolved."""
+    config = OmegaConf.structured(Config)
+    for file in files:
+        if not Path(file).is_file():
+            raise UserError(f"--config {file}: no such file (looked in {Path.cwd()})")
+        try:
+            config = OmegaConf.merge(config, OmegaConf.load(file))
+        except OmegaConfBaseException as error:
+            raise UserError(f"{file}: {_explain(error)}") from None
+        except Exception as error:  # the YAML parser's errors have no common base with omegaconf's
+            raise UserError(f"{file} is not a YAML of settings: {_one_line(error)}") from None
+    for override in overrides:
+        key, equals, value = override.removeprefix("--").partition("=")
+        if not equals or not key:
+            raise UserError(f"{override!r} is not an override; write key=value, for example trainer.steps=100")
+        _override(config, key, value)
+    return config
+
+
+def _override(config: DictConfig, key: str, value: str) -> None:
+    if value == "???":  # omegaconf's mark of a value that has to be given
+        raise UserError(f"{key} is not set; give it a value, {key}=VALUE")
+    try:
+        parsed = OmegaConf.from_dotlist([f"value={value}"]).value
+        parent, _, leaf = key.rpartition(".")
+        if parent and OmegaConf.select(config, parent) is None and _is_section(parent):
+            OmegaConf.update(config, parent, {leaf: parsed})
+        else:
+            OmegaConf.update(config, key, parsed)
+    except OmegaConfBaseException as error:
+        raise UserError(_explain(error, key)) from None
+    except (TypeError, ValueError, AssertionError) as error:
+        raise UserError(f"{key}={value}: {_one_line(error)}") from None
+
+
+def _explain(error: OmegaConfBaseException, key: str | None = None) -> str:
+    full_key = str(error.full_key or key or "")
+    if "not in" in str(error) and full_key:
+        return f"there is no setting {full_key}{_nearest(full_key)}"
+    return _one_line(error)
+
+
+def _nearest(key: str) -> str:
+    leaf = key.rpartition(".")[2]
+    keys = list(describe_keys())
+    leaves = {k.rpartition(".")[2]: k for k in reversed(keys)}
+    close = difflib.get_close_matches(key, keys, 1, 0.75) or [
+        leaves[name] for name in difflib.get_close_matches(leaf, leaves, 1, 0.6)
+    ]
+    return f"; did you mean {close[0]}?" if close else "; `python -m src.train --help` lists them"
+
+
+def _one_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    key = f"{error.full_key}: " if isinstance(error, OmegaConfBaseException) and error.full_key else ""
+    return key + " ".join(line for line in lines if not line.startswith(("full_key", "object_type", "reference_type")))
+
+
+SECTIONS = {
+    "": Config, "model": ModelConfig, "objective": ObjectiveConfig, "data": DataConfig, "optimizer": OptimizerConfig,
+    "trainer": TrainerConfig, "check": CheckConfig, "tracking": TrackingConfig, "data.sources.N": SourceConfig,
+    "classify": ClassifyConfig, "classify.augment": AugmentConfig,
+}  # fmt: skip
+
+
+def _is_section(key: str) -> bool:
+    return key in {"data.validation", "data.test", "check.train", "check.test", "classify"}
+
+
+def describe_keys() -> dict[str, str]:
+    """Every key of a YAML and the sentence under its field; the keys of a source stand once, as data.sources.N."""
+    described: dict[str, str] = {}
+    for section, cls in SECTIONS.items():
+        body = ast.parse(inspect.getsource(cls)).body[0].body  # type: ignore[attr-defined]
+        for statement, following in itertools.pairwise(body):
+            if isinstance(statement, ast.AnnAssign) and isinstance(following, ast.Expr):
+                name = statement.target.id  # type: ignore[union-attr]
+                described[f"{section}.{name}".lstrip(".")] = ast.literal_eval(following.value)
+    return described
+
+
+def to_yaml(config: Config) -> str:
+    """The resolved settings, as written into the run folder."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config))

@@ -1,0 +1,1 @@
+"""Labelled clips: vocabularies, splits, batches."""

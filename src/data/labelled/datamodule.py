@@ -1,0 +1,180 @@
+"""A labelled set as a LightningDataModule: batches of waveforms, or of embeddings where the encoder is frozen."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import lightning.pytorch as L
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from src.audio.decode import SAMPLE_RATE, AudioError
+from src.config.settings import DataConfig
+from src.data.labelled.splits import LabelledPart, LabelledSet
+from src.data.pad import pad
+
+
+class LabelledData(L.LightningDataModule):
+    """Batches: waveform (B, T), length (B,), or embedding (B, D) or (B, N, D) with num_tokens (B,); target (B, C);
+    index (B,), places in the part; events (B, E, 3), onset and offset in seconds and class, rows of -1 where a clip has
+    fewer.
+
+    In training a clip longer than `data.crop_seconds` gives one crop of it, elsewhere an epoch; in validation and test
+    whole clips go in. Clips that cannot be decoded are missing from their batch.
+
+    Args:
+        balanced: draw each class as often as the others in training, however many clips it has.
+
+    Attributes:
+        embeddings: by part, (D,) or (N, D) of each clip; set for a frozen encoder.
+    """
+
+    def __init__(self, labelled: LabelledSet, config: DataConfig, seed: int, balanced: bool = False) -> None:
+        super().__init__()
+        self.labelled, self.config, self.seed, self.balanced = labelled, config, seed, balanced
+        self.embeddings: dict[str, list[Tensor]] | None = None
+
+    @property
+    def batch_size(self) -> int:
+        seconds = self.config.batch_seconds
+        return self.config.batch_size or max(1, int((seconds or 0) / self.config.crop_seconds))
+
+    def train_dataloader(self) -> DataLoader:
+        return self._loader("train")
+
+    def val_dataloader(self) -> DataLoader:
+        return self._loader("valid")
+
+    def test_dataloader(self) -> DataLoader:
+        return self._loader("test")
+
+    def _loader(self, name: str) -> DataLoader:
+        part, train = self.labelled.parts[name], name == "train"
+        columns = {label: number for number, label in enumerate(self.labelled.class_names)}
+        dataset: Dataset
+        collate: Callable
+        if self.embeddings is not None:
+            dataset, collate = EmbeddedClips(part, self.embeddings[name], columns), collate_embedded
+        else:
+            crop = self.config.crop_seconds if train else None
+            dataset, collate = Clips(part, columns, crop, self.seed), collate_clips
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        weights = rarity(part.targets) if train and self.balanced else None
+        return DataLoader(
+            dataset,
+            self.batch_size,
+            sampler=EpochSampler(len(part), self.seed, train, rank, world_size, weights),
+            num_workers=self.config.num_workers,
+            collate_fn=collate,
+            persistent_workers=self.config.num_workers > 0,
+        )
+
+
+def rarity(targets: np.ndarray) -> np.ndarray:
+    """(n, C) -> (n,): each clip by the share of its rarest class, summing to 1."""
+    weight = (targets / np.maximum(targets.sum(0), 1)).max(1)
+    return weight / weight.sum()
+
+
+class EpochSampler(Sampler[tuple[int, int]]):
+    """A process's share of the clips, as (epoch, clip): in training shuffled by (seed, epoch), as many on each process;
+    else each clip once.
+
+    Args:
+        weights: (n,) chances to be drawn, with replacement; None takes each clip once.
+    """
+
+    def __init__(
+        self, num_clips: int, seed: int, shuffle: bool, rank: int, world_size: int, weights: np.ndarray | None = None
+    ) -> None:
+        self.num_clips, self.seed, self.shuffle, self.rank, self.world_size = num_clips, seed, shuffle, rank, world_size
+        self.weights, self.epoch = weights, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Lightning calls it."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        if not self.shuffle:
+            clips = np.arange(self.rank, self.num_clips, self.world_size)
+        else:
+            random = np.random.default_rng([self.seed, self.epoch])
+            order = random.choice(self.num_clips, self.num_clips, self.weights is not None, self.weights)
+            clips = np.resize(order, len(self) * self.world_size)[self.rank :: self.world_size]
+        return iter([(self.epoch, clip) for clip in clips.tolist()])
+
+    def __len__(self) -> int:
+        if self.shuffle:
+            return -(-self.num_clips // self.world_size)
+        return len(range(self.rank, self.num_clips, self.world_size))
+
+
+class Clips(Dataset):
+    """crop_seconds: longest piece of a clip, begun where (seed, epoch, clip) say; None takes whole clips."""
+
+    def __init__(self, part: LabelledPart, columns: dict[str, int], crop_seconds: float | None, seed: int) -> None:
+        self.part, self.columns, self.crop_seconds, self.seed = part, columns, crop_seconds, seed
+
+    def __len__(self) -> int:
+        return len(self.part)
+
+    def __getitem__(self, place: tuple[int, int]) -> dict[str, Any] | None:
+        epoch, i = place
+        start, crop = 0.0, self.crop_seconds
+        if crop is not None:
+            chance = float(np.random.default_rng([self.seed, epoch, i]).random())
+            start = max(0.0, self.part.seconds(i) - crop) * chance
+        try:
+            waveform = self.part.waveform(i, start, crop)
+        except AudioError:
+            return None
+        if crop is not None:
+            waveform = waveform[: round(crop * SAMPLE_RATE)]
+        return {
+            "waveform": torch.from_numpy(np.ascontiguousarray(waveform)),
+            **_truth(self.part, i, self.columns, start),
+        }
+
+
+class EmbeddedClips(Dataset):
+    def __init__(self, part: LabelledPart, embeddings: list[Tensor], columns: dict[str, int]) -> None:
+        self.part, self.embeddings, self.columns = part, embeddings, columns
+
+    def __len__(self) -> int:
+        return len(self.part)
+
+    def __getitem__(self, place: tuple[int, int]) -> dict[str, Any]:
+        return {"embedding": self.embeddings[place[1]], **_truth(self.part, place[1], self.columns)}
+
+
+def _truth(part: LabelledPart, i: int, columns: dict[str, int], start: float = 0.0) -> dict[str, Any]:
+    events = events_of(part, i, columns) - torch.tensor([start, start, 0.0])
+    return {"target": torch.from_numpy(part.targets[i]), "index": torch.tensor(i), "events": events}
+
+
+def events_of(part: LabelledPart, i: int, columns: dict[str, int]) -> Tensor:
+    """(E, 3): onset and offset in seconds, place of the class."""
+    rows = [(event.onset, event.offset, columns[event.label]) for event in part.events(i)]
+    return torch.tensor(rows, dtype=torch.float32).reshape(-1, 3)
+
+
+def collate_clips(clips: list[dict[str, Any] | None]) -> dict[str, Any]:
+    readable = [clip for clip in clips if clip is not None]
+    if not readable:
+        raise AudioError("none of the clips of a batch could be read")
+    return {**pad([clip["waveform"] for clip in readable]), **_collate_truth(readable)}
+
+
+def collate_embedded(clips: list[dict[str, Any]]) -> dict[str, Any]:
+    rows = [clip["embedding"] for clip in clips]
+    batch = _collate_truth(clips)
+    if rows[0].ndim == 2:
+        batch["num_tokens"] = torch.tensor([len(row) for row in rows])
+    return {"embedding": pad_sequence(rows, batch_first=True), **batch}
+
+
+def _collate_truth(clips: list[dict[str, Any]]) -> dict[str, Any]:
+    batch = {name: torch.stack([clip[name] for clip in clips]) for name in ("target", "index")}
+    return {**batch, "events": pad_sequence([clip["events"] for clip in clips], batch_first=True, padding_value=-1.0)}

@@ -1,0 +1,58 @@
+"""Small labelled sets, decoded into memory: what the probes during a run learn from and are scored on."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from src.audio.decode import AudioError
+from src.config.settings import SourceConfig
+from src.data.sources.open import open_source
+from src.errors import UserError
+
+LONGEST_SECONDS = 10.08  # of a clip; the rest is not looked at
+
+
+@dataclass(frozen=True)
+class LabelledClips:
+    """waveforms: (T,) each, 16 kHz. labels: (n,) places in class_names."""
+
+    waveforms: list[np.ndarray]
+    labels: np.ndarray
+    class_names: list[str]
+
+
+def load_labelled(config: SourceConfig, max_clips: int, seed: int = 0) -> LabelledClips:
+    """The readable, labelled clips of a source, up to 10.08 s of each.
+
+    Of more than `max_clips` a part with the classes' shares, fixed by seed.
+
+    Raises:
+        UserError: as `open_source`; no labels; fewer than two classes.
+    """
+    source = open_source(config)
+    if not source.class_names:
+        raise UserError(f"{config.path} has no labels; set label_column to the column that holds them")
+    labels = np.array([source.label(i) for i in range(len(source))])
+    labelled = np.flatnonzero(labels >= 0)
+    waveforms, kept = [], []
+    for i in labelled[stratified(labels[labelled], max_clips, seed)].tolist():
+        try:
+            waveforms.append(source.waveform(i, 0.0, LONGEST_SECONDS))
+            kept.append(labels[i])
+        except AudioError:  # the probes are scored on what can be read; training lists what can't
+            continue
+    if len(set(kept)) < 2:
+        raise UserError(f"{config.path} has clips of {len(set(kept))} class; a probe needs two or more")
+    return LabelledClips(waveforms, np.array(kept), list(source.class_names))
+
+
+def stratified(labels: np.ndarray, most: int, seed: int) -> list[int]:
+    """Up to `most` indices, ascending, each class in proportion."""
+    if len(labels) <= most:
+        return list(range(len(labels)))
+    random = np.random.default_rng(seed)
+    place = np.empty(len(labels))  # where a clip stands within its class, 0 to 1
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        place[random.permutation(rows)] = (np.arange(len(rows)) + 0.5) / len(rows)
+    return sorted(np.argsort(place, kind="stable")[:most].tolist())

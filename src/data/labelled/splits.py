@@ -1,0 +1,170 @@
+"""A labelled set in three parts: read as it is split, split where it is not, or by one of its folds.
+
+Parts come from separate sources (splits of a dataset), from a `split` or `fold` column, or are made: stratified by
+class, groups and equal files kept together, fixed by the seed.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+
+from src.data.labelled.clips import Clip, LabelledClips
+from src.data.labelled.stratify import assign_parts
+from src.data.sources.annotations import Event
+from src.errors import UserError
+
+PARTS = ("train", "valid", "test")
+_SHARES = (0.7, 0.15, 0.15)
+_FEW = 30  # clips of a test part whose accuracy is off by a tenth or so
+
+
+@dataclass(frozen=True)
+class LabelledPart:
+    """rows: places of its clips in the whole set. targets: (n, C) fp32, 1 where a clip has the class."""
+
+    clips: list[Clip]
+    rows: np.ndarray
+    targets: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    @property
+    def keys(self) -> list[str]:
+        """Paths."""
+        return [clip.key for clip in self.clips]
+
+    def waveform(self, i: int, start_seconds: float = 0.0, seconds: float | None = None) -> np.ndarray:
+        """Samples (T,) at 16 kHz. Raises AudioError."""
+        return self.clips[i].source.waveform(self.clips[i].number, start_seconds, seconds)
+
+    def seconds(self, i: int) -> float:
+        return float(self.clips[i].source.seconds[self.clips[i].number])
+
+    def events(self, i: int) -> tuple[Event, ...]:
+        return self.clips[i].annotation.events
+
+
+@dataclass(frozen=True)
+class LabelledSet:
+    """As `LabelledClips`, in PARTS."""
+
+    parts: dict[str, LabelledPart]
+    class_names: list[str]
+    multi: bool
+    bad: list[tuple[str, str]]
+    notes: list[str]
+
+
+def find_folds(labelled: LabelledClips, wanted: int | None, seed: int) -> list[int] | None:
+    """The fold of each clip: that of the set; else, where `wanted`, as many are made; None without folds.
+
+    Raises:
+        UserError: fewer than three folds; folds are wanted of a set that is split.
+    """
+    clips = labelled.clips
+    numbers = [clip.annotation.fold for clip in clips]
+    split = sorted({clip.part for clip in clips if clip.part})
+    if wanted and split:
+        raise UserError(
+            f"classify.folds={wanted}, but the set says which clips are {' and '.join(split)}; set classify.folds=null"
+        )
+    if split or (wanted is None and not all(numbers)):
+        return None
+    if all(numbers):
+        folds = [number for number in numbers if number]
+    else:
+        groups = [clip.annotation.group or clip.digest for clip in clips]
+        shares = [1 / (wanted or 1)] * (wanted or 1)
+        folds = [part + 1 for part in assign_parts([c.annotation.labels for c in clips], groups, shares, seed)]
+    if len(set(folds)) < 3:
+        raise UserError(f"the set has {len(set(folds))} folds; it takes three or more: train, valid and test")
+    return folds
+
+
+def divide(
+    labelled: LabelledClips, seed: int, folds: list[int] | None = None, tested: int | None = None
+) -> LabelledSet:
+    """Put every clip into its part.
+
+    Args:
+        folds: of each clip; `tested` is the fold to test on, the next one validates, the others train.
+
+    Raises:
+        UserError: no such fold, an empty part.
+    """
+    notes = list(labelled.notes)
+    if folds is None and tested is not None:
+        raise UserError(f"classify.test_fold={tested}, but the set has no folds; set it to null, or give clips a fold")
+    if folds is not None:
+        parts = _by_fold(folds, tested if tested is not None else min(folds), notes)
+    else:
+        parts = _made(labelled.clips, seed, notes)
+    parts = _without_leaks(labelled.clips, parts, notes)
+    targets, divided = labelled.targets, {}
+    for name in PARTS:
+        rows = np.array([row for row, part in enumerate(parts) if part == name], dtype=int)
+        if not len(rows):
+            raise UserError(f"no clip is left for {name}; the set has {len(parts)} labelled clips, give it more")
+        divided[name] = LabelledPart([labelled.clips[row] for row in rows], rows, targets[rows])
+    notes += _odd_classes(divided, labelled.class_names)
+    if folds is None and len(divided["test"]) < _FEW:
+        notes.append(f"test has {len(divided['test'])} clips, few to go by; configs/classify/kfold.yaml tests them all")
+    return LabelledSet(divided, labelled.class_names, labelled.multi, labelled.bad, notes)
+
+
+def _by_fold(folds: list[int], tested: int, notes: list[str]) -> list[str | None]:
+    numbers = sorted(set(folds))
+    if tested not in numbers:
+        raise UserError(f"classify.test_fold={tested} is not a fold; there are {', '.join(map(str, numbers))}")
+    following = numbers[(numbers.index(tested) + 1) % len(numbers)]
+    notes.append(f"tested on fold {tested}, validated on fold {following}, trained on the rest")
+    return [{tested: "test", following: "valid"}.get(fold, "train") for fold in folds]
+
+
+def _made(clips: list[Clip], seed: int, notes: list[str]) -> list[str | None]:
+    """The parts that clips have; a valid and a test that nobody gave are taken from train."""
+    parts: list[str | None] = [clip.part or "train" for clip in clips]
+    lacking = [
+        share if name == "train" or name not in parts else 0.0 for name, share in zip(PARTS, _SHARES, strict=True)
+    ]
+    if sum(lacking[1:]) == 0:
+        return parts
+    rows = [row for row, part in enumerate(parts) if part == "train"]
+    groups = [clips[row].annotation.group or clips[row].digest for row in rows]
+    shares = [share / sum(lacking) for share in lacking]
+    chosen = assign_parts([clips[row].annotation.labels for row in rows], groups, shares, seed)
+    for row, part in zip(rows, chosen, strict=True):
+        parts[row] = PARTS[part]
+    made = " and ".join(name for name, share in zip(PARTS, lacking, strict=True) if share and name != "train")
+    notes.append(f"{made} made from train, stratified by class, with seed {seed} (splits.csv says which clip is where)")
+    return parts
+
+
+def _without_leaks(clips: list[Clip], parts: list[str | None], notes: list[str]) -> list[str | None]:
+    """No part for the train clips whose files also stand in valid or test."""
+    held_out = {clip.digest for clip, part in zip(clips, parts, strict=True) if part != "train"}
+    leaks = [row for row, part in enumerate(parts) if part == "train" and clips[row].digest in held_out]
+    if leaks:
+        notes.append(
+            f"{len(leaks)} train clips are also in valid or test, {clips[leaks[0]].key} for one; left out of train"
+        )
+    valid, test = ({clip.digest for clip, p in zip(clips, parts, strict=True) if p == name} for name in PARTS[1:])
+    if valid & test:
+        notes.append(f"{len(valid & test)} clips are both in valid and in test")
+    left_out = set(leaks)
+    return [None if row in left_out else part for row, part in enumerate(parts)]
+
+
+def _odd_classes(parts: dict[str, LabelledPart], class_names: list[str]) -> list[str]:
+    """Classes that cannot be learnt or not be measured."""
+    counts = {name: Counter(dict(zip(class_names, part.targets.sum(0), strict=True))) for name, part in parts.items()}
+    unlearnt = [name for name in class_names if not counts["train"][name]]
+    unmeasured = [name for name in class_names if not counts["test"][name]]
+    notes = []
+    if unlearnt:
+        notes.append(f"train has no clip of {', '.join(unlearnt)}: never predicted rightly")
+    if unmeasured:
+        notes.append(f"test has no clip of {', '.join(unmeasured)}: not measured")
+    return notes

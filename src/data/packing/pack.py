@@ -1,0 +1,271 @@
+"""Files into WebDataset-style tar shards with an index beside each; indexes for shards that exist already.
+
+The index `<shard>.index.parquet` has a row a clip: name, offset and size (bytes), seconds (NaN: unreadable),
+sample_rate (Hz), channels, checksum (MD5 of the bytes), and the labels. Both files are written beside their place and
+renamed, the tar last: a shard that has its name is whole.
+"""
+
+import hashlib
+import io
+import json
+import math
+import multiprocessing
+import os
+import signal
+import tarfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from src.audio.decode import SUFFIXES, AudioError, Encoded, decode_blocks, probe
+from src.data.packing.manifest import Clip
+from src.data.sources.index import digest, walk_tar
+from src.data.sources.storage import open_filesystem
+from src.errors import UserError
+
+_ABOUT = b"packed"  # key of the metadata of an index: from what the shard was made, and what was left out
+_BLOCK = 512  # tars are made of such
+_MEASURES = {
+    "name": pa.string(), "offset": pa.int64(), "size": pa.int64(), "seconds": pa.float64(), "sample_rate": pa.int32(),
+    "channels": pa.int32(), "checksum": pa.string(),
+}  # fmt: skip
+
+
+class Packed(NamedTuple):
+    """Of one shard. bytes: of audio. skipped: (path, reason)."""
+
+    samples: int
+    seconds: float
+    bytes: int
+    skipped: list[tuple[str, str]]
+
+
+class _Shard(NamedTuple):
+    path: Path
+    clips: list[Clip]
+    stamp: str  # of the files it is made from
+
+
+def pack(
+    clips: Sequence[Clip], folder: Path, shard_bytes: float, workers: int = 1, check: bool = False
+) -> tuple[int, Iterator[Packed]]:
+    """Write `folder/000000.tar` and so on; shards that are finished are left as they are.
+
+    Which clip goes into which shard follows from names and sizes of the files alone; bytes are stored as they are.
+
+    Args:
+        shard_bytes: a shard is closed before it would be larger (a clip that is larger has one of its own).
+        workers: processes. check: decode every clip, not only its header, to find damage.
+
+    Returns:
+        The number of shards, and what came of each as it is done, in their order.
+
+    Raises:
+        UserError: the folder holds shards of other files; no room, no permission.
+    """
+    shards = plan_shards(clips, folder, shard_bytes)
+    found = {path.name for path in folder.glob("*.tar")}
+    if other := sorted(found - {shard.path.name for shard in shards}):
+        raise UserError(f"{folder} holds {other[0]}, which these inputs do not give; take another --out or delete it")
+    for shard in shards:
+        if shard.path.exists() and (_about(shard.path) or {}).get("stamp") != shard.stamp:
+            raise UserError(
+                f"{shard.path} was packed from other files, or with another --shard-megabytes; "
+                "take another --out or delete it"
+            )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"the folder {folder} cannot be made ({error.strerror or error})") from None
+    return len(shards), _in_parallel(partial(_pack_shard, check=check), shards, workers)
+
+
+def index_shards(shards: Sequence[str], workers: int = 1, check: bool = False) -> tuple[int, Iterator[Packed]]:
+    """Write the indexes of shards that exist already, as `pack`; clips that cannot be read stand in them as such.
+
+    Args:
+        shards: paths or URLs. workers, check: as `pack`.
+    """
+    return len(shards), _in_parallel(partial(_index_shard, check=check), shards, workers)
+
+
+def plan_shards(clips: Sequence[Clip], folder: Path, shard_bytes: float) -> list[_Shard]:
+    """Clips in their order, cut where a shard is full."""
+    groups: list[list[Clip]] = []
+    keys: list[list[str]] = []
+    room = 0.0
+    for clip in clips:
+        try:
+            stat = Path(clip.path).stat()
+            size, changed = stat.st_size, stat.st_mtime_ns
+        except OSError:  # it is left out, with the reason, when its shard is written
+            size, changed = 0, 0
+        needed = (4 if clip.columns else 2) * _BLOCK + -(-size // _BLOCK) * _BLOCK
+        if not groups or needed > room:
+            groups.append([])
+            keys.append([])
+            room = shard_bytes
+        room -= needed
+        groups[-1].append(clip)
+        keys[-1].append(f"{clip.name} {size} {changed} {sorted(clip.columns.items())}")
+    return [
+        _Shard(folder / f"{number:06}.tar", group, digest(key))
+        for number, (group, key) in enumerate(zip(groups, keys, strict=True))
+    ]
+
+
+def _in_parallel(work: Callable[[Any], Packed], shards: Sequence[Any], workers: int) -> Iterator[Packed]:
+    """Ctrl-C ends after the shards at work."""
+    if workers <= 1 or len(shards) <= 1:
+        yield from map(work, shards)
+        return
+    context = multiprocessing.get_context("spawn")  # a fork would copy the threads of the progress bar half
+    pool = ProcessPoolExecutor(min(workers, len(shards)), context, _ignore_interrupts)
+    try:
+        yield from pool.map(work, shards)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _ignore_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _pack_shard(shard: _Shard, check: bool) -> Packed:
+    if (about := _about(shard.path)) is not None:
+        return _counted(pq.read_table(_index_of(str(shard.path))), about["skipped"])
+    partial_file = shard.path.with_name(f"{shard.path.name}.partial")
+    rows: list[dict[str, Any]] = []
+    skipped: list[tuple[str, str]] = []
+    try:
+        with open(partial_file, "wb") as file, tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
+            for clip in shard.clips:
+                try:
+                    data, measures = _read_clip(clip, check)
+                except AudioError as error:
+                    skipped.append((clip.path, str(error)))
+                    continue
+                offset = _add(tar, clip.name, data)
+                rows.append({"name": clip.name, "offset": offset, "size": len(data), **measures, **clip.columns})
+                if clip.columns:
+                    _add(tar, str(PurePosixPath(clip.name).with_suffix(".json")), json.dumps(clip.columns).encode())
+        table = _table(rows, dict.fromkeys(column for clip in shard.clips for column in clip.columns))
+        _write_index(table, str(shard.path), {"stamp": shard.stamp, "skipped": skipped})
+        os.replace(partial_file, shard.path)
+    except OSError as error:
+        raise UserError(
+            f"{shard.path} cannot be written ({error.strerror or error}); make room and start the same command again"
+        ) from None
+    return _counted(table, skipped)
+
+
+def _read_clip(clip: Clip, check: bool) -> tuple[bytes, dict[str, Any]]:
+    """Raises AudioError: not there, no access, not audio by its name or its content."""
+    if not clip.name.lower().endswith(SUFFIXES):
+        raise AudioError("not audio by its name")
+    try:
+        data = Path(clip.path).read_bytes()
+    except OSError as error:
+        raise AudioError(f"not readable ({error.strerror or error})") from None
+    return data, _measure(data, check)
+
+
+def _measure(data: bytes, check: bool) -> dict[str, Any]:
+    """Raises AudioError: as `probe`, and with `check` as `decode`."""
+    header = probe(data)
+    if check:
+        for _ in decode_blocks(data):
+            pass
+    return {**header._asdict(), "checksum": _checksum(data)}
+
+
+def _checksum(data: Encoded) -> str:
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()  # type: ignore[arg-type]
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> int:
+    """Where the data begins. Owners and times are left out, so that the same files give the same shard."""
+    member = tarfile.TarInfo(name)
+    member.size = len(data)
+    tar.addfile(member, io.BytesIO(data))
+    return tar.offset - -(-len(data) // _BLOCK) * _BLOCK
+
+
+def _index_shard(shard: str, check: bool) -> Packed:
+    """A shard that cannot be read is one entry of the skipped."""
+    try:
+        filesystem, path = open_filesystem(shard)
+        stamp, about = str(filesystem.size(path)), _about(shard)
+        if about is not None and about["stamp"] == stamp:
+            with fsspec.open(_index_of(shard), "rb") as file:
+                return _counted(pq.read_table(file), about["skipped"])
+        members = walk_tar(shard)
+        rows: list[dict[str, Any]] = []
+        skipped: list[tuple[str, str]] = []
+        with fsspec.open(shard, "rb") as file:
+            for member in members:
+                file.seek(member.offset_data)
+                data = file.read(member.size)
+                row = {"name": member.name, "offset": member.offset_data, "size": member.size}
+                try:
+                    row |= _measure(data, check)
+                except AudioError as error:
+                    skipped.append((f"{shard}/{member.name}", str(error)))
+                    row |= {"seconds": math.nan, "sample_rate": 0, "channels": 0, "checksum": _checksum(data)}
+                rows.append(row)
+    except (OSError, UserError) as error:
+        return Packed(0, 0.0, 0, [(shard, str(error))])
+    table = _table(rows, [])
+    try:
+        _write_index(table, shard, {"stamp": stamp, "skipped": skipped})
+    except OSError as error:
+        raise UserError(f"{_index_of(shard)} cannot be written ({error.strerror or error})") from None
+    return _counted(table, skipped)
+
+
+def _counted(table: pa.Table, skipped: Iterable[Sequence[str]]) -> Packed:
+    seconds = table.column("seconds").to_numpy()
+    readable = seconds == seconds
+    return Packed(
+        int(readable.sum()), float(seconds[readable].sum()), int(table.column("size").to_numpy()[readable].sum()),
+        [(path, reason) for path, reason in skipped],
+    )  # fmt: skip
+
+
+def _table(rows: list[dict[str, Any]], columns: Iterable[str]) -> pa.Table:
+    types = _MEASURES | dict.fromkeys(columns, pa.string())
+    return pa.table({name: pa.array([row.get(name) for row in rows], kind) for name, kind in types.items()})
+
+
+def _index_of(shard: str) -> str:
+    return f"{shard}.index.parquet"
+
+
+def _write_index(table: pa.Table, shard: str, about: dict[str, Any]) -> None:
+    """A local one beside its place, then renamed; storages of objects show a file when it is whole."""
+    table = table.replace_schema_metadata({_ABOUT: json.dumps(about).encode()})
+    file = _index_of(shard)
+    if "://" in shard:
+        with fsspec.open(file, "wb") as opened:
+            pq.write_table(table, opened)
+        return
+    pq.write_table(table, f"{file}.partial")
+    os.replace(f"{file}.partial", file)
+
+
+def _about(shard: str | Path) -> dict[str, Any] | None:
+    """What `_write_index` was told; None where there is no index, or one of another hand."""
+    filesystem, path = open_filesystem(_index_of(str(shard)))
+    try:
+        with filesystem.open(path, "rb") as file:
+            metadata = pq.read_schema(file).metadata or {}
+        tar_there = filesystem.exists(path.removesuffix(".index.parquet"))
+    except (OSError, pa.ArrowInvalid):
+        return None
+    return json.loads(metadata[_ABOUT]) if _ABOUT in metadata and tar_there else None

@@ -1,0 +1,19 @@
+"""Clips of different lengths as one tensor."""
+
+from typing import Any
+
+import torch
+
+from src.audio.decode import SAMPLE_RATE
+
+
+def pad(waveforms: list[torch.Tensor], pad_seconds: float | None = None) -> dict[str, Any]:
+    """waveform (B, T) and length (B,) of clips (T,)."""
+    length = torch.tensor([len(waveform) for waveform in waveforms])
+    if pad_seconds is None:
+        return {"waveform": torch.nn.utils.rnn.pad_sequence(waveforms, batch_first=True), "length": length}
+    samples = round(pad_seconds * SAMPLE_RATE)
+    padded = torch.zeros(len(waveforms), samples)
+    for row, waveform in enumerate(waveforms):
+        padded[row, : len(waveform)] = waveform[:samples]
+    return {"waveform": padded, "length": torch.full_like(length, samples)}

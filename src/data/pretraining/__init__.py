@@ -1,0 +1,1 @@
+"""Unlabelled clips: order, crops, batches."""

@@ -1,0 +1,268 @@
+"""Audio as a LightningDataModule: sources, cache, order and batches put together."""
+
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import lightning.pytorch as L
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch.utils.data import DataLoader
+
+from src.config.settings import DataConfig, SourceConfig
+from src.data.cache import CachedSource, cache_bytes
+from src.data.overlap import count_overlap
+from src.data.pretraining.batch import Batches, Request
+from src.data.pretraining.order import Batching, Order, arrange, mix, split_in_order
+from src.data.pretraining.sampler import OrderSampler, StreamSampler
+from src.data.sources.hub import load_hub
+from src.data.sources.open import open_source
+from src.data.sources.source import Source
+from src.errors import UserError
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What the plan of a run has to know of the data, all sources together.
+
+    num_clips, crops (of an epoch), seconds (of audio): None for a stream, whose length is not known.
+    crop_seconds: mean length of a row of a batch, padding included. clips_per_batch: mean, of one process.
+    shards: tar files, None if there are none; missing_shards: those left out.
+    overlap: validation clips that are also in train.
+    """
+
+    num_clips: int | None
+    crops: int | None
+    seconds: float | None
+    crop_seconds: float
+    clips_per_batch: float
+    cache_bytes: int
+    shards: int | None
+    overlap: int
+    bad: int
+    missing_shards: int = 0
+
+
+class PretrainData(L.LightningDataModule):
+    """Batches of waveforms (`src.data.pretraining.batch.Batches` says what is in one), endless for training.
+
+    Attributes:
+        position: crops consumed; a callback sets it to that of the batch in training. With the seed it is the whole
+            state, but for streams, whose state at the start of their window goes with it.
+        bad: (name, reason) of clips left out.
+    """
+
+    def __init__(self, config: DataConfig, seed: int = 0) -> None:
+        super().__init__()
+        self.config, self.seed, self.position = config, seed, 0
+        self.sources: list[Source] = []
+        self.bad: list[tuple[str, str]] = []
+        self._held_out: dict[str, Source] = {}
+        self._sampler: OrderSampler | StreamSampler | None = None
+        self._stream_state: dict[str, Any] | None = None
+        self._opened = False
+        self.streaming = any(source.streaming for source in config.sources)
+        if self.streaming and len(config.sources) > 1:
+            raise UserError(
+                "data.sources: a streamed source cannot be mixed with others; set streaming to false or take it alone"
+            )
+        _check_sources(config.sources)
+
+    def prepare_data(self) -> None:
+        """Header scans and the decoded cache, by one process a node."""
+        self._open()
+
+    def setup(self, stage: str | None = None) -> None:
+        self._open()
+
+    def _open(self) -> None:
+        if self._opened:
+            return
+        opened = [] if self.streaming else [open_source(source) for source in self.config.sources]
+        fits = sum(map(cache_bytes, opened)) <= self.config.cache_gigabytes * 1e9
+        self.sources = [CachedSource(source) for source in opened] if fits else opened
+        self.cached = fits and bool(opened)
+        self.bad = [entry for source in self.sources for entry in source.bad]
+        for config, opened_source in zip(self.config.sources, opened, strict=False):  # none for a stream
+            _check_shards(config, opened_source, self.config.max_bad_share)
+        total = sum(map(len, self.sources)) + len(self.bad)
+        if len(self.bad) > self.config.max_bad_share * total:
+            examples = "; ".join(f"{name}: {reason}" for name, reason in self.bad[:3])
+            raise UserError(
+                f"{len(self.bad)} of {total} clips cannot be read, more than data.max_bad_share="
+                f"{self.config.max_bad_share} ({examples}); mend them or raise the share"
+            )
+        for name in ("validation", "test"):
+            source = getattr(self.config, name)
+            if source is not None:
+                self._held_out[name] = open_source(source)
+                self.bad += self._held_out[name].bad
+        for config, opened_source in zip(self.config.sources, self.sources, strict=False):  # none for a stream
+            _check_readable(config, opened_source)
+        for name, opened_source in self._held_out.items():
+            _check_readable(getattr(self.config, name), opened_source)
+        self._opened = True
+
+    def train_dataloader(self) -> DataLoader:
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        _check_all_see_the_same([source.fingerprint for source in self.sources])
+        if self.streaming:
+            self._sampler = self._stream_sampler(rank, world_size)
+        else:
+            self._sampler = OrderSampler(self._order(), self._batching(world_size), rank, self.position)
+        pad_seconds = self.config.crop_seconds if self.config.pad_to_crop else None
+        return self._loader(Batches(self.sources, pad_seconds, self.config.gain_db), self._sampler)
+
+    def val_dataloader(self) -> DataLoader | list:
+        return self._held_out_loader("validation", self.config.crop_seconds)
+
+    def test_dataloader(self) -> DataLoader | list:
+        return self._held_out_loader("test", self.config.crop_seconds)
+
+    def predict_dataloader(self) -> DataLoader | list:
+        """Whole clips, however long."""
+        return self._held_out_loader("test", np.inf)
+
+    def state_dict(self) -> dict[str, Any]:
+        state: dict[str, Any] = {"seed": self.seed, "position": self.position, "streams": None}
+        state["sources"] = [source.fingerprint for source in self.sources]
+        if isinstance(self._sampler, StreamSampler):
+            mine = {"position": self.position, "window": self._sampler.state_at(self.position)}
+            state["streams"] = [mine]
+            if dist.is_available() and dist.is_initialized():
+                state["streams"] = [None] * dist.get_world_size()
+                dist.all_gather_object(state["streams"], mine)
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.position, self.seed = state_dict["position"], state_dict["seed"]
+        if state_dict["sources"] != [source.fingerprint for source in self.sources]:
+            warnings.warn(
+                "the clips of data.sources are not those of the checkpoint (another place, other files, other times of "
+                "change): the run goes on with them, but not exactly",
+                stacklevel=2,
+            )
+        streams = state_dict["streams"]
+        if streams is not None:
+            rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+            if len(streams) != world_size:
+                raise UserError(
+                    f"the stream was read by {len(streams)} processes and goes on only with as many, not {world_size}"
+                )
+            self.position, self._stream_state = streams[rank]["position"], streams[rank]["window"]
+
+    def facts(self) -> DataFacts:
+        """After `setup`."""
+        config = self.config
+        if self.streaming:
+            clips = config.batch_size or config.batch_seconds / config.crop_seconds  # type: ignore[operator]
+            return DataFacts(None, None, None, config.crop_seconds, clips, 0, None, 0, 0)
+        order, batching = self._order(), self._batching(1)
+        window = order.crops(np.arange(order.window_size(batching)))
+        batches = arrange(window, batching, 0)
+        rows = np.concatenate([np.full(len(batch), batch.seconds.max()) for batch in batches])
+        held_out = self._held_out.get("validation")
+        shards = [source.shards for source in self.sources if source.shards is not None]
+        return DataFacts(
+            num_clips=sum(map(len, self.sources)),
+            crops=order.num_crops,
+            seconds=float(sum(source.seconds.sum() for source in self.sources)),
+            crop_seconds=config.crop_seconds if config.pad_to_crop else float(rows.mean()),
+            clips_per_batch=len(window) / len(batches),
+            cache_bytes=sum(map(cache_bytes, self.sources)) if self.cached else 0,
+            shards=sum(shards) if shards else None,
+            overlap=count_overlap(held_out, self.sources) if held_out is not None else 0,
+            bad=sum(len(source.bad) for source in self.sources),
+            missing_shards=sum(len(source.missing) for source in self.sources),
+        )
+
+    def _order(self) -> Order:
+        config = self.config
+        seconds, weights = [s.seconds for s in self.sources], [s.weight for s in config.sources]
+        return Order(seconds, weights, config.crop_seconds, config.window_clips, self.seed, config.resample)
+
+    def _batching(self, world_size: int) -> Batching:
+        return Batching(world_size, self.config.batch_size, self.config.batch_seconds)
+
+    def _stream_sampler(self, rank: int, world_size: int) -> StreamSampler:
+        source, config = self.config.sources[0], self.config
+        return StreamSampler(
+            lambda: open_stream(source, rank, world_size), source.audio_column, config.window_clips,
+            config.crop_seconds, self._batching(1), mix(self.seed, rank), self.position, self._stream_state,
+        )  # fmt: skip
+
+    def _held_out_loader(self, name: str, crop_seconds: float) -> DataLoader | list:
+        """Every crop once, in the order of length; rank r takes rows r, r + world_size, ... of each batch."""
+        if name not in self._held_out:
+            return []
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        source = self._held_out[name]
+        order = Order([source.seconds], [1.0], crop_seconds, 1, seed=0)
+        crops = order.crops(np.arange(order.num_crops))
+        crops = crops.take(np.lexsort((crops.start_seconds, crops.clip, crops.seconds)))
+        clips = self.config.batch_size
+        seconds = clips * self.config.crop_seconds if clips is not None else self.config.batch_seconds
+        assert seconds is not None
+        requests = [Request(part, 0) for part in split_in_order(crops, clips, seconds, rank, world_size)]
+        pad_seconds = crop_seconds if self.config.pad_to_crop and np.isfinite(crop_seconds) else None
+        return self._loader(Batches([source], pad_seconds), requests)
+
+    def _loader(self, batches: Batches, requests: Iterable[Request]) -> DataLoader:
+        workers = self.config.num_workers
+        return DataLoader(
+            batches,
+            batch_size=None,  # a request is a batch already
+            sampler=requests,  # type: ignore[arg-type]
+            num_workers=workers,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=workers > 0,
+        )
+
+
+def open_stream(source: SourceConfig, rank: int, world_size: int) -> Any:
+    """A process's part of a streamed dataset."""
+    from datasets.distributed import split_dataset_by_node
+
+    stream = load_hub(source)
+    return split_dataset_by_node(stream, rank, world_size) if world_size > 1 else stream
+
+
+def _check_sources(sources: list[SourceConfig]) -> None:
+    for number, source in enumerate(sources):
+        if source.streaming and source.kind != "huggingface":
+            raise UserError(f"data.sources.{number}: only kind=huggingface can be streamed, not {source.kind}")
+        if source.weight * 1000 < sum(other.weight for other in sources) or source.weight <= 0:
+            raise UserError(
+                f"data.sources.{number}.weight={source.weight} has to be above 0 and a thousandth of all weights; "
+                "raise it, or leave the source out"
+            )
+
+
+def _check_shards(config: SourceConfig, source: Source, max_bad_share: float) -> None:
+    if len(source.missing) > max_bad_share * ((source.shards or 0) + len(source.missing)):
+        shard, reason = source.missing[0]
+        raise UserError(
+            f"{len(source.missing)} of {(source.shards or 0) + len(source.missing)} shards of {config.path} cannot be "
+            f"read, more than data.max_bad_share={max_bad_share} ({shard}: {reason}); mend them or raise the share"
+        )
+
+
+def _check_all_see_the_same(fingerprints: list[str]) -> None:
+    """Processes that see other clips would train on other batches than they agree on."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return
+    found: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, fingerprints)
+    if different := [rank for rank, each in enumerate(found) if each != found[0]]:
+        raise UserError(
+            f"process {different[0]} sees other clips in data.sources than process 0 (files that are not there on each "
+            "node, copied with other times, or a shard that one of them could not read); make them the same"
+        )
+
+
+def _check_readable(config: SourceConfig, source: Source) -> None:
+    if not len(source):
+        examples = "; ".join(f"{name}: {reason}" for name, reason in source.bad[:3])
+        raise UserError(f"none of the {len(source.bad)} clips of {config.path} can be read ({examples})")

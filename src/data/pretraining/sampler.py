@@ -1,0 +1,130 @@
+"""From position to requests: the endless sequence of batches of one process, from numbered sources or a stream."""
+
+import dataclasses
+import hashlib
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from src.audio.decode import AudioError, Encoded, probe
+from src.data.pretraining.batch import Request
+from src.data.pretraining.order import Batching, Crops, Order, arrange, crop_seeds, crops_of, mix, place_crops
+from src.data.sources.hub import encoded_clip
+from src.errors import UserError
+
+_Clip = tuple[str, Encoded, float]  # of a stream: name, bytes or path, seconds
+_FEWEST_CLIPS = 4  # that go with a request of a stream: one may not decode, another then stands in
+
+
+class OrderSampler:
+    """Requests from numbered sources. `position`: crops consumed by all processes where the sequence starts.
+
+    If the batches' size has changed since, the position may lie within a batch; the window then goes on with the next.
+    """
+
+    def __init__(self, order: Order, batching: Batching, rank: int, position: int) -> None:
+        self.order, self.batching, self.rank, self.position = order, batching, rank, position
+
+    def __iter__(self) -> Iterator[Request]:
+        size = self.order.window_size(self.batching)
+        window, consumed = divmod(self.position, size)
+        while True:
+            crops = self.order.crops(np.arange(window * size, (window + 1) * size))
+            start = 0
+            for batch in arrange(crops, self.batching, mix(self.order.seed, window)):
+                end = start + len(batch)
+                if start >= consumed:
+                    mine = batch.take(np.arange(self.rank, len(batch), self.batching.world_size))
+                    yield Request(mine, window * size + end)
+                start = end
+            window, consumed = window + 1, 0
+
+
+class StreamSampler:
+    """Requests from a Hugging Face stream, read in its own order here in the main process and shuffled in windows.
+
+    Each process reads its own part of the stream and counts its own crops. The state is the stream's at the start of
+    the window that training stands in, so a resume reads that one window again. A window ends where the stream ends.
+
+    Args:
+        open_stream: gives the `datasets.IterableDataset` from its beginning. column: holds {"bytes", "path"}.
+        window_clips: clips read before they are shuffled. seed: differs from process to process.
+        position: crops this process has consumed. state: what `state_at` gave then; None starts at the beginning.
+    """
+
+    def __init__(
+        self, open_stream: Callable[[], Any], column: str, window_clips: int, crop_seconds: float, batching: Batching,
+        seed: int, position: int = 0, state: dict[str, Any] | None = None,
+    ) -> None:  # fmt: skip
+        self.open_stream, self.column, self.window_clips = open_stream, column, window_clips
+        self.crop_seconds, self.batching, self.seed, self.position = crop_seconds, batching, seed, position
+        self._windows = [state or {"window": 0, "position": 0, "stream": None}]
+
+    def state_at(self, position: int) -> dict[str, Any]:
+        """State of the window that `position` lies in; earlier windows are forgotten."""
+        while len(self._windows) > 1 and self._windows[1]["position"] <= position:
+            self._windows.pop(0)
+        return self._windows[0]
+
+    def __iter__(self) -> Iterator[Request]:
+        at = self.state_at(self.position)
+        self._windows = [at]
+        stream = self.open_stream()
+        if at["stream"] is not None:
+            stream.load_state_dict(at["stream"])
+        rows = iter(stream)
+        bad: list[tuple[str, str]] = []
+        while True:
+            num_rows, encoded = self._read_window(rows, bad)
+            position = at["position"]
+            for batch in arrange(self._crops(encoded, at["window"]), self.batching, mix(self.seed, at["window"])):
+                position += len(batch)
+                if position > self.position:
+                    yield self._request(batch, position, encoded, bad)
+                    bad = []
+            ended = num_rows < self.window_clips
+            if ended and position == 0:
+                name, reason = bad[0] if bad else (self.column, "no rows")
+                raise UserError(
+                    f"the stream has no readable clip (the first, {name}: {reason}); check its audio_column"
+                )
+            state = None if ended else stream.state_dict()
+            if ended:
+                stream = self.open_stream()
+                rows = iter(stream)
+            at = {"window": at["window"] + 1, "position": position, "stream": state}
+            self._windows.append(at)
+
+    def _read_window(self, rows: Iterator[dict], bad: list[tuple[str, str]]) -> tuple[int, list[_Clip]]:
+        """Rows read, and name, encoded clip and seconds of those whose header can be read; the others go to `bad`."""
+        num_rows, clips = 0, []
+        for row in itertools.islice(rows, self.window_clips):
+            num_rows += 1
+            audio, name = row[self.column], "row without audio"
+            try:
+                encoded = encoded_clip(audio)
+                content = encoded if isinstance(encoded, bytes) else str(encoded).encode(errors="replace")
+                name = audio["path"] or hashlib.sha256(content).hexdigest()[:16]
+                clips.append((name, encoded, probe(encoded).seconds))
+            except AudioError as error:
+                bad.append((name, str(error)))
+        return num_rows, clips
+
+    def _crops(self, encoded: list[_Clip], window: int) -> Crops:
+        seconds = np.array([length for _, _, length in encoded], dtype=float)
+        count = crops_of(seconds, self.crop_seconds)
+        clip = np.repeat(np.arange(len(seconds)), count)
+        number = np.arange(len(clip)) - np.repeat(np.cumsum(count) - count, count)
+        seed = crop_seeds(self.seed, 0, np.full(len(clip), window), clip, number)
+        start, length = place_crops(seconds[clip], count[clip], number, self.crop_seconds, seed)
+        return Crops(np.zeros_like(clip), clip, start, length, seed)
+
+    def _request(self, batch: Crops, position: int, encoded: list[_Clip], bad: list[tuple[str, str]]) -> Request:
+        used, clip = np.unique(batch.clip, return_inverse=True)
+        if len(used) < _FEWEST_CLIPS:
+            spare = np.setdiff1d(np.arange(len(encoded)), used)
+            used = np.append(used, spare[: _FEWEST_CLIPS - len(used)])
+        crops = dataclasses.replace(batch, clip=clip)
+        return Request(crops, position, [encoded[i][:2] for i in used], tuple(bad))

@@ -1,0 +1,1 @@
+"""Where audio lies, as indexable collections of clips."""

@@ -1,0 +1,57 @@
+"""Audio files, and folders of them."""
+
+import os
+from pathlib import Path
+
+from src.audio.decode import SUFFIXES
+from src.data.sources.annotations import find_annotations
+from src.data.sources.source import Source
+from src.errors import UserError
+
+
+class FileSource(Source):
+    """Audio files. root: what their names are relative to; None names them as they are given."""
+
+    def __init__(self, files: list[Path], root: Path | None = None) -> None:
+        self._files, self._root = files, root
+        stats = [p.stat() for p in files]
+        self._index(
+            [f"{p.resolve()} {s.st_size} {s.st_mtime_ns}" for p, s in zip(files, stats, strict=True)],
+            str(root.resolve()) if root else "\n".join(str(p.resolve()) for p in files),
+        )
+
+    def _read(self, i: int) -> Path:
+        return self._files[i]
+
+    def _name(self, i: int) -> str:
+        return _text(self._files[i].relative_to(self._root) if self._root else self._files[i])
+
+    def _path(self, i: int) -> str:
+        return _text(self._files[i])
+
+
+class FolderSource(FileSource):
+    """All audio files under a folder, in the order of their paths; names that start with a dot are passed over.
+
+    Labels are those of the folder's labels.csv, else of its class folders (`src.data.sources.annotations`).
+    """
+
+    def __init__(self, path: str) -> None:
+        root = Path(path).expanduser()
+        if not root.is_dir():
+            raise UserError(
+                f"there is no folder {path} (looked in {Path.cwd()}); set the source's path to a folder of audio"
+            )
+        found = (p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        files = sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(root).parts))
+        if not files:
+            raise UserError(f"{path} holds no audio files ({', '.join(SUFFIXES)})")
+        super().__init__(files, root)
+        names = [self._name(i) for i in range(len(files))]
+        annotations = find_annotations(root, names)
+        class_names = sorted({label for each in annotations.values() for label in each.labels})
+        self._annotate(class_names, [annotations.get(name) for name in names])
+
+
+def _text(path: Path) -> str:
+    return os.fsencode(path).decode(errors="replace")  # names need not be UTF-8

@@ -1,0 +1,200 @@
+"""Hugging Face datasets, from the hub or from disk, with the audio left undecoded."""
+
+import difflib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from src.audio.decode import AudioError, Encoded
+from src.config.settings import SourceConfig
+from src.data.sources.annotations import Annotation
+from src.data.sources.source import Source
+from src.errors import UserError
+
+
+class HuggingFaceSource(Source):
+    """A map-style dataset whose audio column is taken undecoded.
+
+    Args:
+        dataset: already loaded; None loads what the config says.
+    """
+
+    def __init__(self, config: SourceConfig, dataset: Any = None) -> None:
+        self._place, self._audio_column = config.path, config.audio_column
+        dataset = load_hub(config) if dataset is None else dataset
+        if config.label_column is not None:
+            self._annotate(*read_annotations(dataset, config))
+        if dataset.column_names != [config.audio_column]:
+            dataset = dataset.select_columns([config.audio_column])
+        self._dataset = dataset
+        self._index([f"{dataset._fingerprint} {i}" for i in range(len(dataset))], dataset._fingerprint)
+
+    def _read(self, i: int) -> Encoded:
+        return encoded_clip(self._dataset[i][self._audio_column])
+
+    def _name(self, i: int) -> str:
+        return clip_name(self._dataset[i][self._audio_column], i)
+
+    def _path(self, i: int) -> str:
+        return f"{self._place}#{self._name(i)}"
+
+
+def load_hub(config: SourceConfig) -> Any:
+    """A `datasets.Dataset`, or `IterableDataset` for `streaming`; its audio column gives {"bytes", "path"}.
+
+    Raises:
+        UserError: not to be found, no network, no such split, no such column.
+    """
+    import datasets
+
+    dataset = _load(config, datasets)
+    columns = dataset.column_names
+    if columns is not None and config.audio_column not in columns:
+        raise UserError(f"audio_column={config.audio_column} is not a column{nearest(config.audio_column, columns)}")
+    return dataset.cast_column(config.audio_column, datasets.Audio(decode=False))
+
+
+def _load(config: SourceConfig, datasets: Any) -> Any:
+    path = Path(config.path)
+    if path.exists():
+        datasets.disable_progress_bars()
+    try:
+        if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
+            loaded = datasets.load_from_disk(str(path))
+            if isinstance(loaded, datasets.DatasetDict):
+                if config.split not in loaded:
+                    raise UserError(f"split={config.split} is not in {config.path}{nearest(config.split, loaded)}")
+                loaded = loaded[config.split]
+            return loaded.to_iterable_dataset() if config.streaming else loaded
+        if path.suffix == ".parquet":  # one file, or a pattern of them, here or on the hub (hf://datasets/...)
+            return datasets.load_dataset("parquet", data_files=str(path), split="train", streaming=config.streaming)
+        return datasets.load_dataset(config.path, config.config_name, split=config.split, streaming=config.streaming)
+    except UserError:
+        raise
+    except Exception as error:  # the hub's client raises errors of many libraries
+        raise UserError(_explain(config, error)) from error
+    finally:
+        datasets.enable_progress_bars()
+
+
+def stream_to_disk(config: SourceConfig, most_bytes: float) -> tuple[Any, bool]:
+    """A streamed dataset as a local one: its rows as they come, until `most_bytes` of encoded audio are there.
+
+    Returns:
+        The `datasets.Dataset`, in the library's cache, and whether it is the whole.
+
+    Raises:
+        UserError: as `load_hub`.
+    """
+    import datasets
+
+    stream = load_hub(config)
+    wanted = [config.audio_column, config.label_column, config.fold_column, config.group_column]
+    stream = stream.select_columns([column for column in wanted if column])
+    features = stream.features and datasets.Features(
+        {**stream.features, config.audio_column: {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}}
+    )
+
+    def rows() -> Iterator[dict]:
+        taken = 0
+        for row in stream:
+            audio = row[config.audio_column]
+            if audio and audio["bytes"] is None and audio["path"]:
+                audio = {**audio, "bytes": Path(audio["path"]).read_bytes()}
+            taken += len(audio["bytes"] or b"") if audio else 0
+            if taken > most_bytes:
+                return
+            yield {**row, config.audio_column: audio}
+
+    datasets.disable_progress_bars()
+    try:
+        dataset = datasets.Dataset.from_generator(rows, features=features)
+    finally:
+        datasets.enable_progress_bars()
+    whole = next(iter(stream.skip(len(dataset))), None) is None
+    return dataset, whole
+
+
+def read_annotations(dataset: Any, config: SourceConfig) -> tuple[list[str], list[Annotation | None]]:
+    """Class names, and each row's label or labels, fold and group.
+
+    A label column holds names, numbers or classes, one a row, or a list of them; strings with `label_separator` in
+    between are taken apart.
+
+    Raises:
+        UserError: no such column, a fold that is not a number.
+    """
+    columns: dict[str, list] = {}
+    for key in ("label_column", "fold_column", "group_column"):
+        column = {"label_column": config.label_column, "fold_column": config.fold_column}.get(key, config.group_column)
+        if column is None:
+            columns[key] = [None] * len(dataset)
+        elif column not in dataset.column_names:
+            raise UserError(f"{key}={column} is not a column{nearest(column, dataset.column_names)}")
+        else:
+            columns[key] = list(dataset[column])
+    feature = dataset.features[config.label_column]
+    inner = getattr(feature, "feature", feature)
+    names: list[str] | None = getattr(inner, "names", None)
+    labels = [_labels(value, names, config.label_separator) for value in columns["label_column"]]
+    if bad := next((fold for fold in columns["fold_column"] if fold is not None and not str(fold).isdigit()), None):
+        raise UserError(f"fold_column={config.fold_column}: {bad} is not a number of a fold")
+    class_names = names or _in_order({label for each in labels for label in each})
+    rows = zip(labels, columns["fold_column"], columns["group_column"], strict=True)
+    return class_names, [
+        Annotation(each, None, None if fold is None else int(fold), None if group is None else str(group))
+        if each
+        else None
+        for each, fold, group in rows
+    ]
+
+
+def _in_order(names: set[str]) -> list[str]:
+    return sorted(names, key=lambda name: (0, int(name), "") if name.isdigit() else (1, 0, name))
+
+
+def _labels(value: Any, names: list[str] | None, separator: str | None) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    values = value if isinstance(value, list | tuple) else [value]
+    if separator and not names:
+        values = [part.strip() for each in values for part in str(each).split(separator) if part.strip()]
+    if names:
+        return tuple(names[each] for each in values if each is not None and each >= 0)
+    return tuple(dict.fromkeys(str(each) for each in values if each is not None))
+
+
+def _explain(config: SourceConfig, error: Exception) -> str:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if "split" in reason.lower():
+        return f"split={config.split} of {config.path}: {reason}"
+    if "Config name" in reason or "BuilderConfig" in reason:
+        return f"config_name={config.config_name} of {config.path}: {reason}"
+    return (
+        f"the dataset {config.path} cannot be loaded ({reason}); "
+        "a hub id needs a network, a local dataset a folder of that name"
+    )
+
+
+def encoded_clip(audio: dict[str, Any] | None) -> Encoded:
+    """The bytes of a row's audio column, or the path where it holds one only.
+
+    Raises:
+        AudioError: the row has neither.
+    """
+    if audio is None or (audio["bytes"] is None and not audio["path"]):
+        raise AudioError("no audio in this row")
+    return audio["bytes"] if audio["bytes"] is not None else Path(audio["path"])
+
+
+def clip_name(audio: dict[str, Any] | None, row: int) -> str:
+    """The row's number, and the file's name where the dataset keeps it."""
+    return f"{row}:{Path(audio['path']).name}" if audio and audio["path"] else str(row)
+
+
+def nearest(found: str, names: Iterable[str]) -> str:
+    """What to write instead: the nearest of `names`, and all of them."""
+    names = list(names)
+    close = difflib.get_close_matches(found, names, 1)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    return f"{hint} There are: {', '.join(names)}" if hint else f"; there are: {', '.join(names)}"

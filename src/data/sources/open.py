@@ -1,0 +1,72 @@
+"""What a user names on a command line to sources: files, folders, tar shards, Hugging Face datasets."""
+
+import re
+from pathlib import Path
+
+from src.audio.decode import SUFFIXES
+from src.config.settings import SourceConfig
+from src.data.sources.folder import FileSource, FolderSource
+from src.data.sources.hub import HuggingFaceSource
+from src.data.sources.shards import ShardSource
+from src.data.sources.source import Source
+from src.errors import UserError
+
+
+def open_source(config: SourceConfig) -> Source:
+    """The map-style source of a config.
+
+    Raises:
+        UserError: nothing there, no audio in it, no such split or column; a streamed source, which has no numbers.
+    """
+    if config.streaming:
+        raise UserError(
+            f"{config.path} cannot be streamed here, only data.sources of kind huggingface can; set streaming to false"
+        )
+    if config.kind == "folder":
+        return FolderSource(config.path)
+    if config.kind == "shards":
+        return ShardSource(config.path)
+    return HuggingFaceSource(config)
+
+
+def open_inputs(
+    inputs: list[str], split: str = "train", audio_column: str = "audio", label_column: str | None = None
+) -> list[Source]:
+    """A source for each input, single files together first.
+
+    Args:
+        inputs: audio files; folders of them; tars, `a/*.tar`, `a/{000..012}.tar`; saved datasets, parquet files or
+            folders of them; ids of the Hugging Face hub.
+        split, audio_column, label_column: of Hugging Face datasets.
+
+    Raises:
+        UserError: nothing of that name, or no audio in it.
+    """
+    files = [Path(text) for text in inputs if Path(text).is_file() and Path(text).suffix.lower() in SUFFIXES]
+    sources: list[Source] = [FileSource(files)] if files else []
+    for text in inputs:
+        path = Path(text).expanduser()
+        if path in files:
+            continue
+        if re.search(r"\.tar$", text):
+            sources.append(ShardSource(text))
+        elif path.is_dir() and not _is_dataset(path):
+            sources.append(FolderSource(text))
+        elif (
+            path.suffix == ".parquet" or path.is_dir() or (not path.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", text))
+        ):
+            sources.append(
+                HuggingFaceSource(
+                    SourceConfig("huggingface", text, split=split, audio_column=audio_column, label_column=label_column)
+                )
+            )
+        elif path.exists():
+            raise UserError(f"{text} is not audio by its name ({', '.join(SUFFIXES)}), nor a folder, tar or parquet")
+        else:
+            raise UserError(f"there is no file or folder {text} (looked in {Path.cwd()})")
+    return sources
+
+
+def _is_dataset(folder: Path) -> bool:
+    saved = (folder / "dataset_dict.json").exists() or (folder / "state.json").exists()
+    return saved or any(folder.glob("*.parquet")) or any(folder.glob("data/*.parquet"))

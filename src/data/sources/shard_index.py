@@ -1,0 +1,205 @@
+"""The clips of many shards as columns on disk, memory-mapped: 100 million take no room in a process.
+
+Made once for a set of shards, from the index beside each (`index.tar_members`), and kept in the cache.
+"""
+
+import atexit
+import json
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from src.data.sources.index import Headers, cache_root, digest, progress_bar, scan_headers, tar_members
+from src.data.sources.storage import read_range, shard_stamp
+from src.errors import UserError
+
+_COLUMNS = {"seconds": np.float64, "offset": np.int64, "size": np.int64, "name_end": np.int64, "names": np.uint8}
+_AT_ONCE = 64  # shards whose indexes are in memory together
+
+
+class ShardIndex:
+    """Readable clips of all shards, numbered from 0 in the order of the shards.
+
+    Attributes:
+        shards: those that can be read. missing: (shard, reason) of the others. bad: (shard, name, reason) of clips that
+            cannot be read. fingerprint: identifies content and order.
+    """
+
+    def __init__(self, folder: Path, fingerprint: str, missing: list[tuple[str, str]]) -> None:
+        about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
+        self._folder = folder
+        self.shards: list[str] = about["shards"]
+        self.missing = [*missing, *((shard, reason) for shard, reason in about["missing"])]
+        self.fingerprint = digest([fingerprint, *(shard for shard, _ in about["missing"])])
+        self.bad: list[tuple[str, str, str]] = [tuple(each) for each in about["bad"]]
+        self._ends = np.array(about["ends"], dtype=np.int64)
+        self._maps: dict[str, np.ndarray] = {}
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    @property
+    def seconds(self) -> np.ndarray:
+        """(n,) of each clip."""
+        return self._column("seconds")
+
+    def shard(self, i: int) -> str:
+        return self.shards[int(np.searchsorted(self._ends, i, side="right"))]
+
+    def place(self, i: int) -> tuple[int, int]:
+        """Offset and size in the shard, bytes."""
+        return int(self._column("offset")[i]), int(self._column("size")[i])
+
+    def name(self, i: int) -> str:
+        ends = self._column("name_end")
+        return bytes(self._column("names")[int(ends[i - 1]) if i else 0 : int(ends[i])]).decode()
+
+    def _column(self, name: str) -> np.ndarray:
+        if name not in self._maps:
+            self._maps[name] = np.memmap(self._folder / name, dtype=_COLUMNS[name], mode="r")
+        return self._maps[name]
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_maps": {}}  # each worker maps the files itself
+
+
+def open_shard_index(shards: list[str]) -> ShardIndex:
+    """Shards that are not there or cannot be read are left out and named.
+
+    Raises:
+        UserError: none of them can be read.
+    """
+    with ThreadPoolExecutor(16) as pool:  # of remote shards the answers take long
+        stamps = list(pool.map(_stamp_or_reason, shards))
+    missing = [(shard, reason) for shard, (stamp, reason) in zip(shards, stamps, strict=True) if not stamp]
+    there = [shard for shard, (stamp, _) in zip(shards, stamps, strict=True) if stamp]
+    fingerprint = digest([stamp for stamp, _ in stamps if stamp])
+    folder = cache_root() / "shard-indexes" / fingerprint
+    if there and not _is_whole(folder):
+        try:
+            _write(there, folder)
+        except OSError as error:
+            warnings.warn(
+                f"the index cache {folder} cannot be written ({error}); it is made anew each time", stacklevel=2
+            )
+            folder = Path(tempfile.mkdtemp(prefix="audio-encoder-"))
+            atexit.register(shutil.rmtree, folder, ignore_errors=True)
+            _write(there, folder)
+    index = ShardIndex(folder, fingerprint, missing) if there else None
+    if index is not None and index.shards:
+        return index
+    shard, reason = (missing if index is None else index.missing)[0]
+    others = f"; nor can the other {len(shards) - 1} shards" if len(shards) > 1 else ""
+    raise UserError(f"the shard {shard} cannot be read ({reason}){others}")
+
+
+def _stamp_or_reason(shard: str) -> tuple[str, str]:
+    try:
+        return shard_stamp(shard), ""
+    except FileNotFoundError:
+        return "", "there is no such shard"
+    except OSError as error:
+        return "", str(error)
+
+
+def _is_whole(folder: Path) -> bool:
+    """Is it there, with all shards that were there? One that gave no answer is asked again."""
+    file = folder / "about.json"
+    return file.exists() and not json.loads(file.read_text(encoding="utf-8"))["ask_again"]
+
+
+class _Rows(NamedTuple):
+    names: pa.Array
+    offset: np.ndarray
+    size: np.ndarray
+    headers: Headers
+
+
+def _write(shards: list[str], folder: Path) -> None:
+    """A column a file, what is said of all clips last and by a rename: without it there is no index.
+
+    Raises:
+        OSError: no room, no permission.
+    """
+    partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
+    partial.mkdir(parents=True)
+    try:
+        files = {name: open(partial / name, "wb") for name in _COLUMNS}  # noqa: SIM115, closed below
+        try:
+            about = _write_columns(shards, files)
+        finally:
+            for file in files.values():
+                file.close()
+        folder.mkdir(exist_ok=True)
+        for name in _COLUMNS:
+            os.replace(partial / name, folder / name)
+        (partial / "about.json").write_text(json.dumps(about), encoding="utf-8")
+        os.replace(partial / "about.json", folder / "about.json")
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write_columns(shards: list[str], files: Mapping[str, BinaryIO]) -> dict[str, Any]:
+    about: dict[str, Any] = {"shards": [], "ends": [], "missing": [], "bad": [], "ask_again": False}
+    num_clips = num_letters = 0
+    for shard, rows in _read_rows(shards):
+        if isinstance(rows, Exception):
+            about["missing"].append((shard, str(rows)))
+            about["ask_again"] |= isinstance(rows, OSError)
+            continue
+        kept = np.array([not reason for reason in rows.headers.reason], dtype=bool)
+        names = rows.names.cast(pa.large_string())
+        for i in np.flatnonzero(~kept):
+            about["bad"].append((shard, names[int(i)].as_py(), rows.headers.reason[i]))
+        text = "".join(names.filter(pa.array(kept)).to_pylist()).encode()
+        lengths = np.asarray(pc.binary_length(names))[kept].astype(np.int64)
+        files["names"].write(text)
+        files["name_end"].write((np.cumsum(lengths) + num_letters).tobytes())
+        for name, column in (("seconds", rows.headers.seconds), ("offset", rows.offset), ("size", rows.size)):
+            files[name].write(column[kept].astype(_COLUMNS[name]).tobytes())
+        num_clips, num_letters = num_clips + int(kept.sum()), num_letters + len(text)
+        about["shards"].append(shard)
+        about["ends"].append(num_clips)
+    return about
+
+
+def _read_rows(shards: list[str]) -> Iterator[tuple[str, _Rows | Exception]]:
+    """The clips of each shard; or why it cannot be read."""
+    with (
+        ThreadPoolExecutor(16) as pool,
+        progress_bar("reading indexes of shards", len(shards), len(shards) > 1000) as advance,
+    ):
+        for start in range(0, len(shards), _AT_ONCE):
+            group = shards[start : start + _AT_ONCE]
+            for shard, table in zip(group, pool.map(_table_or_error, group), strict=True):
+                advance()
+                yield shard, table if isinstance(table, Exception) else _rows_of(shard, table)
+
+
+def _table_or_error(shard: str) -> pa.Table | Exception:
+    try:
+        return tar_members(shard)
+    except (UserError, OSError) as error:
+        return error
+
+
+def _rows_of(shard: str, table: pa.Table) -> _Rows:
+    offset, size = table.column("offset").to_numpy(), table.column("size").to_numpy()
+    if "seconds" in table.column_names:
+        seconds = table.column("seconds").to_numpy()
+        reasons = np.where(np.isnan(seconds), "unreadable when the index was made", "").tolist()
+        headers = Headers(seconds, reasons)
+    else:
+        stamp = shard_stamp(shard)
+        keys = [f"{stamp} {name}" for name in table.column("name").to_pylist()]
+        headers = scan_headers(lambda i: read_range(shard, int(offset[i]), int(size[i])), keys, shard)
+    return _Rows(table.column("name").combine_chunks(), offset, size, headers)

@@ -1,0 +1,63 @@
+"""Audio in WebDataset-style tar shards, read by offset."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+
+from src.audio.decode import SUFFIXES, AudioError
+from src.data.sources.shard_index import open_shard_index
+from src.data.sources.source import Source
+from src.data.sources.storage import expand_shards, read_range
+from src.errors import UserError
+
+_PASSED_OVER_SECONDS = 60.0
+_MOST_WAITED_FOR = 3  # shards; where more fail, all of the storage does, and waiting for each would stall the run
+
+
+class ShardSource(Source):
+    """Audio members of WebDataset-style tar files, read by offset; local, or anything fsspec opens.
+
+    A shard that cannot be read while training is passed over: its clips are unreadable, and it is tried again after
+    a minute.
+
+    Attributes:
+        missing: (shard, reason) of those left out because they could not be opened; they stand in `bad` too.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._table = open_shard_index(expand_shards(path))
+        if not len(self._table) and not self._table.bad:
+            raise UserError(f"the shards {path} hold no audio files ({', '.join(SUFFIXES)})")
+        self.shards, self.missing = len(self._table.shards), self._table.missing
+        self.fingerprint = self._table.fingerprint
+        self._kept = range(len(self._table))
+        self.seconds = self._table.seconds if len(self._table) else np.zeros(0)
+        bad = self._table.bad
+        self.bad = [*self.missing, *((f"{Path(shard).name}/{name}", reason) for shard, name, reason in bad)]
+        self.bad_paths = [*self.missing, *((f"{shard}/{name}", reason) for shard, name, reason in bad)]
+        self._passed_over: dict[str, tuple[float, str]] = {}  # shard: until when, and why
+
+    def _read(self, i: int) -> bytes:
+        shard = self._table.shard(i)
+        until, reason = self._passed_over.get(shard, (0.0, ""))
+        if time.monotonic() >= until:
+            try:
+                return read_range(shard, *self._table.place(i), patient=len(self._passed_over) < _MOST_WAITED_FOR)
+            except OSError as error:
+                reason = f"the shard {shard} cannot be read ({error})"
+                self._passed_over[shard] = time.monotonic() + _PASSED_OVER_SECONDS, reason
+        raise AudioError(reason)
+
+    def _name(self, i: int) -> str:
+        return f"{Path(self._table.shard(i)).name}/{self._table.name(i)}"
+
+    def _path(self, i: int) -> str:
+        return f"{self._table.shard(i)}/{self._table.name(i)}"
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "seconds": None}  # a memory map would travel as a copy
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        self.seconds = self._table.seconds if len(self._table) else np.zeros(0)

@@ -1,0 +1,96 @@
+"""Indexable collections of encoded clips: a folder of files, tar shards, a Hugging Face dataset.
+
+A source is read by number: `len(source)`, `source.read(i)` (bytes or a path), `source.name(i)`, `source.path(i)`, and
+`source.seconds`, known from the headers before anything is decoded. Clips whose header is unreadable stand in
+`source.bad` and are not counted.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from src.audio.decode import Encoded, decode
+from src.data.sources.annotations import Annotation
+from src.data.sources.index import digest, scan_headers
+from src.errors import UserError
+
+
+class Source:
+    """Base: numbers of readable clips onto numbers of all clips. Subclasses give `_read`, `_name` and the scan's keys.
+
+    Attributes:
+        seconds: (n,) of each clip. bad: (name, reason) of clips left out. fingerprint: identifies content and order.
+        class_names: of the labels; empty if there are none. shards: tar files, None if there are none.
+    """
+
+    class_names: Sequence[str] = ()
+    _annotations: Sequence[Annotation | None] = ()  # of all clips; empty if there are none
+    shards: int | None = None
+    missing: Sequence[tuple[str, str]] = ()  # (shard, reason) of shards that could not be opened
+    _kept: Sequence[int] | np.ndarray  # numbers of the readable clips among all
+
+    def _index(self, keys: list[str], place: str) -> None:
+        """`keys` and `place`: as `scan_headers`."""
+        self.fingerprint = digest(keys)
+        headers = scan_headers(self._read, keys, place)
+        self._kept = np.flatnonzero([not reason for reason in headers.reason])
+        self.seconds: np.ndarray = headers.seconds[self._kept]
+        unreadable = [i for i, reason in enumerate(headers.reason) if reason]
+        self.bad = [(self._name(i), headers.reason[i]) for i in unreadable]
+        self.bad_paths = [(self._path(i), headers.reason[i]) for i in unreadable]
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def name(self, i: int) -> str:
+        return self._name(int(self._kept[i]))
+
+    def path(self, i: int) -> str:
+        """Where the clip lies, as far as one string says it: the file, `SHARD.tar/member`, `DATASET#row`."""
+        return self._path(int(self._kept[i]))
+
+    def read(self, i: int) -> Encoded:
+        """The encoded clip."""
+        return self._read(int(self._kept[i]))
+
+    def waveform(self, i: int, start_seconds: float = 0.0, seconds: float | None = None) -> np.ndarray:
+        """Samples (T,) at 16 kHz, as `decode`."""
+        return decode(self.read(i), start_seconds, seconds)
+
+    def _annotate(self, class_names: Sequence[str], annotations: Sequence[Annotation | None]) -> None:
+        self.class_names, self._annotations = class_names, annotations
+        self._numbers = {name: number for number, name in enumerate(class_names)}
+
+    def labels(self, i: int) -> tuple[int, ...]:
+        """Places of the clip's classes in `class_names`."""
+        annotation = self.annotation(i)
+        return tuple(self._numbers[label] for label in annotation.labels) if annotation else ()
+
+    def annotation(self, i: int) -> Annotation | None:
+        """Labels, split, fold, group and events of a clip; None for a clip without labels."""
+        return self._annotations[int(self._kept[i])] if self._annotations else None
+
+    def label(self, i: int) -> int:
+        """Place of the clip's class in `class_names`; -1 for a clip that has none.
+
+        Raises:
+            UserError: the source has no labels, or several of a clip.
+        """
+        if not self.class_names:
+            raise UserError(
+                "this source has no labels; set label_column to a column of a Hugging Face dataset, "
+                "or put a labels.csv or class folders into the folder"
+            )
+        labels = self.labels(i)
+        if len(labels) > 1:
+            raise UserError(f"{self.name(i)} has {len(labels)} labels; this needs one a clip")
+        return labels[0] if labels else -1
+
+    def _read(self, i: int) -> Encoded:
+        raise NotImplementedError
+
+    def _name(self, i: int) -> str:
+        raise NotImplementedError
+
+    def _path(self, i: int) -> str:
+        raise NotImplementedError

@@ -1,0 +1,136 @@
+"""Our own form: a folder that says all about itself, and that `transformers` opens too (src/adapters/transformers.py).
+
+config.json          architecture, mel settings, class names, how it was trained
+model.safetensors    `encoder.*`, and `head.*` of a classifier
+decoder.safetensors  the pretraining decoder, so that pretraining can go on
+README.md            model card
+*.py                 the code that `AutoModel.from_pretrained(folder, trust_remote_code=True)` runs
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from src.encoders.stored import Stored
+from src.errors import UserError
+from src.models.log_mel import LogMel
+
+MODEL_TYPE = "audio-encoder"
+_SOURCE = Path(__file__).parents[1]
+_CODE = {  # file in the folder: ours
+    "modeling_audio_encoder.py": "adapters/transformers.py",
+    "classifier.py": "models/classifier.py",
+    "vit.py": "models/vit.py",
+    "log_mel.py": "models/log_mel.py",
+}
+
+
+def read(folder: Path, config: dict[str, Any]) -> Stored:
+    """`config`: the folder's config.json."""
+    weights, decoder = folder / "model.safetensors", folder / "decoder.safetensors"
+    if not weights.exists():
+        raise UserError(f"{folder} has a config.json but no model.safetensors")
+    parts: dict[str, dict[str, Tensor]] = {"encoder": {}, "head": {}}
+    for name, value in load_file(weights).items():
+        part, _, rest = name.partition(".")
+        if part not in parts:
+            raise UserError(f"{weights} holds {name}; its names begin with encoder. or head.")
+        parts[part][rest] = value
+    return Stored(
+        config["encoder"],
+        parts["encoder"],
+        config.get("decoder") if decoder.exists() else None,
+        load_file(decoder) if decoder.exists() else {},
+        parts["head"],
+        config.get("classifier"),
+        config.get("training", {}),
+    )
+
+
+def write(stored: Stored, folder: Path) -> None:
+    """Into an empty folder."""
+    weights = {f"encoder.{name}": value.contiguous() for name, value in stored.encoder.items()}
+    weights |= {f"head.{name}": value.contiguous() for name, value in stored.head.items()}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    if stored.decoder:
+        save_file({name: value.contiguous() for name, value in stored.decoder.items()}, folder / "decoder.safetensors")
+    config = _config(stored)
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    extractor = {
+        "feature_extractor_type": "AudioEncoderFeatureExtractor",
+        "auto_map": {"AutoFeatureExtractor": "modeling_audio_encoder.AudioEncoderFeatureExtractor"},
+        "sampling_rate": config["sample_rate"],
+    }
+    (folder / "preprocessor_config.json").write_text(json.dumps(extractor, indent=2) + "\n", encoding="utf-8")
+    (folder / "README.md").write_text(_card(stored, config), encoding="utf-8")
+    for name, ours in _CODE.items():
+        code = (_SOURCE / ours).read_text(encoding="utf-8")
+        (folder / name).write_text(code.replace("from src.models.", "from ."), encoding="utf-8")
+
+
+def _config(stored: Stored) -> dict[str, Any]:
+    architecture = stored.architecture
+    mel = architecture["log_mel"]
+    return {
+        "model_type": MODEL_TYPE,
+        "architectures": ["AudioEncoderForAudioClassification" if stored.head else "AudioEncoderModel"],
+        "auto_map": {
+            "AutoConfig": "modeling_audio_encoder.AudioEncoderConfig",
+            "AutoModel": "modeling_audio_encoder.AudioEncoderModel",
+            "AutoModelForAudioClassification": "modeling_audio_encoder.AudioEncoderForAudioClassification",
+        },
+        "sample_rate": mel["sample_rate"],
+        "embed_dim": architecture["width"],
+        "hop_seconds": architecture["patch_frames"] * mel["hop_length"] / mel["sample_rate"],
+        "encoder": architecture,
+        "decoder": stored.decoder_architecture if stored.decoder else None,
+        "classifier": stored.classifier,
+        **_transformers_labels(stored.classifier),
+        "training": stored.record,
+    }
+
+
+def _transformers_labels(classifier: dict[str, Any] | None) -> dict[str, Any]:
+    """What the `audio-classification` pipeline looks at."""
+    if classifier is None:
+        return {}
+    names, kind = classifier["class_names"], "multi" if classifier["multi"] else "single"
+    return {"id2label": dict(enumerate(names)), "problem_type": f"{kind}_label_classification"}
+
+
+def _card(stored: Stored, config: dict[str, Any]) -> str:
+    """The model card, with the hub's YAML head."""
+    millions = sum(value.numel() for value in stored.encoder.values()) / 1e6
+    architecture, mel = stored.architecture, LogMel(**stored.architecture["log_mel"])
+    tag = "audio-classification" if stored.head else "feature-extraction"
+    step = stored.record.get("step")
+    trained = f"Trained for {step} steps; `config.json` has the settings.\n" if step else ""
+    classes = f"Classes: {', '.join(stored.classifier['class_names'])}.\n\n" if stored.classifier else ""
+    return f"""---
+library_name: transformers
+pipeline_tag: {tag}
+tags: [audio, masked-autoencoder, dasheng]
+---
+# Audio encoder
+
+A masked audio encoder after "Scaling up masked audio encoder learning for general audio classification" (Dinkel et
+al., Interspeech 2024): {architecture["width"]} wide, {architecture["depth"]} blocks, {millions:.1f} M parameters.
+It takes sound of any length at {config["sample_rate"]} Hz, mono, in [-1, 1], and gives {config["embed_dim"]} values
+every {1000 * config["hop_seconds"]:.0f} ms. The mel front end ({mel.n_mels} bands, {mel.f_min:.0f} to
+{mel.f_max:.0f} Hz) is inside.
+
+{trained}
+{classes}```python
+from transformers import AutoModel
+
+model = AutoModel.from_pretrained("FOLDER", trust_remote_code=True)
+output = model(waveform)  # (B, T)
+output.last_hidden_state  # (B, N, {config["embed_dim"]})
+output.pooler_output      # (B, {config["embed_dim"]})
+```
+
+Needs torch, torchaudio, timm and transformers.
+"""

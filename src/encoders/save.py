@@ -1,0 +1,91 @@
+"""An encoder to a folder that says all about itself; files and folders that are there whole or not at all."""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+
+from src.encoders import folder
+from src.encoders.stored import Stored
+from src.errors import UserError
+from src.models.classifier import AudioClassifier
+from src.models.vit import AudioViT
+
+WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)  # of a full disk, by who meets it: Python, torch, safetensors
+
+
+def save_encoder(
+    encoder: AudioViT,
+    path: str | Path,
+    *,
+    decoder: nn.Module | None = None,
+    classifier: AudioClassifier | None = None,
+    record: dict[str, Any] | None = None,
+) -> None:
+    """Write an export folder, whole or not at all.
+
+    Args:
+        path: a folder that is not there yet.
+        decoder: of the masked autoencoder, so that pretraining can go on from the folder.
+        classifier: that has this encoder: its head and class names go along.
+        record: how it was trained; plain values.
+
+    Raises:
+        UserError: the folder is there already, no permission, no room.
+    """
+    stored = Stored(
+        encoder.architecture,
+        _state(encoder),
+        decoder.architecture if decoder is not None else None,  # type: ignore[arg-type]
+        _state(decoder) if decoder is not None else {},
+        _state(classifier.head) if classifier is not None else {},
+        classifier.settings if classifier is not None else None,
+        record or {},
+    )
+    write_folder(Path(path), lambda partial: folder.write(stored, partial))
+
+
+def write_folder(target: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a new folder, which gets its name when it is whole.
+
+    Raises:
+        UserError: `target` exists and is not empty; the file system refuses.
+    """
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UserError(f"{target} is there already; name another folder, or remove it")
+    partial = target.with_name(target.name + ".partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        write(partial)
+        os.replace(partial, target)
+    except WRITE_ERRORS as error:
+        raise UserError(f"cannot write {target}: {getattr(error, 'strerror', None) or error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_file(target: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a new file, which gets its name when it is whole. Errors as `write_folder`."""
+    if target.exists():
+        raise UserError(f"{target} is there already; name another file, or remove it")
+    partial = target.with_name(target.name + ".partial")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write(partial)
+        os.replace(partial, target)
+    except WRITE_ERRORS as error:
+        raise UserError(f"cannot write {target}: {getattr(error, 'strerror', None) or error}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+
+
+def _state(module: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.detach().cpu() for name, value in module.state_dict().items()}

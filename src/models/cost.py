@@ -1,0 +1,53 @@
+"""What a masked autoencoder costs: parameters, operations and memory of a step."""
+
+from src.models.mae import MaskedAutoencoder
+
+
+def count_parameters(module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def forward_flops(model: MaskedAutoencoder, tokens: int, kept: int) -> float:
+    """Multiplications and additions of the matrix products of one clip; a training step takes three times as many."""
+    masked = tokens - kept
+    output = 2 * masked * model.decoder.outputlayer.weight.numel()
+    embed = 2 * kept * (model.encoder.patch_embed.proj.weight.numel() + model.decoder.input_proj.weight.numel())
+    return blocks_flops(model.encoder, kept) + blocks_flops(model.decoder, tokens) + embed + output
+
+
+def blocks_flops(part, tokens: int) -> float:
+    matrices = sum(p.numel() for p in part.blocks.parameters() if p.ndim == 2)
+    width = part.blocks[0].norm1.weight.numel()
+    return 2 * tokens * matrices + 4 * tokens**2 * width * len(part.blocks)
+
+
+def memory_bytes(
+    model: MaskedAutoencoder,
+    tokens: int,
+    kept: int,
+    clips: float,
+    bf16: bool,
+    recompute: bool,
+    num_shards: int = 1,
+    state_bytes: int = 16,
+) -> float:
+    """Peak of one process: what is kept for each parameter, and what the backward pass needs.
+
+    The 16 bytes a parameter are fp32 weight, gradient and AdamW's two moments. Of `num_shards` pieces a process has
+    one, and with it, whole for a while, the weights of two blocks (the next is gathered meanwhile), the gradient of
+    one, and that gradient once more, laid out for the sum over processes.
+
+    A block keeps 16 values of its width a token: two norms' inputs and outputs, query, key, value, attention's output,
+    the MLP's hidden layer before and after GELU. With recomputation the encoder keeps one a block, and one block's all.
+    """
+    bytes_a_value = 2 if bf16 else 4
+    state = state_bytes * (count_parameters(model.encoder) + count_parameters(model.decoder)) / num_shards
+    if num_shards > 1:
+        largest = max(count_parameters(part.blocks[0]) for part in (model.encoder, model.decoder))
+        state += largest * (3 * bytes_a_value + 4)
+    depth, width = len(model.encoder.blocks), model.encoder.embed_dim
+    values_a_token = (depth + 16) * width if recompute else depth * 16 * width
+    decoder_width = model.decoder.mask_token.shape[-1]
+    values = kept * values_a_token + tokens * len(model.decoder.blocks) * 16 * decoder_width
+    front_end = tokens * 4 * (2 * 512 + 2 * 257 + 4 * 64) * 4  # frames, spectrum and mel, fp32
+    return state + clips * (values * bytes_a_value + front_end)

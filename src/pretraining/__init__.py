@@ -1,0 +1,1 @@
+"""Pretraining: objective, plan, checks and pictures."""

@@ -1,0 +1,53 @@
+"""The table at the end of a run: what was reached, beside what was to be beaten, and where everything lies."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+from rich.console import Console
+from rich.table import Table
+
+from src.pretraining.learning_check import LearningCheck
+from src.pretraining.reconstruction import Reconstruction
+from src.training.callbacks.checkpoints import Checkpoints
+from src.training.callbacks.throughput import Throughput
+
+
+def closing_table(trainer: L.Trainer, callbacks: dict[type, Any], folder: Path) -> str:
+    """Plain text."""
+    output = io.StringIO()
+    console = Console(file=output, width=100)
+    check = callbacks.get(LearningCheck)
+    if check is not None and check.scores is not None:
+        console.print(_probe_table(check))
+    throughput, checkpoints = callbacks[Throughput], callbacks[Checkpoints]
+    watched = callbacks[Reconstruction].seconds + (check.seconds if check else 0.0)
+    losses = {name: float(trainer.callback_metrics[name]) for name in ("train/loss", "val/loss")
+              if name in trainer.callback_metrics}  # fmt: skip
+    rows = {
+        "steps": f"{trainer.global_step:,} in {throughput.seconds / 60:.1f} minutes",
+        "audio seen": f"{throughput.hours:,.2f} hours, {throughput.clips_per_second:.0f} clips a second",
+        "waiting for data": f"{throughput.wait_share:.1%} of the time",
+        "checks and pictures": f"{watched / max(throughput.seconds, 1e-9):.1%} of the time",
+        "loss": ", ".join(f"{name} {value:.4f}" for name, value in losses.items()),
+        "run folder": str(folder),
+        "checkpoint": str(checkpoints.last),
+        "picture": str(callbacks[Reconstruction].latest),
+        "curves": str(folder / "metrics.csv"),
+    }
+    width = max(map(len, rows))
+    return output.getvalue() + "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())
+
+
+def _probe_table(check: LearningCheck) -> Table:
+    assert check.scores is not None
+    table = Table(title=f"accuracy on {len(check.test.labels)} test clips, {len(check.test.class_names)} classes")
+    for column in ("", "k-NN", "linear probe"):
+        table.add_column(column, justify="left" if not column else "right")
+    names = {"majority": "majority class", "mel": "mel mean + deviation", "untrained": "untrained encoder"}
+    for key, row in check.floors.items():
+        table.add_row(names[key], f"{row['knn']:.3f}", f"{row['linear']:.3f}")
+    table.add_row("this encoder", f"{check.scores.knn:.3f}", f"{check.scores.linear:.3f}")
+    table.caption = f"feature deviation {check.scores.deviation:.3f}, effective rank {check.scores.effective_rank:.1f}"
+    return table

@@ -1,0 +1,86 @@
+"""Is it learning? k-NN and linear probe on a small labelled set during the run, beside floors measured before it."""
+
+from dataclasses import asdict
+from typing import Any
+
+import lightning.pytorch as L
+import numpy as np
+
+from src.data.labelled.probe_clips import LabelledClips
+from src.evaluation.embeddings import calibrate_norm, embed_clips, mel_statistics
+from src.evaluation.probes import ProbeScores, majority_accuracy, probe
+from src.models.vit import Pooling
+from src.pretraining.module import Pretraining
+from src.training.callbacks.periodic import Periodic
+
+
+class LearningCheck(Periodic):
+    """Probes the encoder every `every_steps` optimiser steps and at the end.
+
+    All processes embed (a sharded encoder needs them all). `floors` and `scores` (of the last check) are for the
+    closing table; `seconds` is what the checks during the run cost.
+
+    Args:
+        train, test: labelled clips. layer, pooling: the read-out (`AudioViT.embed`).
+    """
+
+    def __init__(
+        self, train: LabelledClips, test: LabelledClips, every_steps: int, layer: int | None, pooling: Pooling
+    ) -> None:
+        super().__init__(every_steps)
+        self.train, self.test, self.layer, self.pooling = train, test, layer, pooling
+        self.floors: dict[str, dict[str, float]] = {}
+        self.scores: ProbeScores | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"floors": self.floors, "seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.floors, self.seconds = state_dict["floors"], state_dict["seconds"]
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.floors:  # a resumed run
+            return
+        majority = majority_accuracy(self.train.labels, self.test.labels)
+        mel = self._probe(mel_statistics(self.train.waveforms), mel_statistics(self.test.waveforms))
+        untrained = self._measure_untrained(pl_module)
+        self.floors = {
+            "majority": {"knn": majority, "linear": majority},
+            "mel": {"knn": mel.knn, "linear": mel.linear},
+            "untrained": {"knn": untrained.knn, "linear": untrained.linear},
+        }
+        self._log(trainer, {f"floor/{name}_{key}": v for name, row in self.floors.items() for key, v in row.items()})
+
+    def _measure_untrained(self, pl_module: L.LightningModule) -> ProbeScores:
+        """With batch-norm statistics of the labelled clips: without them raw dB would go in, an easier floor."""
+        assert isinstance(pl_module, Pretraining)
+        model = pl_module.model
+        statistics = list(model.encoder.init_bn.buffers())
+        before = [value.clone() for value in statistics]
+        model.run(calibrate_norm, model.encoder, self.train.waveforms)
+        scores = self.measure(pl_module)
+        for value, old in zip(statistics, before, strict=True):
+            value.copy_(old)
+        return scores
+
+    def measure(self, pl_module: L.LightningModule) -> ProbeScores:
+        """Scores of the module's encoder as it is now."""
+        assert isinstance(pl_module, Pretraining)
+        model = pl_module.model
+        with pl_module.trainer.precision_plugin.forward_context():
+            train, test = (
+                model.run(embed_clips, model.encoder, clips.waveforms, self.layer, self.pooling)
+                for clips in (self.train, self.test)
+            )
+        return self._probe(train, test)
+
+    def _probe(self, train: np.ndarray, test: np.ndarray) -> ProbeScores:
+        return probe(train, self.train.labels, test, self.test.labels)
+
+    def act(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.scores = self.measure(pl_module)
+        self._log(trainer, {f"check/{key}": value for key, value in asdict(self.scores).items()})
+
+    def _log(self, trainer: L.Trainer, values: dict[str, float]) -> None:
+        for logger in trainer.loggers:
+            logger.log_metrics(values, step=trainer.global_step)

@@ -1,0 +1,108 @@
+"""What a run will be, worked out before it starts: sizes, steps, memory, arithmetic, and what looks wrong."""
+
+from dataclasses import dataclass
+
+from src.config.settings import Config
+from src.data.pretraining.datamodule import DataFacts
+from src.models.cost import blocks_flops, count_parameters, forward_flops, memory_bytes
+from src.models.mae import MaskedAutoencoder
+from src.training.optimizer import scaled_learning_rate
+
+
+@dataclass(frozen=True)
+class Plan:
+    """rows: (what, value) as printed. warnings: one sentence each."""
+
+    rows: list[tuple[str, str]]
+    warnings: list[str]
+    clips_per_step: float
+
+    def __str__(self) -> str:
+        width = max(len(name) for name, _ in self.rows)
+        lines = [f"{name:<{width}}  {value}" for name, value in self.rows]
+        return "\n".join([*lines, *(f"warning: {warning}" for warning in self.warnings)])
+
+
+def make_plan(config: Config, model: MaskedAutoencoder, data: DataFacts, bf16: bool) -> Plan:
+    """`model` may be on the meta device."""
+    world_size = config.trainer.devices * config.trainer.num_nodes
+    clips_per_step = data.clips_per_batch * world_size * config.trainer.accumulate
+    encoder_size, decoder_size = count_parameters(model.encoder), count_parameters(model.decoder)
+    tokens = model.encoder.num_tokens(round(data.crop_seconds * model.encoder.sample_rate))
+    kept = max(1, int(tokens * (1 - model.mask_ratio) + 1e-9))
+    flops = 3 * forward_flops(model, tokens, kept) * clips_per_step
+    if config.model.gradient_checkpointing:
+        flops += blocks_flops(model.encoder, kept) * clips_per_step
+    num_shards = world_size if config.trainer.strategy == "fsdp" else 1
+    recompute = config.model.gradient_checkpointing
+    memory = memory_bytes(model, tokens, kept, data.clips_per_batch, bf16, recompute, num_shards)
+    hours = config.trainer.steps * clips_per_step * data.crop_seconds / 3600
+    rate = scaled_learning_rate(config.optimizer.learning_rate, clips_per_step)
+    batch = f"{data.clips_per_batch:.0f} a process x {world_size} x {config.trainer.accumulate} accumulated"
+    peak = f"{rate:.3g} at the peak ({config.optimizer.learning_rate:.3g} for 256 clips)"
+    rows = [
+        ("model", f"{config.model.size}: encoder {_millions(encoder_size)}, decoder {_millions(decoder_size)}"),
+        ("tokens a clip", f"{tokens} of {data.crop_seconds:.2f} s (mean), {kept} seen by the encoder"),
+        ("data", _describe_data(data)),
+        ("decoded cache", f"{data.cache_bytes / 2**20:,.0f} MiB" if data.cache_bytes else "off"),
+        ("effective batch", f"{clips_per_step:.0f} clips ({batch})"),
+        ("steps", _describe_steps(config.trainer.steps, clips_per_step, data)),
+        ("audio in the run", f"{hours:,.1f} hours, repeats counted"),
+        ("learning rate", f"{peak}, {config.optimizer.warmup_steps} steps of warm-up, then a cosine"),
+        ("memory a process", f"about {memory / 2**30:.1f} GiB ({_describe_state(num_shards)}, activations)"),
+        ("arithmetic a step", f"{flops / 1e9:,.0f} GFLOP"),
+    ]
+    return Plan(rows, _warnings(config, encoder_size, data, world_size), clips_per_step)
+
+
+def _describe_state(num_shards: int) -> str:
+    state = "weights, gradients, AdamW"
+    return state if num_shards == 1 else f"one of {num_shards} pieces of {state}; two blocks at a time"
+
+
+def _describe_data(data: DataFacts) -> str:
+    if data.num_clips is None or data.seconds is None:
+        return "a stream, read in its own order and shuffled in windows"
+    text = f"{data.num_clips:,} clips, {_duration(data.seconds)}"
+    text += f"; {data.bad} unreadable left out" if data.bad else ""
+    return text + (f", {data.missing_shards} of them whole shards (skipped.csv)" if data.missing_shards else "")
+
+
+def _describe_steps(steps: int, clips_per_step: float, data: DataFacts) -> str:
+    if not data.crops:
+        return f"{steps:,}"
+    return f"{steps:,} = {steps * clips_per_step / data.crops:,.1f} epochs of {data.crops / clips_per_step:,.0f} steps"
+
+
+def _warnings(config: Config, encoder_size: int, data: DataFacts, world_size: int) -> list[str]:
+    warnings = []
+    if data.seconds is not None and data.seconds / encoder_size < 1e-4:  # 85 M parameters: under 2.4 hours
+        warnings.append(
+            f"{_millions(encoder_size)} parameters on {_duration(data.seconds)} of audio will learn it by heart; "
+            "take a smaller model.size or more audio"
+        )
+    workers = config.data.num_workers * world_size
+    if data.shards is not None and data.shards < workers:
+        warnings.append(
+            f"{data.shards} shards for {workers} workers: reads of one shard will compete; make more, smaller shards"
+        )
+    if config.optimizer.warmup_steps >= config.trainer.steps:
+        warnings.append(
+            f"the warm-up of {config.optimizer.warmup_steps} steps lasts the whole run of {config.trainer.steps}: "
+            "the learning rate never reaches its peak"
+        )
+    if data.overlap:
+        warnings.append(
+            f"{data.overlap} validation clips are also in train: the validation loss will look better than it is"
+        )
+    return warnings
+
+
+def _millions(count: int) -> str:
+    return f"{count / 1e6:,.1f} M"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 7200:
+        return f"{seconds / 60:,.0f} minutes"
+    return f"{seconds / 3600:,.1f} hours"

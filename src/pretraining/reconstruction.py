@@ -1,0 +1,100 @@
+"""What the model sees and says: target, masked and predicted log-mel of a few fixed clips, as a picture."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+import numpy as np
+import torch
+from lightning.pytorch.loggers import WandbLogger
+from matplotlib.figure import Figure  # not pyplot: no display, no global state
+
+from src.models.mae import MaskedAutoencoder
+from src.pretraining.module import Pretraining
+from src.training.callbacks.periodic import Periodic
+
+
+class Reconstruction(Periodic):
+    """Draws `pictures/step=N.png` every `every_steps` optimiser steps and at the end.
+
+    Args:
+        waveforms: clips to draw, (T,) each; None takes the first three of the first batch.
+    """
+
+    def __init__(self, folder: Path, every_steps: int, waveforms: list[np.ndarray] | None = None) -> None:
+        super().__init__(every_steps)
+        self.folder, self.waveforms = folder, waveforms
+
+    @property
+    def latest(self) -> Path | None:
+        pictures = sorted(self.folder.glob("step=*.png"), key=lambda path: int(path.stem.partition("=")[2]))
+        return pictures[-1] if pictures else None
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: dict[str, Any], batch_idx: int
+    ) -> None:
+        if self.waveforms is None:
+            pairs = zip(batch["waveform"][:3], batch["length"][:3], strict=True)
+            self.waveforms = [waveform[:length].cpu().numpy() for waveform, length in pairs]
+
+    def act(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert self.waveforms is not None and isinstance(pl_module, Pretraining)
+        with trainer.precision_plugin.forward_context():
+            panels = [reconstruct(pl_module.model, waveform, seed) for seed, waveform in enumerate(self.waveforms)]
+        if trainer.is_global_zero:
+            path = self.folder / f"step={trainer.global_step}.png"
+            draw(panels, pl_module.model.encoder.hop_seconds / 4, path)
+            for logger in trainer.loggers:
+                if isinstance(logger, WandbLogger):
+                    logger.log_image("reconstruction", [str(path)], step=trainer.global_step)
+
+
+@torch.no_grad()
+def reconstruct(model: MaskedAutoencoder, waveform: np.ndarray, seed: int = 0) -> tuple[np.ndarray, ...]:
+    """Target, masked and predicted spectrogram of one clip, (64, F) in dB each; what is masked is NaN in the second.
+
+    The model predicts the shape of each 40 ms patch, not its level: level and contrast are the target's own.
+    """
+    was_training = model.training
+    model.eval()
+    device = model.encoder.time_pos_embed.device
+    samples = torch.from_numpy(waveform)[None, : round(10.08 * model.encoder.sample_rate)].to(device)
+    output = model(samples, seeds=torch.tensor([seed], device=device))
+    target = model.run(model.encoder.tokenize, samples, None)[1][0].clone()  # (N, P) in dB
+    model.train(was_training)
+    mask = output.mask[0]
+    masked, predicted = target.clone(), target.clone()
+    masked[mask] = torch.nan
+    predicted[mask] = output.prediction * output.deviation + output.mean
+    n_mels = model.encoder.log_mel.n_mels
+    return tuple(
+        patches.unflatten(1, (n_mels, -1)).transpose(0, 1).flatten(1).cpu().numpy()
+        for patches in (target, masked, predicted)
+    )
+
+
+def draw(panels: list[tuple[np.ndarray, ...]], frame_seconds: float, path: Path) -> None:
+    """One column a clip, rows target | masked | prediction, seconds and Hz on the axes, one dB scale a column."""
+    figure = Figure(figsize=(4.5 * len(panels), 7))
+    margins = {"left": 0.07, "right": 0.97, "top": 0.95, "bottom": 0.08}
+    axes = figure.subplots(3, len(panels), squeeze=False, sharex="col", sharey=True, gridspec_kw=margins)
+    for column, rows in zip(axes.T, panels, strict=True):
+        low, high = np.percentile(rows[0], 2), rows[0].max()
+        for axis, values, title in zip(column, rows, ("target", "masked", "prediction"), strict=True):
+            extent = (0, values.shape[1] * frame_seconds, 0, len(values))
+            image = axis.imshow(values, origin="lower", aspect="auto", extent=extent, vmin=low, vmax=high)
+            axis.set_title(title)
+            axis.set_facecolor("0.85")
+            axis.set_yticks(*_hz_ticks(len(values)))
+        column[-1].set_xlabel("seconds")
+        figure.colorbar(image, ax=list(column), label="dB", shrink=0.6)
+    for axis in axes[:, 0]:
+        axis.set_ylabel("Hz")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=80)
+
+
+def _hz_ticks(n_mels: int) -> tuple[list[float], list[str]]:
+    """Places of round frequencies on the axis of HTK mel bands from 0 to 8000 Hz."""
+    hertz = (250, 1000, 2000, 4000, 8000)
+    return [n_mels * np.log10(1 + h / 700) / np.log10(1 + 8000 / 700) for h in hertz], [str(h) for h in hertz]

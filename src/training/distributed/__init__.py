@@ -1,0 +1,1 @@
+"""Several processes: who starts them, what each holds, how they save."""

@@ -1,0 +1,175 @@
+"""The processes of a run on one machine: started, signalled, watched and ended together.
+
+`python -m src.train fit trainer.devices=8` is a process that trains nothing and has eight children. torchrun and srun
+start the processes themselves; then nothing here is used but `take_from_launcher`.
+"""
+
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import IO
+
+from src.config.settings import TrainerConfig
+from src.errors import UserError
+
+GRACE_SECONDS = 20  # that processes have to end by themselves once one of them has failed
+_FORWARDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+
+
+def take_from_launcher(settings: TrainerConfig) -> None:
+    """Under torchrun or srun the number of processes is theirs to say: it goes into `settings`.
+
+    Raises:
+        UserError: the machines of the job have unlike numbers of processes.
+    """
+    environment = os.environ
+    if "TORCHELASTIC_RUN_ID" in environment:
+        launcher, total, local = "torchrun", environment["WORLD_SIZE"], environment["LOCAL_WORLD_SIZE"]
+    elif _under_srun():
+        launcher, total = "srun", environment["SLURM_NTASKS"]
+        local = environment.get("SLURM_NTASKS_PER_NODE") or str(int(total) // int(environment["SLURM_NNODES"]))
+    else:
+        return
+    num_nodes, rest = divmod(int(total), int(local))
+    if rest:
+        raise UserError(f"{launcher} started {total} processes, {local} on this machine; start as many on each")
+    found, wanted = (int(local), num_nodes), (settings.devices, settings.num_nodes)
+    if wanted not in (found, (1, 1)):
+        warnings.warn(
+            f"{launcher} started {found[0]} processes on each of {found[1]} machines: that counts, not "
+            f"trainer.devices={wanted[0]} trainer.num_nodes={wanted[1]}",
+            stacklevel=2,
+        )
+    settings.devices, settings.num_nodes = found
+
+
+def starts_its_own(settings: TrainerConfig) -> bool:
+    """Whether this process has to start those of the run: there are several, and nobody else did."""
+    return settings.devices * settings.num_nodes > 1 and "LOCAL_RANK" not in os.environ and not _under_srun()
+
+
+def run_processes(arguments: list[str], settings: TrainerConfig) -> int:
+    """Run `python -m src.train` with `arguments` once for each device of this machine, and wait.
+
+    SIGTERM, SIGUSR1 and Ctrl-C go to all of them. When one fails the others have `GRACE_SECONDS`. What the first says
+    on stderr is seen at once; what the others say, often the same, only where the first does not tell what is wrong.
+
+    Returns:
+        Their exit status where they agree, else 1.
+
+    Raises:
+        UserError: several machines, but not where the first is and which this is.
+    """
+    environment = _environment(settings)
+    children: list[subprocess.Popen] = []
+    said: list[IO[str]] = []  # by the others
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        for child in children:
+            if child.poll() is None:
+                child.send_signal(number)
+
+    before = {number: signal.signal(number, forward) for number in _FORWARDED}
+    try:
+        for local_rank in range(settings.devices):
+            rank = int(environment["NODE_RANK"]) * settings.devices + local_rank
+            said += [tempfile.TemporaryFile("w+", errors="replace")] if local_rank else []  # noqa: SIM115
+            children.append(
+                subprocess.Popen(
+                    [sys.executable, "-m", "src.train", *arguments],
+                    env={**environment, "LOCAL_RANK": str(local_rank), "RANK": str(rank)},
+                    stderr=said[-1] if local_rank else None,
+                    start_new_session=True,  # Ctrl-C reaches them once, through here
+                    preexec_fn=_ending_with_its_parent(),
+                )
+            )
+        status = _wait(children)
+        if status == 1 or (status == 2 and children[0].returncode != 2):
+            for file in said:
+                file.seek(0)
+                sys.stderr.write(file.read())
+        return status
+    finally:
+        for child in children:
+            if child.poll() is None:
+                child.kill()
+                child.wait()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _wait(children: list[subprocess.Popen]) -> int:
+    first: int | None = None  # of the processes that failed
+    deadline = float("inf")
+    while True:
+        codes = [child.poll() for child in children]
+        failed = {i: code for i, code in enumerate(codes) if code is not None and (code in (1, 2) or code < 0)}
+        if failed and first is None:
+            first = min(failed, key=failed.__getitem__)  # one that was killed before those that saw it go
+            deadline = time.monotonic() + GRACE_SECONDS
+        if None not in codes or time.monotonic() > deadline:
+            break
+        time.sleep(0.1)
+    if len(set(codes)) == 1 and codes[0] is not None:
+        return codes[0] if codes[0] >= 0 else 128 - codes[0]
+    if first is None:
+        first = next(i for i, code in enumerate(codes) if code)
+    print(
+        f"error: process {first} of {len(children)} {_how(codes[first])}; the others were ended. What was saved is "
+        "whole: start the same command with --resume auto",
+        file=sys.stderr,
+        flush=True,
+    )
+    return 1
+
+
+def _how(code: int | None) -> str:
+    if code is not None and code < 0:
+        return f"was ended by {signal.Signals(-code).name}" + (" (out of memory?)" if code == -signal.SIGKILL else "")
+    return f"left with exit status {code}"
+
+
+def _environment(settings: TrainerConfig) -> dict[str, str]:
+    """What each process has to know to meet the others."""
+    environment = dict(os.environ)
+    if settings.num_nodes > 1:
+        missing = [name for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK") if name not in environment]
+        if missing:
+            raise UserError(
+                f"trainer.num_nodes={settings.num_nodes}, but {', '.join(missing)} is not set; start with torchrun or "
+                "srun (docs/scale.md), or set MASTER_ADDR, MASTER_PORT and NODE_RANK on each machine"
+            )
+    else:
+        environment.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_free_port()), NODE_RANK="0")
+    environment["WORLD_SIZE"] = str(settings.devices * settings.num_nodes)
+    root = str(Path(__file__).parents[3])  # `-m src.train` is found from any folder
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))
+    return environment
+
+
+def _free_port() -> int:
+    with socket.socket() as opened:
+        opened.bind(("127.0.0.1", 0))
+        return opened.getsockname()[1]
+
+
+def _under_srun() -> bool:
+    """Lightning's own test: a job of several tasks, not an interactive shell."""
+    return "SLURM_NTASKS" in os.environ and os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive")
+
+
+def _ending_with_its_parent() -> Callable[[], None] | None:
+    """Where Linux can: a process whose parent is gone gets SIGTERM, so it saves and leaves."""
+    if sys.platform != "linux":
+        return None
+    libc, set_parent_death_signal = ctypes.CDLL(None), 1
+    return lambda: libc.prctl(set_parent_death_signal, int(signal.SIGTERM))

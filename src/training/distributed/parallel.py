@@ -1,0 +1,151 @@
+"""One network on several processes: a copy each (DDP), or a piece of it each (FSDP2).
+
+`shard` is the whole of FSDP: meta device -> recomputation -> compile -> shards -> memory -> initial weights. The
+network itself stays plain single-device code (after torchtitan).
+"""
+
+import io
+from collections.abc import Callable
+from concurrent.futures import Future
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
+from torch import nn
+from torch.distributed.checkpoint import async_save
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_optimizer_state_dict
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+
+from src.config.settings import TrainerConfig
+from src.encoders.lightning import by_name, is_sharded
+from src.models.initialize import fill, initialize
+from src.models.mae import MaskedAutoencoder
+
+# A collective that waits longer than this fails. Dead processes are noticed sooner: by gloo at once, under NCCL by who
+# started them (src/training/launch.py, torchrun, srun --kill-on-bad-exit).
+TIMEOUT = timedelta(minutes=10)
+
+
+def make_strategy(settings: TrainerConfig) -> Strategy | str:
+    """What `trainer.strategy` means for this number of processes."""
+    world_size = settings.devices * settings.num_nodes
+    if settings.strategy == "fsdp":
+        return Sharded(data_parallel_size=world_size, tensor_parallel_size=1, timeout=TIMEOUT)
+    if settings.strategy == "ddp" or world_size > 1:
+        return DDPStrategy(timeout=TIMEOUT)
+    return "auto"
+
+
+def shard(
+    model: MaskedAutoencoder,
+    mesh: DeviceMesh,
+    seed: int,
+    bf16: bool,
+    compiled: bool,
+    start: Callable[[MaskedAutoencoder], Any] | None = None,
+) -> None:
+    """Give each process of `mesh` its piece of a network that is on the meta device; in place.
+
+    Recomputation (`model.gradient_checkpointing`) is part of the encoder: it goes around each block's call, so that
+    the block's weights are gathered once more with its activations.
+
+    Args:
+        bf16: compute in bf16 and sum gradients in fp32; the weights that the optimiser sees are fp32 in any case.
+        start: puts other weights than the initial ones in.
+    """
+    if compiled:
+        compile_blocks(model)
+    # Inputs are not cast: the waveform would be. Autocast does it where it should.
+    policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
+    policy = policy if bf16 else MixedPrecisionPolicy(cast_forward_inputs=False)
+    fully_shard(model.encoder.init_bn, mesh=mesh, mp_policy=MixedPrecisionPolicy(cast_forward_inputs=False))  # fp32
+    for block in (*model.encoder.blocks, *model.decoder.blocks):
+        fully_shard(block, mesh=mesh, mp_policy=policy)
+    fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
+    register_fsdp_forward_method(model, "run")
+
+    device = torch.device(mesh.device_type, torch.cuda.current_device()) if mesh.device_type == "cuda" else "cpu"
+    model.to_empty(device=device)
+    initialize(model.encoder, seed, "encoder")
+    initialize(model.decoder, seed, "decoder")
+    if start is not None:
+        start(model)
+
+
+def compile_blocks(model: MaskedAutoencoder) -> None:
+    """`torch.compile` of each block by itself, in place: the names of weights stay, and like blocks share the work."""
+    # Blocks that differ in their drop-path rate are compiled one by one, each for training and for evaluation.
+    blocks = (*model.encoder.blocks, *model.decoder.blocks)
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 4 * len(blocks))
+    for block in blocks:
+        block.compile()
+
+
+class Sharded(ModelParallelStrategy):
+    """Lightning's FSDP2, which writes its shards while training goes on, and reads the checkpoint file of an unsharded
+    run too.
+
+    Lightning's own reading of such a file numbers the parameters in the order of the module; ours are in groups.
+
+    Attributes:
+        writing: the save that is under way: what tells when this process's shards are on disk, and the bytes of
+            meta.pt, which comes when those of all are (`sharded_files.py`).
+    """
+
+    writing: tuple[Future, bytes] | None = None
+    _save_group: dist.ProcessGroup | None = None  # its own: the writing thread must not meet the training's collectives
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
+        """Copy the shards to CPU memory and begin to write them."""
+        if self._save_group is None:
+            group = dist.new_group(backend="gloo")
+            assert isinstance(group, dist.ProcessGroup)
+            self._save_group = group
+        state = {"state_dict": checkpoint.pop("state_dict")}
+        state |= {f"optimizer_{number}": each for number, each in enumerate(checkpoint.pop("optimizer_states", []))}
+        written = async_save(state, checkpoint_id=Path(filepath), process_group=self._save_group)
+        assert isinstance(written, Future)
+        rest = io.BytesIO()
+        torch.save(checkpoint, rest)  # now: what it refers to changes with the next step
+        self.writing = written, rest.getvalue()
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        path = Path(self.broadcast(checkpoint_path))
+        if is_sharded(path):
+            return super().load_checkpoint(path, weights_only=weights_only)
+        assert self.model is not None
+        content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        load_whole(self.model, content.pop("state_dict"))
+        options = StateDictOptions(full_state_dict=True)
+        for optimizer, state in zip(self.optimizers, content["optimizer_states"], strict=True):
+            set_optimizer_state_dict(
+                self.model, optimizer, by_name(state, names(self.model, optimizer)), options=options
+            )
+        return content
+
+
+def load_whole(module: nn.Module, state: dict[str, torch.Tensor]) -> None:
+    """As `load_state_dict`, of whole tensors into a network that may be sharded; each process has `state`."""
+    places = module.state_dict(keep_vars=True)
+    assert set(places) == set(state), set(places) ^ set(state)
+    with torch.no_grad():
+        for name, place in places.items():
+            fill(place, state[name])
+
+
+def names(module: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:
+    """Names of the optimiser's parameters in its own order, that of its groups."""
+    name_of = {parameter: name for name, parameter in module.named_parameters()}
+    return [name_of[parameter] for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def lost_a_process(error: BaseException) -> bool:
+    """Whether `error` is what the end of another process looks like from here."""
+    if isinstance(error, dist.DistError):  # NCCL's, the store's, and time-outs
+        return True
+    words = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "gloo", "Connection refused")
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)

@@ -1,0 +1,267 @@
+"""Round trips between all forms in a fresh process, sharded checkpoints, and what is refused."""
+
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed.checkpoint as dcp
+from safetensors.torch import load_file
+
+from benchmarks.parity import randomise
+from src import export
+from src.encoders.load import load_classifier, load_encoder, read_checkpoint
+from src.encoders.save import save_encoder
+from src.errors import UserError
+from src.models import create_mae
+from src.models.classifier import AudioClassifier
+
+ROOT = Path(__file__).parents[2]
+TOLERANCE = 1e-6
+FORMS = ("file", "shards", "folder", "dasheng", "huggingface")
+
+
+def lightning_content(mae) -> dict:
+    """A checkpoint as training writes it (tests/training/test_run.py loads a real one)."""
+    architecture = {"encoder": mae.encoder.architecture, "decoder": mae.decoder.architecture}
+    state = {f"model.{name}": value for name, value in mae.state_dict().items()}
+    return {"state_dict": state, "global_step": 7, "run": {"architecture": architecture, "config": {"seed": 0}}}
+
+
+def write_shards(content: dict, folder: Path) -> None:
+    """As Lightning's ModelParallelStrategy: tensors as shards, the rest in meta.pt."""
+    optimizer = {"state": {"w": torch.zeros(3)}, "param_groups": [{"lr": 0.1}]}
+    dcp.save({"state_dict": content["state_dict"], "optimizer_0": optimizer}, checkpoint_id=folder, no_dist=True)
+    torch.save({key: value for key, value in content.items() if key != "state_dict"}, folder / "meta.pt")
+
+
+@pytest.fixture(scope="module")
+def forms(tmp_path_factory):
+    """One masked autoencoder in every form, and the network itself."""
+    folder = tmp_path_factory.mktemp("forms")
+    mae = randomise(create_mae("tiny"), 0).eval()
+    content = lightning_content(mae)
+    torch.save(content, folder / "file.ckpt")
+    write_shards(content, folder / "shards")
+    for form, name in (("folder", "folder"), ("dasheng", "dasheng.pt"), ("huggingface", "huggingface")):
+        assert export.main([str(folder / "file.ckpt"), "--format", form, "--out", str(folder / name)]) == 0
+    places = {form: next(folder.glob(f"{form}*")) for form in FORMS}
+    return places, mae
+
+
+FRESH = """
+import json, sys, torch
+from src.encoders.load import load_encoder
+audio = torch.load(sys.argv[1])
+result = {}
+for path in sys.argv[2:]:
+    encoder = load_encoder(path)
+    with torch.no_grad():
+        result[path] = {"state": encoder.state_dict(), "tokens": encoder(audio)}
+heavy = {"lightning", "datasets", "soundfile", "transformers"} & {name.split(".")[0] for name in sys.modules}
+assert not heavy, heavy
+torch.save(result, sys.argv[1])
+"""
+
+
+def test_each_pair_of_forms_round_trips_in_a_fresh_process(forms, tmp_path, long_audio):
+    places, mae = forms
+    paths = [str(place) for place in places.values()]
+    for source, place in places.items():
+        for target, name in (("folder", "a"), ("dasheng", "a.pt"), ("huggingface", "b")):
+            out = tmp_path / f"{source}-{name}"
+            assert export.main([str(place), "--format", target, "--out", str(out)]) == 0
+            paths.append(str(out))
+    audio = long_audio[None, : 31 * 16000]
+    torch.save(audio, tmp_path / "exchange")
+    command = [sys.executable, "-W", "ignore", "-c", FRESH, str(tmp_path / "exchange"), *paths]
+    subprocess.run(command, cwd=ROOT, check=True)
+    loaded = torch.load(tmp_path / "exchange")
+    with torch.no_grad():
+        expected = mae.encoder(audio)
+    state = mae.encoder.state_dict()
+    assert len(loaded) == 5 + 15
+    for path, found in loaded.items():
+        assert found["state"].keys() == state.keys(), path
+        assert all(torch.equal(found["state"][name], value) for name, value in state.items()), path
+        assert (found["tokens"] - expected).abs().max() <= TOLERANCE, path
+
+
+def test_an_export_needs_little_to_load(forms):
+    """Neither lightning nor wandb, datasets, omegaconf, soundfile nor the hub's client."""
+    missing = "wandb lightning datasets omegaconf soundfile soxr pyarrow huggingface_hub transformers rich matplotlib"
+    program = (
+        f"import sys\nfor name in {missing.split()!r}: sys.modules[name] = None\n"
+        f"from src.encoders.load import load_encoder; print(load_encoder({str(forms[0]['folder'])!r}).embed_dim)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip() == "192", done.stderr
+
+
+def test_the_decoder_travels_with_our_forms(forms):
+    places, mae = forms
+    for form in ("file", "shards", "folder"):
+        stored = read_checkpoint(places[form])
+        assert stored.decoder_architecture == mae.decoder.architecture
+        assert all(torch.equal(stored.decoder[name], value) for name, value in mae.decoder.state_dict().items())
+        assert stored.record["step"] == 7
+    assert not read_checkpoint(places["dasheng"]).decoder
+
+
+def test_a_folder_says_all_about_itself(tmp_path):
+    mae = create_mae("tiny")
+    classifier = AudioClassifier(mae.encoder, ["dog", "cat", "Ü"], layer=6, pooling="mean_std", multi=True)
+    save_encoder(mae.encoder, tmp_path / "a", classifier=classifier, record={"step": 5})
+    config = json.loads((tmp_path / "a/config.json").read_text())
+    assert config["classifier"] == classifier.settings and config["training"] == {"step": 5}
+    assert (
+        config["sample_rate"] == 16000
+        and config["hop_seconds"] == 0.04
+        and config["encoder"]["log_mel"]["n_mels"] == 64
+    )
+    assert "dog, cat, Ü" in (tmp_path / "a/README.md").read_text() and not (tmp_path / "a/decoder.safetensors").exists()
+    assert load_file(tmp_path / "a/model.safetensors")["head.1.weight"].shape == (3, 384)
+    assert load_classifier(tmp_path / "a").settings == classifier.settings
+    with pytest.raises(UserError, match="is there already"):
+        save_encoder(mae.encoder, tmp_path / "a")
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_half_precision_is_read_as_fp32(forms, tmp_path):
+    content = torch.load(forms[0]["dasheng"], weights_only=True)
+    half = {name: v.half() if v.is_floating_point() else v for name, v in content["model"].items()}
+    torch.save({**content, "model": half}, tmp_path / "half.pt")
+    encoder = load_encoder(tmp_path / "half.pt")
+    assert {value.dtype for value in encoder.state_dict().values()} == {torch.float32, torch.int64}
+
+
+def broken(forms, tmp_path: Path, change) -> Path:
+    """The official file with `change` made to its weights."""
+    content = torch.load(forms[0]["dasheng"], weights_only=True)
+    change(content["model"])
+    torch.save(content, tmp_path / "broken.pt")
+    return tmp_path / "broken.pt"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda w: w.pop("blocks.3.mlp.fc1.bias"), r"lacks blocks\.3\.mlp\.fc1\.bias"),
+        (
+            lambda w: w.update({"cls_token": torch.zeros(1), "extra.weight": torch.zeros(1)}),
+            r"cls_token, extra\.weight",
+        ),
+        (lambda w: w.update({"blocks.1.attn.qkv.weight": torch.zeros(3, 3)}), r"qkv\.weight \[3, 3\] instead of"),
+        (lambda w: w.pop("patch_embed.proj.weight"), r"lacks patch_embed"),
+    ],
+    ids=["missing", "unknown", "shape", "no patch"],
+)
+def test_weights_that_do_not_fit_are_listed(forms, tmp_path, change, words):
+    with pytest.raises(UserError, match=words):
+        load_encoder(broken(forms, tmp_path, change))
+
+
+class Harmful:
+    def __reduce__(self):
+        return (print, ("this ran",))
+
+
+def test_a_pickle_that_would_run_code_is_refused(forms, tmp_path, capsys):
+    torch.save({"model": {}, "config": Harmful()}, tmp_path / "a.pt")
+    with pytest.raises(UserError, match="refused"):
+        load_encoder(tmp_path / "a.pt")
+    write_shards(lightning_content(forms[1]), tmp_path / "shards")
+    (tmp_path / "shards/.metadata").write_bytes(pickle.dumps(Harmful()))
+    with pytest.raises(UserError, match="refused"):
+        load_encoder(tmp_path / "shards")
+    assert "this ran" not in capsys.readouterr().out
+
+
+def test_a_sharded_save_that_was_cut_off_says_so(forms, tmp_path):
+    write_shards(lightning_content(forms[1]), tmp_path / "cut")
+    (tmp_path / "cut/meta.pt").unlink()
+    with pytest.raises(UserError, match=r"no meta\.pt"):
+        load_encoder(tmp_path / "cut")
+
+
+def damage(tmp_path: Path) -> dict[str, Path]:
+    (tmp_path / "text.pt").write_text("not a checkpoint")
+    torch.save({"weights": 1}, tmp_path / "other.pt")
+    torch.save({"state_dict": {}, "global_step": 1}, tmp_path / "foreign.ckpt")
+    (tmp_path / "empty").mkdir()
+    for name, config in (
+        ("bert", '{"model_type": "bert"}'),
+        ("torn", "{"),
+        ("bare", '{"model_type": "audio-encoder"}'),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(config)
+    return {
+        "text.pt": "not a checkpoint, or is damaged", "other.pt": "neither a checkpoint", 
+        "foreign.ckpt": "not one of this",
+        "empty": "no config.json", "bert": "not that of an encoder", "torn": "not that of an encoder",
+        "bare": "no model.safetensors", "absent.pt": "there is no checkpoint", "absent": "there is no checkpoint",
+    }  # fmt: skip
+
+
+def test_what_is_not_an_encoder_is_said_in_one_sentence(tmp_path, capsys):
+    for name, words in damage(tmp_path).items():
+        assert export.main([str(tmp_path / name), "--out", str(tmp_path / "out")]) == 2
+        said = capsys.readouterr().err
+        assert words in said and said.count("\n") == 1, said
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_cut_off_file_is_damaged(forms, tmp_path):
+    for form, name in (("dasheng", "a.pt"), ("file", "b.ckpt")):
+        data = forms[0][form].read_bytes()
+        (tmp_path / name).write_bytes(data[: len(data) // 2])
+        with pytest.raises(UserError, match="damaged"):
+            load_encoder(tmp_path / name)
+    copy = tmp_path / "folder"
+    copy.mkdir()
+    for file in forms[0]["folder"].iterdir():
+        (copy / file.name).write_bytes(file.read_bytes()[: 1000 if file.suffix == ".safetensors" else None])
+    with pytest.raises(UserError, match="damaged"):
+        load_encoder(copy)
+
+
+@pytest.mark.parametrize("form", ["folder", "dasheng", "huggingface"])
+def test_a_full_disk_leaves_nothing_half_written(forms, tmp_path, monkeypatch, capsys, form):
+    """Stood in for by a limit on the size of a file, in a process of its own."""
+    program = (
+        "import resource, signal, sys\nfrom src import export\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))\nsys.exit(export.main(sys.argv[1:]))"
+    )
+    arguments = [str(forms[0]["file"]), "--format", form, "--out", str(tmp_path / "out")]
+    done = subprocess.run([sys.executable, "-c", program, *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and "cannot write" in done.stderr and "Traceback" not in done.stderr, done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_path_that_is_not_there_is_not_looked_for_on_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    with pytest.raises(UserError, match="there is no checkpoint runs/quickstart"):
+        load_encoder("runs/quickstart")
+
+
+def test_a_release_name_without_a_network_says_so(monkeypatch):
+    huggingface_hub = pytest.importorskip("huggingface_hub")
+
+    def offline(name, **options):
+        assert name == "mispeech/dasheng-base" and "model.safetensors" in options["allow_patterns"]
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
+    with pytest.raises(UserError, match=r"dasheng-base cannot be fetched .*no route to host.*network"):
+        load_encoder("dasheng-base")
+
+
+def test_a_release_name_loads_what_the_hub_gives(forms, monkeypatch):
+    huggingface_hub = pytest.importorskip("huggingface_hub")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **_: str(forms[0]["huggingface"]))
+    assert torch.equal(load_encoder("dasheng-base").norm.weight, forms[1].encoder.norm.weight)

@@ -1,0 +1,80 @@
+"""The plan's numbers against what the network really has and does."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from src.config.files import load_config
+from src.data.pretraining.datamodule import DataFacts
+from src.models import create_mae
+from src.models.cost import count_parameters, forward_flops, memory_bytes
+from src.pretraining.plan import make_plan
+
+DEMO = DataFacts(
+    num_clips=446, crops=446, seconds=600.0, crop_seconds=1.5, clips_per_batch=32.0, cache_bytes=0, shards=None,
+    overlap=0, bad=0,
+)  # fmt: skip
+
+
+def plan(overrides=(), **facts):
+    config = load_config(["configs/quickstart.yaml"], list(overrides))
+    model = create_mae(config.model.size, device="meta")
+    return make_plan(config, model, dataclasses.replace(DEMO, **facts), bf16=False)
+
+
+@pytest.mark.parametrize("seconds", [1.0, 4.0])
+def test_flops_are_those_that_torch_counts(seconds):
+    model = create_mae("tiny")
+    waveform = torch.randn(2, round(seconds * 16000)) * 0.1
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # the fused one is not counted on CPU
+        mask = model(waveform).mask
+    tokens = mask.shape[1]
+    front_end = 2 * 2 * (waveform.shape[1] // 160 + 1) * 257 * 64
+    assert 2 * forward_flops(model, tokens, tokens - int(mask[0].sum())) == pytest.approx(
+        counter.get_total_flops() - front_end, rel=0.01
+    )
+
+
+def test_memory_of_weights_and_optimiser_is_sixteen_bytes_a_parameter():
+    model = create_mae("1.2b", device="meta")
+    state = 16 * (count_parameters(model.encoder) + count_parameters(model.decoder))
+    assert memory_bytes(model, 250, 62, 0, True, True) == state
+    assert memory_bytes(model, 250, 62, 32, True, True) < memory_bytes(model, 250, 62, 32, True, False)
+
+
+def test_of_several_pieces_a_process_has_one_and_two_blocks():
+    model = create_mae("1.2b", device="meta")
+    whole = memory_bytes(model, 250, 62, 0, True, True)
+    block = count_parameters(model.encoder.blocks[0])
+    for num_shards in (2, 8, 64):
+        assert memory_bytes(model, 250, 62, 0, True, True, num_shards) == whole / num_shards + 10 * block
+    text = str(plan(["trainer.devices=8", "trainer.strategy=fsdp", "model.size=1.2b"]))
+    assert "one of 8 pieces of weights" in text
+
+
+def test_the_rows_say_batch_epochs_and_learning_rate():
+    made = plan(["data.batch_size=32", "trainer.accumulate=2", "trainer.devices=2", "optimizer.learning_rate=1e-3",
+                 "trainer.steps=70", "optimizer.warmup_steps=0"])  # fmt: skip
+    text = str(made)
+    assert made.clips_per_step == 128
+    assert "128 clips (32 a process x 2 x 2 accumulated)" in text
+    assert "0.0005 at the peak (0.001 for 256 clips)" in text
+    assert "70 = 20.1 epochs of 3 steps" in text
+    assert "37 of 1.50 s (mean), 9 seen" in text
+
+
+@pytest.mark.parametrize(
+    ("overrides", "facts", "words"),
+    [
+        (["model.size=base"], {"seconds": 1200.0}, "85.4 M parameters on 20 minutes"),
+        (["trainer.steps=50"], {}, "warm-up of 100 steps lasts the whole run of 50"),
+        (["data.num_workers=8"], {"shards": 5}, "5 shards for 8 workers"),
+        ([], {"overlap": 3}, "3 validation clips are also in train"),
+    ],
+)
+def test_what_looks_wrong_is_warned_of(overrides, facts, words):
+    assert any(words in warning for warning in plan(overrides, **facts).warnings)
+    assert not plan().warnings
