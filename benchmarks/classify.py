@@ -28,7 +28,7 @@ METHODS = {  # preset and overrides
     "fine-tuned": ("finetune", []),
     "from scratch": (
         "finetune",
-        ["model.init_from=null", "classify.method=finetune", "classify.layer_decay=1", "optimizer.learning_rate=0.008"],
+        ["model.init_from=null", "classify.method=finetune", "classify.layer_decay=1", "optimizer.lr=0.008"],
     ),
 }
 SETS = {"train": 400, "valid": 100, "test": 200}  # mixtures

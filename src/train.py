@@ -54,28 +54,32 @@ def run(config: Config, options: argparse.Namespace) -> int:
     take_from_launcher(config.trainer)
     if options.command == "fit" and not options.plan and starts_its_own(config.trainer):
         return run_processes(options.arguments, config.trainer)
-
-    from src.classification import predict as predict_classes
-    from src.classification import run as run_classify
-    from src.pretraining import run as training
-
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    return pretraining(config, options) if config.classify is None else classification(config, options)
 
-    if config.classify is not None:
-        if options.plan or options.command == "validate":
-            raise UserError("a classifier knows fit, test and predict, without --plan; fit validates after each epoch")
-        if options.command == "predict":
-            return predict_classes.predict(config, options.checkpoint)
-        if options.command == "test":
-            return run_classify.test_classifier(config, options.checkpoint)
-        return run_classify.fit_classifier(config, options.resume)
+
+def pretraining(config: Config, options: argparse.Namespace) -> int:
+    from src.pretraining import run
+
     if options.command != "fit":
-        return training.evaluate(config, options.command, options.checkpoint)
+        return run.evaluate(config, options.command, options.checkpoint)
     if options.plan:
-        print(training.plan_run(config, training.prepare_data(config)))
+        print(run.plan_run(config, run.prepare_data(config)))
         return 0
-    return training.fit(config, options.resume)
+    return run.fit(config, options.resume)
+
+
+def classification(config: Config, options: argparse.Namespace) -> int:
+    from src.classification import predict, run
+
+    if options.plan or options.command == "validate":
+        raise UserError("a classifier knows fit, test and predict, without --plan; fit validates as it trains")
+    if options.command == "predict":
+        return predict.predict(config, options.checkpoint)
+    if options.command == "test":
+        return run.test(config, options.checkpoint)
+    return run.fit(config, options.resume)
 
 
 def show_warning(
@@ -103,10 +107,12 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument("command", choices=COMMANDS, metavar="{" + ",".join(COMMANDS) + "}")
     parser.add_argument("--config", action="append", default=[], metavar="FILE", help="YAML of settings; repeatable")
-    parser.add_argument("--resume", metavar="auto|CHECKPOINT", help="fit: go on from the run's newest checkpoint")
+    parser.add_argument("--resume", metavar="auto|CHECKPOINT", help="fit: resume the run from its newest checkpoint")
     parser.add_argument("--plan", action="store_true", help="fit: print the plan and stop")
-    parser.add_argument("--checkpoint", metavar="PATH", help="validate, test, predict: whose weights")
-    parser.add_argument("--print-config", action="store_true", help="print the resolved settings and stop")
+    parser.add_argument("--checkpoint", metavar="best|last|PATH", help="validate, test, predict: whose weights")
+    parser.add_argument(
+        "--print-config", "--print_config", action="store_true", help="print the resolved settings and stop"
+    )
     options, rest = parser.parse_known_args(arguments)
     options.arguments = arguments
     return options, join_overrides(rest)

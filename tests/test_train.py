@@ -13,7 +13,7 @@ from tests.training.sources import write_sources
 
 QUICKSTART = ["--config", "configs/quickstart.yaml"]
 BAD = Path(__file__).parents[2] / "shared" / "audio" / "bad"
-FOLDER = ["data.sources=[{kind: folder, path: PLACE}]", "data.validation=null", "check.train=null", "trainer.steps=2",
+FOLDER = ["data.sources=[{kind: folder, path: PLACE}]", "data.validation=null", "check.train=null", "trainer.max_steps=2",
           "data.batch_size=4", "tracking.wandb=null"]  # fmt: skip
 
 
@@ -44,12 +44,12 @@ def test_help_lists_commands_and_every_setting(capsys):
         main(["--help"])
     assert stop.value.code == 0
     text = capsys.readouterr().out
-    for word in ("validate", "data.crop_seconds", "optimizer.learning_rate", "tracking.wandb", "--resume"):
+    for word in ("validate", "data.crop_seconds", "optimizer.lr", "tracking.wandb", "--resume"):
         assert word in text
 
 
 def test_overrides_in_both_spellings():
-    assert join_overrides(["--trainer.steps", "5", "a=1", "--b=2"]) == ["trainer.steps=5", "a=1", "--b=2"]
+    assert join_overrides(["--trainer.max_steps", "5", "a=1", "--b=2"]) == ["trainer.max_steps=5", "a=1", "--b=2"]
 
 
 @pytest.mark.parametrize(
@@ -57,9 +57,9 @@ def test_overrides_in_both_spellings():
     [
         (["fit", "--config", "nowhere.yaml"], "nowhere.yaml: no such file"),
         (["fit"], "data.batch_size"),
-        (["fit", *QUICKSTART, "trainer.stepz=3"], "trainer.steps"),
-        (["fit", *QUICKSTART, "--trainer.steps"], "has no value"),
-        (["fit", *QUICKSTART, "trainer.steps=many"], "trainer.steps"),
+        (["fit", *QUICKSTART, "trainer.stepz=3"], "trainer.max_steps"),
+        (["fit", *QUICKSTART, "--trainer.max_steps"], "has no value"),
+        (["fit", *QUICKSTART, "trainer.max_steps=many"], "trainer.max_steps"),
         (["fit", *QUICKSTART, *folder_overrides("/no/such/folder")], "there is no folder /no/such/folder"),
         (["fit", *QUICKSTART, *folder_overrides("configs")], "configs holds no audio files"),
         (["fit", *QUICKSTART, "data.sources.0.audio_column=sound"], "audio_column=sound is not a column"),

@@ -1,15 +1,13 @@
 """Classification as a LightningModule: linear probe, fine-tuning, or the one and then the other."""
 
-from dataclasses import replace
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
-import lightning.pytorch as L
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
-from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import (
     MulticlassAccuracy,
@@ -20,60 +18,90 @@ from torchmetrics.classification import (
 
 from src.classification.augment import SpecAugment, augment
 from src.classification.lora import has_adapters, merged_state
-from src.config.settings import ClassifyConfig, OptimizerConfig
+from src.config.settings import AugmentConfig, ClassifyConfig, OptimizerConfig
+from src.data.labelled.datamodule import LabelledDataModule
 from src.models.classifier import AudioClassifier
-from src.training.optimizer import NO_DECAY, scaled_learning_rate, schedule
+from src.models.initialize import initialize
+from src.models.sizes import build_encoder
+from src.training.module import TrainingModule
+from src.training.optimizer import NO_DECAY
 
 
-class AudioClassification(L.LightningModule):
-    """Args: model: what is trained. class_counts: (C,) clips of each in train.
-    clips_per_step: effective batch of all processes. steps: optimiser steps of the whole run.
+class AudioClassification(TrainingModule):
+    """
+    Args:
+        model: what is trained, or the plain values that describe it (encoder's architecture, classifier's settings).
+        config: method, augmentation, balance. optimizer: rates and schedule.
+        class_counts: (C,) clips of each class in train, for balanced weights; None counts them alike.
+        seed: of augmentation and dropout.
 
     Attributes:
-        predictions: after a test, by place in the part: probabilities and targets, (C,), or (N, C) of tokens.
+        predictions: after a test, by place in the split: probabilities and targets, (C,), or (N, C) of tokens.
     """
+
+    model: AudioClassifier
 
     def __init__(
         self,
-        model: AudioClassifier,
-        config: ClassifyConfig,
-        optimizer: OptimizerConfig,
-        class_counts: Tensor,
-        clips_per_step: float,
-        steps: int,
+        model: AudioClassifier | dict[str, Any],
+        config: ClassifyConfig | dict[str, Any] | None = None,
+        optimizer: OptimizerConfig | dict[str, Any] | None = None,
+        class_counts: Sequence[float] | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__()
-        self.model, self.config, self.optimizer_config = model, config, optimizer
-        self.steps, self.seed = steps, seed
+        model = build_classifier(**model) if isinstance(model, dict) else model
+        config = classify_config(config)
+        optimizer = OptimizerConfig(**optimizer) if isinstance(optimizer, dict) else optimizer or OptimizerConfig()
+        super().__init__(model, optimizer)
+        counts = torch.tensor([1.0] * len(model.class_names) if class_counts is None else list(class_counts))
+        self.save_hyperparameters(
+            {
+                "model": {"encoder": model.encoder.architecture, "classifier": model.settings},
+                "config": asdict(config),
+                "optimizer": asdict(optimizer),
+                "class_counts": counts.tolist(),
+                "seed": seed,
+            }
+        )
+        self.config, self.seed = config, seed
         self.frames = model.pooling is None
-        self.learning_rate = scaled_learning_rate(optimizer.learning_rate, clips_per_step)
-        weights = class_counts.sum() / class_counts.clamp(min=1) / len(class_counts)
+        weights = counts.sum() / counts.clamp(min=1) / len(counts)
         self.class_weights: Tensor
         self.register_buffer(
             "class_weights", weights if config.balanced == "weights" else torch.ones_like(weights), persistent=False
         )
-        augmented = config.augment
-        if config.method != "linear" and (augmented.mask_bands or augmented.mask_frames):
-            masks = SpecAugment(augmented.mask_bands, augmented.mask_frames)
-            self.masks = masks
-            model.encoder.init_bn.register_forward_hook(lambda module, inputs, output: masks(output))
-        if config.method == "linear":
-            model.encoder.requires_grad_(False)
-        self.metrics = make_metrics(model.multi, len(class_counts))
+        self._set_up_learning()
+        self.metrics = make_metrics(model.multi, len(counts))
         self.losses = nn.ModuleDict({"val": MeanMetric(), "test": MeanMetric()})
         self.predictions: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def _set_up_learning(self) -> None:
+        """What is frozen, and what is masked on the way in."""
+        if self.config.method == "linear":
+            self.model.encoder.requires_grad_(False)
+            return
+        augmented = self.config.augment
+        if augmented.mask_bands or augmented.mask_frames:
+            masks = self.masks = SpecAugment(augmented.mask_bands, augmented.mask_frames)
+            self.model.encoder.init_bn.register_forward_hook(lambda module, inputs, output: masks(output))
+
+    def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
+        return layer_groups(self.model, lr, self.optimizer_config.weight_decay, self.config.layer_decay)
 
     def on_train_epoch_start(self) -> None:
         if self.config.method == "linear":
             self.model.encoder.eval()
         self.model.encoder.init_bn.eval()  # its statistics are those of pretraining; a small batch would spoil them
 
-    def on_train_batch_start(self, batch: Any, batch_index: int) -> None:
-        place = self.current_epoch * 2**32 + batch_index * 2**16 + self.global_rank
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Makes a step a pure function of (weights, seed, epoch, batch, rank)."""
+        super().on_train_batch_start(batch, batch_idx)
+        if isinstance(data := getattr(self.trainer, "datamodule", None), LabelledDataModule):
+            data.progress = (self.current_epoch, batch_idx + 1)
+        place = self.current_epoch * 2**32 + batch_idx * 2**16 + self.global_rank
         torch.manual_seed((self.seed * 2**44 + place) % 2**63)
 
-    def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         target, valid = self._truth(batch)
         if "embedding" in batch:
             logits = self.model.head(batch["embedding"])
@@ -110,10 +138,10 @@ class AudioClassification(L.LightningModule):
         target = frame_targets(batch["events"], times, batch["target"].shape[1])
         return target, _real(target, num_tokens)
 
-    def validation_step(self, batch: dict[str, Tensor], batch_index: int) -> None:
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         self._measure("val", batch)
 
-    def test_step(self, batch: dict[str, Tensor], batch_index: int) -> None:
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         probability, target, valid = self._measure("test", batch)
         for row, index in enumerate(batch["index"].tolist()):
             real = slice(None) if valid is None else valid[row]
@@ -126,7 +154,8 @@ class AudioClassification(L.LightningModule):
         else:
             logits = self.model(batch["waveform"], batch["length"])
         target, valid = self._truth(batch)
-        self.losses[part].update(self.loss(logits, target, valid), weight=len(logits))  # type: ignore[operator]
+        count = len(logits) if valid is None else int(valid.sum())  # clips, or tokens
+        self.losses[part].update(self.loss(logits, target, valid), weight=count)  # type: ignore[operator]
         probability = self.model.probabilities(logits)
         chance, truth = (probability, target) if valid is None else (probability[valid], target[valid])
         self.metrics.update(chance, truth.long() if self.model.multi else truth.argmax(1))
@@ -159,13 +188,19 @@ class AudioClassification(L.LightningModule):
             head = {name: v for name, v in checkpoint["state_dict"].items() if name.startswith("model.head.")}
             checkpoint["state_dict"] = {**self.state_dict(), **head, **checkpoint["adapters"]}
 
-    def configure_optimizers(self) -> Any:
-        config = self.optimizer_config
-        groups = layer_groups(self.model, self.learning_rate, config.weight_decay, self.config.layer_decay)
-        first, second = config.betas
-        optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, betas=(first, second))
-        share = partial(schedule, warmup_steps=config.warmup_steps, steps=self.steps, final_share=config.final_share)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, share), "interval": "step"}}
+
+def classify_config(config: ClassifyConfig | dict[str, Any] | None) -> ClassifyConfig:
+    """From the plain values of a checkpoint, too."""
+    if not isinstance(config, dict):
+        return config or ClassifyConfig()
+    return ClassifyConfig(**{**config, "augment": AugmentConfig(**config["augment"])})
+
+
+def build_classifier(encoder: dict[str, Any], classifier: dict[str, Any]) -> AudioClassifier:
+    """A network with initial weights from what `AudioViT.architecture` and `AudioClassifier.settings` said."""
+    network = build_encoder(encoder).to_empty(device="cpu")
+    initialize(network, 0, "encoder")
+    return AudioClassifier(network, **classifier)
 
 
 def frame_targets(events: Tensor, times: Tensor, num_classes: int) -> Tensor:

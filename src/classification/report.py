@@ -3,11 +3,12 @@
 import csv
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import wandb
+from lightning.pytorch.loggers import Logger, WandbLogger
 
 from src.audio.decode import SAMPLE_RATE, AudioError
 from src.classification.module import AudioClassification
@@ -38,6 +39,7 @@ def write_report(
     folder: Path,
     checkpoint: Path,
     seconds: float,
+    loggers: Sequence[Logger],
 ) -> dict[str, Any]:
     """Everything about the test part, into the run's folder and the W&B run, if there is one.
 
@@ -50,7 +52,8 @@ def write_report(
     part, names = labelled.parts["test"], labelled.class_names
     index = sorted(module.predictions)
     probabilities = [module.predictions[i][0].numpy() for i in index]
-    keys, targets = [part.keys[i] for i in index], part.targets[index]
+    all_keys = part.keys
+    keys, targets = [all_keys[i] for i in index], part.targets[index]
     if module.frames:
         truth = [module.predictions[i][1].numpy() > 0 for i in index]
         hop = module.model.encoder.hop_seconds
@@ -66,11 +69,20 @@ def write_report(
     write_predictions(folder / "predictions.csv", [(key, 0.0) for key in keys], np.stack(probabilities), names)
     curves = read_curves(folder / "metrics.csv")
     page = write_page(found, curves, {"test": part}, folder)
-    if wandb.run is not None:
-        wandb.run.summary.update({"test_report": {name: found[name] for name in ("scores", "intervals", "floors")}})
-        wandb.run.log({"report": wandb.Html(page, inject=False)})
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            log_report(logger, found, page)
     log.info("\n%s", closing_lines(found, seconds, checkpoint, folder))
     return {**found, "keys": keys, "targets": targets, "probabilities": np.stack(probabilities)}
+
+
+def log_report(logger: WandbLogger, found: dict[str, Any], page: str) -> None:
+    """Scores into the summary of the W&B run, and the page."""
+    import wandb
+
+    scores = {name: found[name] for name in ("scores", "intervals", "floors")}
+    logger.experiment.summary.update({"test_report": scores})
+    logger.experiment.log({"report": wandb.Html(page, inject=False)})
 
 
 def pooled_report(

@@ -10,8 +10,6 @@ from typing import Any, NamedTuple
 import lightning.pytorch as L
 import numpy as np
 import torch
-import wandb
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor, nn
 
 from src.classification.features import embed, mel_rows, read
@@ -20,7 +18,7 @@ from src.classification.module import AudioClassification, frame_targets
 from src.classification.report import describe, pooled_report, write_report
 from src.config.settings import ClassifyConfig, Config
 from src.data.labelled.clips import LabelledClips, read_labelled
-from src.data.labelled.datamodule import LabelledData, events_of
+from src.data.labelled.datamodule import LabelledDataModule, events_of
 from src.data.labelled.splits import LabelledPart, LabelledSet, divide, find_folds
 from src.encoders.load import load_classifier, load_encoder
 from src.errors import UserError
@@ -29,12 +27,15 @@ from src.evaluation.linear import fit_linear
 from src.models.classifier import AudioClassifier, Standardise
 from src.models.sizes import create_encoder
 from src.models.vit import AudioViT
-from src.pretraining.run import describe_run, how_to_resume, log_to, make_loggers, precision
-from src.training.callbacks.checkpoints import AtomicCheckpointIO, Checkpoints
-from src.training.run_folder import checkpoint_to_resume, free_folder, start_folder
+from src.training.callbacks.checkpoints import Checkpoints
+from src.training.callbacks.step_figures import StepFigures
+from src.training.distributed.parallel import make_strategy
+from src.training.run import Run, is_first
+from src.training.run_folder import checkpoint_of, claim_folder
+from src.training.trainer import find_device, make_trainer
 
 log = logging.getLogger("src")
-_MOST_MEASURED = 20_000  # clips of a set whose mel floor is computed
+_MAX_MEASURED = 20_000  # clips of a set whose mel floor is computed
 
 
 class Known(NamedTuple):
@@ -44,117 +45,106 @@ class Known(NamedTuple):
     mel: np.ndarray | None
 
 
-def fit_classifier(config: Config, resume: str | None = None) -> int:
+def fit(config: Config, resume: str | None = None) -> int:
     """Train, test, report; returns the exit status."""
     classify = config.classify
     assert classify is not None
     started = time.monotonic()
+    run = Run(config, resume)
     labelled = read_set(config)
     folds = find_folds(labelled, classify.folds, config.seed)
     tested = sorted(set(folds)) if classify.folds and folds else [classify.test_fold]
     sets = [divide(labelled, config.seed, folds, fold) for fold in tested]
-    checkpoint = checkpoint_to_resume(config.runs_folder, config.name, resume) if resume else None
-    first = make_classifier(config, sets[0], checkpoint)
-    folder = free_folder(config.runs_folder, config.name)
-    if checkpoint:
-        folder = checkpoint.parents[2 if checkpoint.parents[1].name.startswith("fold-") else 1]
-    config.name = folder.name
-    if getattr(rank_zero_only, "rank", 0) == 0:  # the other processes learn the folder when training begins
-        start_folder(folder, config)
-        log_to(folder / "log.txt")
-        if labelled.bad:
-            write_skipped(labelled.bad, folder / "skipped.csv")
-    log.info("\n%s\n", describe(sets[0]))
-    first.encoder.to(make_trainer(config, folder, None, {}).strategy.root_device)
-    embeddings = embed(first, labelled.clips) if classify.method == "linear" else None
-    known = Known(embeddings, mel_rows(labelled.clips) if len(labelled.clips) <= _MOST_MEASURED else None)
-    found = []
+    first = make_classifier(config, sets[0])
+    if run.checkpoint:
+        same_classes(load_classifier(run.checkpoint).class_names, labelled.class_names, run.checkpoint)
+    run.start(describe(sets[0]))
+    if labelled.bad and is_first():
+        write_skipped(labelled.bad, run.folder / "skipped.csv")
+    known = compute_once(first, labelled, config)
+    found: list[dict[str, Any]] = []
     for fold, divided in zip(tested, sets, strict=True):
-        place = folder / f"fold-{fold}" if classify.folds else folder
-        part = train_part(config, divided, known, place, resume=checkpoint is not None)
-        if part is None:
-            log.info("interrupted; %s", how_to_resume(folder))
-            return 130
-        found.append(part)
-    if classify.folds and getattr(rank_zero_only, "rank", 0) == 0:
-        pooled_report(found, tested, sets, folder, time.monotonic() - started)
+        part = run.fold(fold) if classify.folds else run
+        if status := fit_once(config, part, divided, known, found):
+            return status
+    if classify.folds and is_first():
+        pooled_report(found, tested, sets, run.folder, time.monotonic() - started)
     return 0
 
 
-def train_part(config: Config, labelled: LabelledSet, known: Known, folder: Path, resume: bool) -> dict | None:
-    """Train on one division of the set and report on its test part; None where it was interrupted."""
+def fit_once(config: Config, run: Run, labelled: LabelledSet, known: Known, found: list[dict[str, Any]]) -> int:
+    """Train on one division of the set and report on its test split, which is added to `found`; the exit status."""
     classify = config.classify
     assert classify is not None
     started = time.monotonic()
-    config = replace(config, name=folder.name if not classify.folds else f"{folder.parent.name}-{folder.name}")
-    last = folder / "checkpoints" / "last.ckpt"
-    last_there = last if resume and last.exists() else None
-    model = make_classifier(config, labelled, last_there)
-    data = LabelledData(labelled, config.data, config.seed, classify.balanced == "sampling")
-    rows = {name: part.rows for name, part in labelled.parts.items()}
-    if known.embeddings is not None:
-        data.embeddings = {name: [known.embeddings[row] for row in chosen] for name, chosen in rows.items()}
-    about = describe_run(config, {"encoder": model.encoder.architecture, "classifier": model.settings})
-    checkpoints = Checkpoints(folder / "checkpoints", 10**9, config.trainer.save_best, about)
-    trainer = make_trainer(config, folder, checkpoints, about)
-    model.encoder.to(trainer.strategy.root_device)
-    if not last_there:
-        train = labelled.parts["train"]
-        embedded = data.embeddings["train"] if data.embeddings else embed(model, train.clips)
-        start_head(model, train, embedded, classify)
+    data = make_data(config, labelled, known.embeddings)
+    model = make_classifier(config, labelled)
+    if not run.checkpoint:
+        start_head(model, labelled.parts["train"], data, classify, find_device(config.trainer))
     if classify.lora_rank:
         add_adapters(model.encoder, classify.lora_rank, config.seed)
-    module = make_module(config, model, labelled, data.batch_size)
-    if getattr(rank_zero_only, "rank", 0) == 0:
-        folder.mkdir(exist_ok=True)
-        write_splits(labelled, folder / "splits.csv")
-    try:
-        trainer.fit(module, datamodule=data, ckpt_path=last_there, weights_only=True if last_there else None)
+    counts = labelled.parts["train"].targets.sum(0).tolist()
+    module = AudioClassification(model, classify, config.optimizer, counts, config.seed)
+    if is_first():
+        write_splits(labelled, run.folder / "splits.csv")
+
+    def close(trainer: L.Trainer, checkpoints: Checkpoints) -> None:
         trainer.strategy.barrier()
-        best = checkpoints.best()[0]
+        path = checkpoints.to_report()
         remove_adapters(module)
-        module.load_state_dict(torch.load(best, map_location="cpu", weights_only=True)["state_dict"])
+        module.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["state_dict"])
         trainer.test(module, datamodule=data, verbose=False)
-        if not trainer.is_global_zero:
-            return {}
-        mel = {name: known.mel[chosen] for name, chosen in rows.items()} if known.mel is not None else None
-        return write_report(module, labelled, mel, folder, best, time.monotonic() - started)
-    except (KeyboardInterrupt, SystemExit):
-        return None
-    finally:
-        if config.tracking.wandb:
-            wandb.finish()
+        if trainer.is_global_zero:
+            seconds = time.monotonic() - started
+            mel = None if known.mel is None else {n: known.mel[part.rows] for n, part in labelled.parts.items()}
+            found.append(write_report(module, labelled, mel, run.folder, path, seconds, trainer.loggers))
+
+    architecture = {"encoder": model.encoder.architecture, "classifier": model.settings}
+    strategy = make_strategy(config.trainer, find_unused_parameters=True)
+    return run.fit(
+        module, data, architecture, strategy, [], close, StepFigures(),
+        val_check_interval=config.trainer.val_check_interval,
+        check_val_every_n_epoch=config.trainer.check_val_every_n_epoch,
+    )  # fmt: skip
 
 
-def test_classifier(config: Config, checkpoint: str | None) -> int:
-    """Report of a trained classifier on the test part of the set that the settings name."""
-    path = checkpoint_to_resume(config.runs_folder, config.name, checkpoint or "auto")
-    if path is None:
-        raise UserError(f"{config.runs_folder}/{config.name} has no checkpoint; give one with --checkpoint PATH")
+def test(config: Config, checkpoint: str | None) -> int:
+    """Report of a trained classifier on the test split of the set that the settings name."""
+    assert config.classify is not None
+    if config.classify.folds and checkpoint is None:
+        raise UserError(
+            "a cross-validated run has tested each clip already (report.json); name a fold with --checkpoint, for "
+            f"example {config.runs_folder}/{config.name}/fold-1"
+        )
     started = time.monotonic()
+    path = checkpoint_of(config.runs_folder, config.name, checkpoint)
     config.trainer.devices = config.trainer.num_nodes = 1
     model = load_classifier(path)
     labelled = read_set(config)
-    assert config.classify is not None
     folds = find_folds(labelled, config.classify.folds, config.seed)
     divided = divide(labelled, config.seed, folds, config.classify.test_fold)
     same_classes(model.class_names, divided.class_names, path)
-    folder = free_folder(config.runs_folder, f"{config.name}-test")
-    start_folder(folder, config)
-    data = LabelledData(divided, config.data, config.seed)
-    module = make_module(config, model, divided, data.batch_size)
-    config.tracking.wandb = None
-    trainer = make_trainer(config, folder, None, {})
-    trainer.test(module, datamodule=data, verbose=False)
-    write_report(module, divided, None, folder, path, time.monotonic() - started)
+    folder = claim_folder(config.runs_folder, f"{config.name}-test")
+    module = AudioClassification(model, config.classify, config.optimizer, None, config.seed)
+    trainer = make_trainer(config.trainer, folder, "auto", [], [])
+    trainer.test(module, datamodule=make_data(config, divided), verbose=False)
+    write_report(module, divided, None, folder, path, time.monotonic() - started, [])
     return 0
 
 
 def read_set(config: Config) -> LabelledClips:
+    """Raises UserError: as `read_labelled`; too many unreadable clips; frames are asked for, but no times are known."""
     classify, data = config.classify, config.data
     assert classify is not None
     multi = {"auto": None, "single": False, "multi": True}[classify.task]
     labelled = read_labelled(data.sources, data.validation, data.test, multi, data.cache_gigabytes)
+    total = len(labelled.clips) + len(labelled.bad)
+    if len(labelled.bad) > data.max_bad_share * total:
+        path, reason = labelled.bad[0]
+        raise UserError(
+            f"{len(labelled.bad)} of {total} clips cannot be read, more than data.max_bad_share={data.max_bad_share} "
+            f"({path}: {reason}); fix them or raise the share"
+        )
     if classify.level == "frame":
         without = next((clip for clip in labelled.clips if not clip.annotation.events), None)
         if without:
@@ -176,15 +166,10 @@ def same_classes(of_checkpoint: list[str], of_set: list[str], path: Path) -> Non
         )
 
 
-def make_classifier(config: Config, labelled: LabelledSet, checkpoint: Path | None) -> AudioClassifier:
-    """Its encoder is that of `model.init_from`, or a new one whose batch norm has seen some of the training clips.
-
-    checkpoint: of this run, if it goes on.
-    """
+def make_classifier(config: Config, labelled: LabelledSet) -> AudioClassifier:
+    """Its encoder is that of `model.init_from`, or a new one whose batch norm has seen some of the training clips."""
     classify, model = config.classify, config.model
     assert classify is not None
-    if checkpoint:
-        same_classes(load_classifier(checkpoint).class_names, labelled.class_names, checkpoint)
     if model.init_from:
         encoder: AudioViT = load_encoder(
             model.init_from, drop_path=model.drop_path, gradient_checkpointing=model.gradient_checkpointing
@@ -195,8 +180,31 @@ def make_classifier(config: Config, labelled: LabelledSet, checkpoint: Path | No
         )
         calibrate_norm(encoder, read_some(labelled.parts["train"], 256))
         encoder.eval()
+    if classify.layer is not None and classify.layer > encoder.depth:
+        raise UserError(f"classify.layer={classify.layer} is not a block; there are 0 (the patch embedding) to "
+                        f"{encoder.depth}, and null for the normed output")  # fmt: skip
     pooling = None if classify.level == "frame" else classify.pooling
     return AudioClassifier(encoder, labelled.class_names, classify.layer, pooling, labelled.multi)
+
+
+def compute_once(model: AudioClassifier, labelled: LabelledClips, config: Config) -> Known:
+    """Embeddings for a frozen encoder, and mel statistics for the floor."""
+    assert config.classify is not None
+    embeddings = None
+    if config.classify.method == "linear":
+        model.encoder.to(find_device(config.trainer))
+        embeddings = embed(model, labelled.clips)
+    return Known(embeddings, mel_rows(labelled.clips) if len(labelled.clips) <= _MAX_MEASURED else None)
+
+
+def make_data(config: Config, labelled: LabelledSet, embeddings: list[Tensor] | None = None) -> LabelledDataModule:
+    """embeddings: of each clip of the whole set, for a frozen encoder."""
+    assert config.classify is not None
+    balanced, overfit = config.classify.balanced == "sampling", bool(config.trainer.overfit_batches)
+    data = LabelledDataModule(labelled, config.data, config.seed, balanced, overfit)
+    if embeddings is not None:
+        data.embeddings = {name: [embeddings[row] for row in part.rows] for name, part in labelled.parts.items()}
+    return data
 
 
 def read_some(part: LabelledPart, most: int) -> list[np.ndarray]:
@@ -205,8 +213,16 @@ def read_some(part: LabelledPart, most: int) -> list[np.ndarray]:
     return [read(part.clips[i], 10.0) for i in chosen]
 
 
-def start_head(model: AudioClassifier, train: LabelledPart, embedded: list[Tensor], classify: ClassifyConfig) -> None:
+def start_head(
+    model: AudioClassifier,
+    train: LabelledPart,
+    data: LabelledDataModule,
+    classify: ClassifyConfig,
+    device: torch.device,
+) -> None:
     """Standardise by the train embeddings; for probe_then_finetune set the linear layer by logistic regression."""
+    model.encoder.to(device)
+    embedded = data.embeddings["train"] if data.embeddings else embed(model, train.clips)
     standardise, linear = model.head
     assert isinstance(standardise, Standardise) and isinstance(linear, nn.Linear)
     rows = torch.cat(embedded) if model.pooling is None else torch.stack(embedded)
@@ -227,18 +243,6 @@ def start_head(model: AudioClassifier, train: LabelledPart, embedded: list[Tenso
         linear.bias.copy_(torch.from_numpy(bias))
 
 
-def make_module(config: Config, model: AudioClassifier, labelled: LabelledSet, batch_size: int) -> AudioClassification:
-    """The module, and in `config.trainer.steps` the optimiser steps of its run."""
-    settings, classify = config.trainer, config.classify
-    assert classify is not None
-    clips = batch_size * settings.devices * settings.num_nodes
-    batches = -(-len(labelled.parts["train"]) // clips)
-    settings.steps = classify.epochs * -(-batches // settings.accumulate)
-    counts = torch.from_numpy(labelled.parts["train"].targets.sum(0))
-    clips_per_step = clips * settings.accumulate
-    return AudioClassification(model, classify, config.optimizer, counts, clips_per_step, settings.steps, config.seed)
-
-
 def write_skipped(bad: list[tuple[str, str]], file: Path) -> None:
     with open(file, "w", newline="", encoding="utf-8") as opened:
         csv.writer(opened).writerows([("name", "reason"), *bad])
@@ -251,31 +255,3 @@ def write_splits(labelled: LabelledSet, file: Path) -> None:
         for name, part in labelled.parts.items():
             for key, target in zip(part.keys, part.targets, strict=True):
                 writer.writerow((key, ";".join(np.array(labelled.class_names)[target > 0]), name))
-
-
-def make_trainer(config: Config, folder: Path, checkpoints: Checkpoints | None, about: dict[str, Any]) -> L.Trainer:
-    settings = config.trainer
-    assert config.classify is not None
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
-    return L.Trainer(
-        default_root_dir=folder,
-        accelerator=settings.accelerator,
-        devices=settings.devices,
-        num_nodes=settings.num_nodes,
-        strategy="ddp_find_unused_parameters_true" if settings.devices * settings.num_nodes > 1 else "auto",
-        precision=precision(config),
-        max_epochs=config.classify.epochs,
-        check_val_every_n_epoch=max(1, config.classify.epochs // 20) if config.classify.method == "linear" else 1,
-        accumulate_grad_batches=settings.accumulate,
-        gradient_clip_val=config.optimizer.gradient_clip,
-        log_every_n_steps=settings.log_every_steps,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,  # labelled_data.py deals the clips out, each once in validation and test
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,  # callbacks/checkpoints.py saves
-        callbacks=[checkpoints] if checkpoints else [],
-        logger=make_loggers(config, folder, about) if checkpoints else False,
-        plugins=[AtomicCheckpointIO()],
-    )

@@ -12,9 +12,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from src.config.checks import check_values
+from src.config.renamed import refusal
 from src.config.settings import (
     AugmentConfig,
+    CallbackConfig,
     CheckConfig,
+    CheckpointConfig,
     ClassifyConfig,
     Config,
     DataConfig,
@@ -99,6 +102,8 @@ def _override(config: DictConfig, key: str, value: str) -> None:
 
 def _explain(error: OmegaConfBaseException, key: str | None = None) -> str:
     full_key = str(error.full_key or key or "")
+    if reason := refusal(full_key):
+        return reason
     if "not in" in str(error) and full_key:
         return f"there is no setting {full_key}{_nearest(full_key)}"
     return _one_line(error)
@@ -122,8 +127,9 @@ def _one_line(error: Exception) -> str:
 
 SECTIONS = {
     "": Config, "model": ModelConfig, "objective": ObjectiveConfig, "data": DataConfig, "optimizer": OptimizerConfig,
-    "trainer": TrainerConfig, "check": CheckConfig, "tracking": TrackingConfig, "data.sources.N": SourceConfig,
-    "classify": ClassifyConfig, "classify.augment": AugmentConfig,
+    "trainer": TrainerConfig, "checkpoint": CheckpointConfig, "check": CheckConfig, "tracking": TrackingConfig,
+    "data.sources.N": SourceConfig, "classify": ClassifyConfig, "classify.augment": AugmentConfig,
+    "callbacks.N": CallbackConfig,
 }  # fmt: skip
 
 
@@ -139,7 +145,7 @@ def describe_keys() -> dict[str, str]:
         for statement, following in itertools.pairwise(body):
             if isinstance(statement, ast.AnnAssign) and isinstance(following, ast.Expr):
                 name = statement.target.id  # type: ignore[union-attr]
-                described[f"{section}.{name}".lstrip(".")] = ast.literal_eval(following.value)
+                described[f"{section}.{name}".lstrip(".")] = " ".join(ast.literal_eval(following.value).split())
     return described
 
 

@@ -4,7 +4,7 @@ Nothing heavy is imported here, so that `--help` and a wrong key answer at once.
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 
 @dataclass
@@ -31,7 +31,7 @@ class ObjectiveConfig:
 
 @dataclass
 class OptimizerConfig:
-    learning_rate: float = 3e-4
+    lr: float = 3e-4
     """Peak learning rate for 256 clips a step; scaled in proportion to the effective batch."""
     weight_decay: float = 0.01
     """Decoupled weight decay of matrices; norms, biases, positions and the mask token have none."""
@@ -41,8 +41,6 @@ class OptimizerConfig:
     """Optimiser steps from 0 to the peak learning rate."""
     final_share: float = 0.1
     """The cosine ends at this share of the peak."""
-    gradient_clip: float | None = None
-    """Largest norm of the gradient; null does not clip."""
 
 
 @dataclass
@@ -97,6 +95,12 @@ class DataConfig:
     """Each crop is made louder or softer by up to this many dB; null leaves the level alone."""
     num_workers: int = 0
     """Processes that decode; 0 decodes in the training process."""
+    prefetch_factor: int | None = None
+    """Batches that each worker prepares in advance; null is 2. Needs num_workers."""
+    pin_memory: bool | None = None
+    """Batches in page-locked memory, which a GPU copies faster; null: where there is a GPU."""
+    persistent_workers: bool = True
+    """Keep the workers between epochs."""
     cache_gigabytes: float = 4.0
     """A set that fits is decoded once into a 16-bit cache of at most this size; 0 turns the cache off."""
     max_bad_share: float = 0.1
@@ -105,38 +109,79 @@ class DataConfig:
 
 @dataclass
 class TrainerConfig:
-    steps: int = 1000
-    """Optimiser steps."""
-    accumulate: int = 1
-    """Batches a process puts into one optimiser step."""
-    devices: int = 1
-    """Processes (GPUs, or CPU processes) a node."""
+    """Arguments of `lightning.Trainer`, with its names and meaning; the last three are ours."""
+
+    max_steps: int = -1
+    """Optimizer steps; -1: max_epochs says how many."""
+    max_epochs: int | None = None
+    """Passes over the training clips; null: max_steps says how long."""
+    max_time: str | None = None
+    """Stop and save after this time, DD:HH:MM:SS; null has no limit."""
+    accumulate_grad_batches: int = 1
+    """Batches a process puts into one optimizer step."""
+    gradient_clip_val: float | None = None
+    """Largest norm of the gradient; null does not clip."""
+    log_every_n_steps: int = 10
+    """Steps between two rows of metrics.csv."""
+    val_check_interval: int | float | None = None
+    """Batches between two validations, or a fraction of an epoch; null: after each epoch. Probes and pictures of
+    pretraining come with it, and once more at the end."""
+    check_val_every_n_epoch: int = 1
+    """Classification: epochs between two validations."""
+    limit_train_batches: int | float | None = None
+    """Batches of an epoch, or a fraction of them; null takes all."""
+    limit_val_batches: int | float | None = None
+    """Batches of a validation, or a fraction of them; null takes all."""
+    fast_dev_run: bool | int = False
+    """Try out one batch (or this many) of training, validation and test, and write nothing."""
+    overfit_batches: int | float = 0
+    """Train on the first batches only, again and again: a number or a fraction; 0 is off."""
+    profiler: Literal["simple", "advanced", "pytorch"] | None = None
+    """Lightning's profiler; it writes into the run's folder."""
+    detect_anomaly: bool = False
+    """Stop where a gradient becomes NaN (slow)."""
+    deterministic: bool | str = False
+    """Deterministic algorithms only; warn says where there is none."""
+    benchmark: bool | None = None
+    """cuDNN chooses its algorithms by measuring."""
+    devices: int | str = 1
+    """Processes (GPUs, or CPU processes) on each node; auto: all GPUs, or one CPU process."""
     num_nodes: int = 1
     """Nodes."""
     strategy: Literal["auto", "ddp", "fsdp"] = "auto"
-    """ddp: a copy of the model on each process; fsdp: a piece of it each; auto: ddp for more than one process."""
-    compile: bool = False
-    """Compile each block with torch.compile: minutes at the start, faster steps on a GPU."""
-    accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
+    """ddp: a copy of the model on each process; fsdp: a shard of it; auto: ddp for more than one process."""
+    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = "auto"
     """Hardware."""
-    precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
-    """auto: bf16-mixed where the GPU computes in it, else 32-true."""
+    precision: str = "auto"
+    """32-true, bf16-mixed or 16-mixed; auto: bf16-mixed where the GPU computes in it, else 32-true."""
+    compile: bool = False
+    """torch.compile each block: minutes at the start, faster steps on a GPU."""
     threads: int | None = None
     """CPU threads a process; null leaves torch's choice."""
-    log_every_steps: int = 10
-    """Steps between two rows of metrics.csv."""
-    save_every_steps: int = 500
-    """Steps between two saves of checkpoints/last.ckpt."""
-    save_best: int = 2
-    """Checkpoints kept for their validation loss, beside the last."""
     skip_bad_steps: int | None = 10
     """Leave out steps with a NaN or a jump of the loss; more than this many in a row stop the run. null: none."""
 
 
 @dataclass
+class CheckpointConfig:
+    """Arguments of Lightning's `ModelCheckpoint`, with its names and meaning."""
+
+    every_n_train_steps: int = 500
+    """Optimizer steps between two saves of checkpoints/last.ckpt."""
+    train_time_interval: str | None = None
+    """Save last.ckpt also after this time, DD:HH:MM:SS; null goes by steps alone."""
+    save_last: bool = True
+    """Keep last.ckpt; without it a run that is killed cannot be resumed (a signal still saves it)."""
+    save_top_k: int = 2
+    """Checkpoints kept for the best values of `monitor`; -1 keeps all, 0 none."""
+    monitor: str = "val/loss"
+    """The logged value that says which is best."""
+    mode: Literal["min", "max"] = "min"
+    """Whether the best value is the smallest or the largest."""
+
+
+@dataclass
 class CheckConfig:
-    every_steps: int = 500
-    """Steps between two checks (validation loss, probes, picture); the last step is always checked."""
     train: SourceConfig | None = None
     """Labelled clips the probes learn from; null leaves the probes out."""
     test: SourceConfig | None = None
@@ -177,8 +222,6 @@ class ClassifyConfig:
     """Block whose output is read (1 is the first, 0 the patch embedding); null reads the encoder's normed output."""
     pooling: Literal["mean", "max", "mean_std", "mean_max"] = "mean"
     """How the tokens of a clip become one embedding."""
-    epochs: int = 30
-    """Passes over the training clips."""
     layer_decay: float = 0.75
     """Each block learns this much slower than the one above it; 1 treats all alike."""
     label_smoothing: float = 0.0
@@ -200,6 +243,28 @@ class TrackingConfig:
     """Weights & Biases: offline needs no account; null is off. metrics.csv is always written."""
     project: str = "audio-encoder"
     """Project in Weights & Biases."""
+    entity: str | None = None
+    """User or team that owns the project; null is your default."""
+    group: str | None = None
+    """Group of the run."""
+    name: str | None = None
+    """Name of the run there; null takes the run folder's."""
+    tags: list[str] = field(default_factory=list)
+    """Tags of the run."""
+    notes: str | None = None
+    """A description of the run."""
+    job_type: str | None = None
+    """Kind of the run."""
+    log_model: bool = False
+    """Upload the last and the best checkpoints at the end as artifacts."""
+
+
+@dataclass
+class CallbackConfig:
+    class_path: str = "???"
+    """A Lightning callback of your own, my.module.Class."""
+    init_args: dict[str, Any] = field(default_factory=dict)
+    """Arguments of its constructor."""
 
 
 @dataclass
@@ -215,7 +280,10 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     check: CheckConfig = field(default_factory=CheckConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    callbacks: list[CallbackConfig] = field(default_factory=list)
+    """Callbacks of your own, as in LightningCLI: [{class_path: my.module.Class, init_args: {...}}]."""
     classify: ClassifyConfig | None = None
     """Train a classifier of the sources' labels; null pretrains."""

@@ -5,7 +5,7 @@ M masked tokens of the whole batch, D width, P values of a patch (64 mel bands x
 `mask` is True where a token is hidden from the encoder; `valid` is True where a token or frame is sound, not padding.
 """
 
-from src.models.sizes import SIZES, build_encoder, create_encoder, create_mae
+from src.models.sizes import SIZES, build_encoder, build_mae, create_encoder, create_mae
 from src.models.vit import AudioViT
 
-__all__ = ["SIZES", "AudioViT", "build_encoder", "create_encoder", "create_mae"]
+__all__ = ["SIZES", "AudioViT", "build_encoder", "build_mae", "create_encoder", "create_mae"]

@@ -15,6 +15,13 @@ def forward_flops(model: MaskedAutoencoder, tokens: int, kept: int) -> float:
     return blocks_flops(model.encoder, kept) + blocks_flops(model.decoder, tokens) + embed + output
 
 
+def training_flops(model: MaskedAutoencoder, samples: int) -> float:
+    """Of a training step on one clip of so many samples, without what is recomputed."""
+    tokens = model.encoder.num_tokens(samples)
+    kept = max(1, int(tokens * (1 - model.mask_ratio) + 1e-9))
+    return 3 * forward_flops(model, tokens, kept)
+
+
 def blocks_flops(part, tokens: int) -> float:
     matrices = sum(p.numel() for p in part.blocks.parameters() if p.ndim == 2)
     width = part.blocks[0].norm1.weight.numel()

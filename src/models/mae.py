@@ -39,6 +39,16 @@ class MaskedAutoencoder(nn.Module):
         self.encoder, self.decoder = encoder, decoder
         self.mask_ratio, self.mask_group = mask_ratio, mask_group
 
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """Plain values from which `src.models.build_mae` makes a network that these weights fit."""
+        return {
+            "encoder": self.encoder.architecture,
+            "decoder": self.decoder.architecture,
+            "mask_ratio": self.mask_ratio,
+            "mask_group": self.mask_group,
+        }
+
     def forward(self, waveform: Tensor, length: Tensor | None = None, seeds: Tensor | None = None) -> MAEOutput:
         """Hide, encode, decode, compare.
 

@@ -41,6 +41,15 @@ def build_encoder(
         return AudioViT(**rest, drop_path=drop_path, gradient_checkpointing=gradient_checkpointing, log_mel=log_mel)
 
 
+def build_mae(architecture: dict[str, Any]) -> MaskedAutoencoder:
+    """A network on the CPU, with initial weights, from what `MaskedAutoencoder.architecture` said."""
+    encoder = _materialise(build_encoder(architecture["encoder"]), 0, "encoder", "cpu")
+    with torch.device("meta"):
+        decoder = Decoder(**architecture["decoder"])
+    decoder = _materialise(decoder, 0, "decoder", "cpu")
+    return MaskedAutoencoder(encoder, decoder, architecture["mask_ratio"], architecture["mask_group"])
+
+
 def create_encoder(
     size: str,
     drop_path: float = 0.0,

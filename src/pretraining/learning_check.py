@@ -10,12 +10,12 @@ from src.data.labelled.probe_clips import LabelledClips
 from src.evaluation.embeddings import calibrate_norm, embed_clips, mel_statistics
 from src.evaluation.probes import ProbeScores, majority_accuracy, probe
 from src.models.vit import Pooling
-from src.pretraining.module import Pretraining
-from src.training.callbacks.periodic import Periodic
+from src.pretraining.module import MAEPretraining
+from src.training.callbacks.steps import Periodic
 
 
 class LearningCheck(Periodic):
-    """Probes the encoder every `every_steps` optimiser steps and at the end.
+    """Probes the encoder every `every_n_batches` and at the end.
 
     All processes embed (a sharded encoder needs them all). `floors` and `scores` (of the last check) are for the
     closing table; `seconds` is what the checks during the run cost.
@@ -25,9 +25,14 @@ class LearningCheck(Periodic):
     """
 
     def __init__(
-        self, train: LabelledClips, test: LabelledClips, every_steps: int, layer: int | None, pooling: Pooling
+        self,
+        train: LabelledClips,
+        test: LabelledClips,
+        every_n_batches: int | None,
+        layer: int | None,
+        pooling: Pooling,
     ) -> None:
-        super().__init__(every_steps)
+        super().__init__(every_n_batches)
         self.train, self.test, self.layer, self.pooling = train, test, layer, pooling
         self.floors: dict[str, dict[str, float]] = {}
         self.scores: ProbeScores | None = None
@@ -53,7 +58,7 @@ class LearningCheck(Periodic):
 
     def _measure_untrained(self, pl_module: L.LightningModule) -> ProbeScores:
         """With batch-norm statistics of the labelled clips: without them raw dB would go in, an easier floor."""
-        assert isinstance(pl_module, Pretraining)
+        assert isinstance(pl_module, MAEPretraining)
         model = pl_module.model
         statistics = list(model.encoder.init_bn.buffers())
         before = [value.clone() for value in statistics]
@@ -65,7 +70,7 @@ class LearningCheck(Periodic):
 
     def measure(self, pl_module: L.LightningModule) -> ProbeScores:
         """Scores of the module's encoder as it is now."""
-        assert isinstance(pl_module, Pretraining)
+        assert isinstance(pl_module, MAEPretraining)
         model = pl_module.model
         with pl_module.trainer.precision_plugin.forward_context():
             train, test = (

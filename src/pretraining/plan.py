@@ -1,9 +1,11 @@
 """What a run will be, worked out before it starts: sizes, steps, memory, arithmetic, and what looks wrong."""
 
+import math
 from dataclasses import dataclass
 
-from src.config.settings import Config
+from src.config.settings import Config, TrainerConfig
 from src.data.pretraining.datamodule import DataFacts
+from src.errors import UserError
 from src.models.cost import blocks_flops, count_parameters, forward_flops, memory_bytes
 from src.models.mae import MaskedAutoencoder
 from src.training.optimizer import scaled_learning_rate
@@ -11,11 +13,13 @@ from src.training.optimizer import scaled_learning_rate
 
 @dataclass(frozen=True)
 class Plan:
-    """rows: (what, value) as printed. warnings: one sentence each."""
+    """rows: (what, value) as printed. warnings: one sentence each. steps: optimizer steps.
+    validate_every: batches between two validations, None for the end only."""
 
     rows: list[tuple[str, str]]
     warnings: list[str]
-    clips_per_step: float
+    steps: int
+    validate_every: int | None
 
     def __str__(self) -> str:
         width = max(len(name) for name, _ in self.rows)
@@ -25,8 +29,11 @@ class Plan:
 
 def make_plan(config: Config, model: MaskedAutoencoder, data: DataFacts, bf16: bool) -> Plan:
     """`model` may be on the meta device."""
-    world_size = config.trainer.devices * config.trainer.num_nodes
-    clips_per_step = data.clips_per_batch * world_size * config.trainer.accumulate
+    world_size = int(config.trainer.devices) * config.trainer.num_nodes
+    accumulated = config.trainer.accumulate_grad_batches
+    clips_per_step = data.clips_per_batch * world_size * accumulated
+    batches = _batches_of_an_epoch(config.trainer, data, world_size)
+    steps = num_steps(config.trainer, batches)
     encoder_size, decoder_size = count_parameters(model.encoder), count_parameters(model.decoder)
     tokens = model.encoder.num_tokens(round(data.crop_seconds * model.encoder.sample_rate))
     kept = max(1, int(tokens * (1 - model.mask_ratio) + 1e-9))
@@ -36,23 +43,72 @@ def make_plan(config: Config, model: MaskedAutoencoder, data: DataFacts, bf16: b
     num_shards = world_size if config.trainer.strategy == "fsdp" else 1
     recompute = config.model.gradient_checkpointing
     memory = memory_bytes(model, tokens, kept, data.clips_per_batch, bf16, recompute, num_shards)
-    hours = config.trainer.steps * clips_per_step * data.crop_seconds / 3600
-    rate = scaled_learning_rate(config.optimizer.learning_rate, clips_per_step)
-    batch = f"{data.clips_per_batch:.0f} a process x {world_size} x {config.trainer.accumulate} accumulated"
-    peak = f"{rate:.3g} at the peak ({config.optimizer.learning_rate:.3g} for 256 clips)"
+    hours = steps * clips_per_step * data.crop_seconds / 3600
+    rate = scaled_learning_rate(config.optimizer.lr, clips_per_step)
+    batch = f"{data.clips_per_batch:.0f} a process x {world_size} x {accumulated} accumulated"
+    peak = f"{rate:.3g} at the peak ({config.optimizer.lr:.3g} for 256 clips)"
     rows = [
         ("model", f"{config.model.size}: encoder {_millions(encoder_size)}, decoder {_millions(decoder_size)}"),
         ("tokens a clip", f"{tokens} of {data.crop_seconds:.2f} s (mean), {kept} seen by the encoder"),
         ("data", _describe_data(data)),
         ("decoded cache", f"{data.cache_bytes / 2**20:,.0f} MiB" if data.cache_bytes else "off"),
         ("effective batch", f"{clips_per_step:.0f} clips ({batch})"),
-        ("steps", _describe_steps(config.trainer.steps, clips_per_step, data)),
+        ("steps", _describe_steps(steps, clips_per_step, data)),
         ("audio in the run", f"{hours:,.1f} hours, repeats counted"),
         ("learning rate", f"{peak}, {config.optimizer.warmup_steps} steps of warm-up, then a cosine"),
         ("memory a process", f"about {memory / 2**30:.1f} GiB ({_describe_state(num_shards)}, activations)"),
         ("arithmetic a step", f"{flops / 1e9:,.0f} GFLOP"),
     ]
-    return Plan(rows, _warnings(config, encoder_size, data, world_size), clips_per_step)
+    warnings = _warnings(config, encoder_size, data, world_size, steps)
+    return Plan(rows, warnings, steps, validation_interval(config.trainer, batches))
+
+
+def _batches_of_an_epoch(settings: TrainerConfig, data: DataFacts, world_size: int) -> int | None:
+    """Of each process, as far as the limits let it come; None for a stream, whose length is not known."""
+    batches = None if data.crops is None else math.ceil(data.crops / (data.clips_per_batch * world_size))
+    for limit in (settings.limit_train_batches, settings.overfit_batches or None):
+        if isinstance(limit, int) and not isinstance(limit, bool):
+            batches = limit if batches is None else min(batches, limit)
+        elif limit is not None and batches is not None:
+            batches = max(1, int(batches * limit))
+    return batches
+
+
+def num_steps(settings: TrainerConfig, batches: int | None) -> int:
+    """Optimizer steps of the run; `batches` of an epoch.
+
+    Raises:
+        UserError: epochs of a stream, whose length is not known.
+    """
+    if settings.fast_dev_run:
+        return int(settings.fast_dev_run)
+    if settings.max_epochs is None:
+        return settings.max_steps
+    if batches is None:
+        raise UserError(
+            f"trainer.max_epochs={settings.max_epochs}, but the length of a stream is not known; set trainer.max_steps"
+        )
+    steps = math.ceil(settings.max_epochs * batches / settings.accumulate_grad_batches)
+    return steps if settings.max_steps == -1 else min(steps, settings.max_steps)
+
+
+def validation_interval(settings: TrainerConfig, batches: int | None) -> int | None:
+    """Batches between two validations; None for the end of the run only. `batches` of an epoch.
+
+    Raises:
+        UserError: a fraction of an epoch of a stream, whose length is not known.
+    """
+    interval = settings.val_check_interval
+    if interval is None:
+        return batches
+    if isinstance(interval, int):
+        return max(1, interval)
+    if batches is None:
+        raise UserError(
+            f"trainer.val_check_interval={interval} is a fraction of an epoch, but the length of a stream is not "
+            "known; set it to a number of batches"
+        )
+    return max(1, int(batches * interval))
 
 
 def _describe_state(num_shards: int) -> str:
@@ -74,7 +130,7 @@ def _describe_steps(steps: int, clips_per_step: float, data: DataFacts) -> str:
     return f"{steps:,} = {steps * clips_per_step / data.crops:,.1f} epochs of {data.crops / clips_per_step:,.0f} steps"
 
 
-def _warnings(config: Config, encoder_size: int, data: DataFacts, world_size: int) -> list[str]:
+def _warnings(config: Config, encoder_size: int, data: DataFacts, world_size: int, steps: int) -> list[str]:
     warnings = []
     if data.seconds is not None and data.seconds / encoder_size < 1e-4:  # 85 M parameters: under 2.4 hours
         warnings.append(
@@ -86,9 +142,9 @@ def _warnings(config: Config, encoder_size: int, data: DataFacts, world_size: in
         warnings.append(
             f"{data.shards} shards for {workers} workers: reads of one shard will compete; make more, smaller shards"
         )
-    if config.optimizer.warmup_steps >= config.trainer.steps:
+    if config.optimizer.warmup_steps >= steps:
         warnings.append(
-            f"the warm-up of {config.optimizer.warmup_steps} steps lasts the whole run of {config.trainer.steps}: "
+            f"the warm-up of {config.optimizer.warmup_steps} steps lasts the whole run of {steps}: "
             "the learning rate never reaches its peak"
         )
     if data.overlap:

@@ -1,7 +1,6 @@
 """What the model sees and says: target, masked and predicted log-mel of a few fixed clips, as a picture."""
 
 from pathlib import Path
-from typing import Any
 
 import lightning.pytorch as L
 import numpy as np
@@ -10,19 +9,19 @@ from lightning.pytorch.loggers import WandbLogger
 from matplotlib.figure import Figure  # not pyplot: no display, no global state
 
 from src.models.mae import MaskedAutoencoder
-from src.pretraining.module import Pretraining
-from src.training.callbacks.periodic import Periodic
+from src.pretraining.module import MAEPretraining
+from src.training.callbacks.steps import Periodic
 
 
 class Reconstruction(Periodic):
-    """Draws `pictures/step=N.png` every `every_steps` optimiser steps and at the end.
+    """Draws `pictures/step=N.png` every `every_n_batches` and at the end.
 
     Args:
-        waveforms: clips to draw, (T,) each; None takes the first three of the first batch.
+        waveforms: clips to draw, (T,) each.
     """
 
-    def __init__(self, folder: Path, every_steps: int, waveforms: list[np.ndarray] | None = None) -> None:
-        super().__init__(every_steps)
+    def __init__(self, folder: Path, every_n_batches: int | None, waveforms: list[np.ndarray]) -> None:
+        super().__init__(every_n_batches)
         self.folder, self.waveforms = folder, waveforms
 
     @property
@@ -30,15 +29,8 @@ class Reconstruction(Periodic):
         pictures = sorted(self.folder.glob("step=*.png"), key=lambda path: int(path.stem.partition("=")[2]))
         return pictures[-1] if pictures else None
 
-    def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: dict[str, Any], batch_idx: int
-    ) -> None:
-        if self.waveforms is None:
-            pairs = zip(batch["waveform"][:3], batch["length"][:3], strict=True)
-            self.waveforms = [waveform[:length].cpu().numpy() for waveform, length in pairs]
-
     def act(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        assert self.waveforms is not None and isinstance(pl_module, Pretraining)
+        assert isinstance(pl_module, MAEPretraining)
         with trainer.precision_plugin.forward_context():
             panels = [reconstruct(pl_module.model, waveform, seed) for seed, waveform in enumerate(self.waveforms)]
         if trainer.is_global_zero:

@@ -1,28 +1,42 @@
-"""AdamW on named parameter groups, and the learning rate as a function of the optimiser step."""
+"""AdamW on named parameter groups, and the learning rate as a function of the optimizer step."""
 
 import math
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from src.config.settings import OptimizerConfig
 
 # Parameters whose name ends so are vectors or tables, not matrices: they are not decayed.
 NO_DECAY = ("bias", "norm.weight", "norm1.weight", "norm2.weight", "init_bn.weight", "pos_embed", "mask_token", "gamma")
 
 
-def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict]:
+def parameter_groups(module: nn.Module, lr: float, weight_decay: float) -> list[dict[str, Any]]:
     """Two groups, decayed matrices and the rest, by name: sharding may change shapes but not names."""
-    groups: list[dict] = [{"params": [], "weight_decay": weight_decay}, {"params": [], "weight_decay": 0.0}]
+    groups: list[dict] = [
+        {"params": [], "lr": lr, "weight_decay": weight_decay},
+        {"params": [], "lr": lr, "weight_decay": 0.0},
+    ]
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
             groups[name.endswith(NO_DECAY)]["params"].append(parameter)
     return [group for group in groups if group["params"]]
 
 
-def make_optimizer(
-    module: nn.Module, learning_rate: float, weight_decay: float, betas: tuple[float, float]
-) -> torch.optim.AdamW:
-    """`learning_rate` is the peak; `fused` does the update in one pass over memory."""
-    return torch.optim.AdamW(parameter_groups(module, weight_decay), lr=learning_rate, betas=betas, fused=True)
+def make_optimizer(groups: list[dict[str, Any]], config: OptimizerConfig, fused: bool) -> torch.optim.AdamW:
+    """AdamW with a peak learning rate a group; `fused` does the update in one pass over memory."""
+    first, second = config.betas
+    return torch.optim.AdamW(groups, betas=(first, second), fused=fused)
+
+
+def make_schedule(optimizer: torch.optim.Optimizer, config: OptimizerConfig, steps: int) -> LambdaLR:
+    """Linear warm-up, then a cosine that ends at step `steps`."""
+    share = partial(schedule, warmup_steps=config.warmup_steps, steps=steps, final_share=config.final_share)
+    return LambdaLR(optimizer, share)
 
 
 def scaled_learning_rate(per_256_clips: float, clips_per_step: float) -> float:
@@ -31,8 +45,24 @@ def scaled_learning_rate(per_256_clips: float, clips_per_step: float) -> float:
 
 
 def schedule(step: int, warmup_steps: int, steps: int, final_share: float) -> float:
-    """Share of the peak learning rate at optimiser step 0, 1, ...: linear warm-up, then a cosine to `final_share`."""
+    """Share of the peak learning rate at optimizer step 0, 1, ...: linear warm-up, then a cosine to `final_share`."""
     if step < warmup_steps:
         return (step + 1) / warmup_steps
     progress = min(1.0, (step - warmup_steps) / max(1, steps - warmup_steps))
     return final_share + (1 - final_share) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def apply_settings(
+    optimizer: torch.optim.Optimizer, schedule: LambdaLR, groups: Sequence[dict[str, Any]], config: OptimizerConfig
+) -> None:
+    """Put the configured rates, weight decay and betas in place of those that came with a checkpoint.
+
+    Args:
+        groups: as given to `make_optimizer`. Moments and the position in the schedule stay.
+    """
+    for number, (group, wanted) in enumerate(zip(optimizer.param_groups, groups, strict=True)):
+        group["weight_decay"], group["initial_lr"] = wanted["weight_decay"], wanted["lr"]
+        group["betas"] = tuple(config.betas)
+        schedule.base_lrs[number] = wanted["lr"]
+        group["lr"] = wanted["lr"] * schedule.lr_lambdas[number](schedule.last_epoch)
+    schedule._last_lr = [group["lr"] for group in optimizer.param_groups]

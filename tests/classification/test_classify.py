@@ -20,7 +20,7 @@ from src.models.initialize import initialize
 from src.models.vit import AudioViT
 
 ROOT = Path(__file__).parents[2]
-FAST = ["trainer.threads=1", "classify.epochs=3", "classify.pooling=mean"]
+FAST = ["trainer.threads=1", "trainer.max_epochs=3", "classify.pooling=mean"]
 
 
 def small_encoder() -> AudioViT:
@@ -55,7 +55,7 @@ def fit(place, preset, *overrides) -> int:
 
 @pytest.fixture(scope="module")
 def linear(place):
-    assert fit(place, "linear", "name=linear", "classify.epochs=30") == 0
+    assert fit(place, "linear", "name=linear", "trainer.max_epochs=30") == 0
     return place / "runs/linear"
 
 
@@ -136,8 +136,8 @@ def test_from_scratch_and_several_labels(place, tmp_path):
     ("overrides", "words"),
     [
         (["classify.task=maybe"], "expected one of"),
-        (["classify.epochs=0"], "classify.epochs=0 is out of range"),
-        (["classify.epoch=3"], "did you mean classify.epochs"),
+        (["trainer.max_epochs=0"], "trainer.max_epochs=0 is out of range"),
+        (["classify.epoch=3"], "did you mean trainer.max_epochs"),
         (["data.path=configs"], "holds no audio"),
         (["data.path={place}/sounds/one"], "has no labels"),
         (["model.init_from={place}/none.pt"], "there is no checkpoint"),

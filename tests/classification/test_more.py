@@ -49,7 +49,7 @@ def place(tmp_path_factory):
 def command(place, preset, *overrides) -> list[str]:
     files = ["fit", "--config", str(ROOT / f"configs/classify/{preset}.yaml"), f"data.path={place / 'sounds'}"]
     rest = [f"model.init_from={place / 'encoder'}", f"runs_folder={place / 'runs'}", "trainer.threads=1"]
-    return [*files, *rest, "classify.epochs=2", "data.batch_size=8", "classify.pooling=mean", *overrides]
+    return [*files, *rest, "trainer.max_epochs=2", "data.batch_size=8", "classify.pooling=mean", *overrides]
 
 
 def fit(place, preset, *overrides) -> int:
@@ -62,7 +62,7 @@ def rows_of(file: Path) -> list[dict]:
 
 
 def test_cross_validation_tests_each_clip_once_and_says_mean_and_deviation(place, capsys):
-    assert fit(place, "kfold", "name=folds", "classify.folds=3", "classify.epochs=20") == 0
+    assert fit(place, "kfold", "name=folds", "classify.folds=3", "trainer.max_epochs=20") == 0
     run = place / "runs/folds"
     found = json.loads((run / "report.json").read_text())
     of_folds = [json.loads((run / f"fold-{n}/report.json").read_text()) for n in (1, 2, 3)]
@@ -83,8 +83,8 @@ def test_one_process_measures_as_two_do_on_an_uneven_set(place):
     """Validation and test: each clip once, whoever reads it; 33 clips in batches of 2."""
     found = {}
     for devices in (1, 2):
-        overrides = [f"name=on{devices}", f"trainer.devices={devices}", "trainer.accelerator=cpu", "classify.epochs=1",
-                     "optimizer.learning_rate=0", "data.batch_size=2"]  # fmt: skip
+        overrides = [f"name=on{devices}", f"trainer.devices={devices}", "trainer.accelerator=cpu", "trainer.max_epochs=1",
+                     "optimizer.lr=0", "data.batch_size=2"]  # fmt: skip
         arguments = [sys.executable, "-m", "src.train", *command(place, "finetune", *overrides)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
         done = subprocess.run(arguments, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
@@ -109,7 +109,7 @@ def test_two_processes_say_a_mistake_once(place):
 
 def test_a_resumed_run_ends_as_if_it_had_not_stopped(place):
     """Crops, order, augmentation and schedule go on where they were."""
-    crop = ["data.crop_seconds=0.4", "classify.epochs=3"]
+    crop = ["data.crop_seconds=0.4", "trainer.max_epochs=3"]
     assert fit(place, "finetune", "name=whole", *crop) == 0
 
     class Stop(Exception):
@@ -139,14 +139,14 @@ def test_a_resumed_run_ends_as_if_it_had_not_stopped(place):
 
 def test_fine_tuning_begins_at_the_probe(place):
     """With nothing learnt after it, the two pitches are told apart."""
-    assert fit(place, "finetune", "name=begin", "optimizer.learning_rate=0", "classify.epochs=1") == 0
+    assert fit(place, "finetune", "name=begin", "optimizer.lr=0", "trainer.max_epochs=1") == 0
     begun = json.loads((place / "runs/begin/report.json").read_text())
     assert begun["scores"]["accuracy"] > 0.8
 
 
 def test_adapters_learn_in_place_of_the_encoder_and_end_in_its_weights(place):
     pytest.importorskip("peft")
-    lora = ["classify.lora_rank=2", "optimizer.learning_rate=0.1"]
+    lora = ["classify.lora_rank=2", "optimizer.lr=0.1"]
     assert fit(place, "finetune", "name=lora", *lora) == 0
     before = load_encoder(place / "encoder").state_dict()
     after = load_classifier(place / "runs/lora").encoder.state_dict()
@@ -162,7 +162,7 @@ def test_adapters_go_on_after_a_stop(place):
     lora = ["classify.lora_rank=2"]
     assert fit(place, "finetune", "name=lora-on", *lora) == 0
     checkpoint = place / "runs/lora-on/checkpoints/last.ckpt"
-    more = [*command(place, "finetune", "name=lora-on", *lora), "classify.epochs=3", "--resume", str(checkpoint)]
+    more = [*command(place, "finetune", "name=lora-on", *lora), "trainer.max_epochs=3", "--resume", str(checkpoint)]
     assert train.main(more) == 0
     assert torch.load(checkpoint, weights_only=True)["epoch"] == 2
 
@@ -192,7 +192,7 @@ def test_events_are_found_in_time(place, tmp_path, method):
     epochs = {"linear": 150, "finetune": 2}[method]
     if method == "finetune":
         overrides.append("classify.folds=3")
-    faster = [f"classify.epochs={epochs}", "optimizer.weight_decay=0.01", "optimizer.learning_rate=0.1"]
+    faster = [f"trainer.max_epochs={epochs}", "optimizer.weight_decay=0.01", "optimizer.lr=0.1"]
     assert fit(place, "linear", *overrides, *faster) == 0
     run = place / "runs" / name
     found = json.loads((run / "report.json").read_text())
@@ -214,7 +214,7 @@ def test_frames_without_times_are_refused(place, capsys):
 
 def test_the_report_is_a_page_by_itself(place):
     """Numbers as in the JSON, pictures, a player a mistake with sound in it; nothing from elsewhere."""
-    assert fit(place, "linear", "name=page", "optimizer.learning_rate=0", "tracking.wandb=offline") == 0
+    assert fit(place, "linear", "name=page", "optimizer.lr=0", "tracking.wandb=offline") == 0
     page = (place / "runs/page/report.html").read_text(encoding="utf-8")
     found = json.loads((place / "runs/page/report.json").read_text())
     assert not re.findall(r'(?:src|href)="(?!data:|#)', page) and "url(http" not in page and "<script" not in page

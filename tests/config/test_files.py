@@ -15,7 +15,7 @@ def test_files_merge_from_left_to_right_and_overrides_come_last(tmp_path):
     (tmp_path / "b.yaml").write_text("trainer: {steps: 8}\n")
     files = [QUICKSTART, str(tmp_path / "a.yaml"), str(tmp_path / "b.yaml")]
     assert load_config(files, []).trainer.steps == 8
-    assert load_config(files, ["trainer.steps=9"]).trainer.steps == 9
+    assert load_config(files, ["trainer.max_steps=9"]).trainer.steps == 9
     assert load_config(files, []).optimizer.warmup_steps == 2
 
 
@@ -36,17 +36,17 @@ def test_an_override_reaches_into_lists_and_into_sections_that_were_null():
     ("override", "words"),
     [
         ("model.siz=base", ["model.siz", "model.size"]),
-        ("learning_rate=1", ["learning_rate", "optimizer.learning_rate"]),
+        ("learning_rate=1", ["learning_rate", "optimizer.lr"]),
         ("data.sources.0.wait=2", ["wait", "weight"]),
         ("model.size=huge", ["model.size", "huge", "tiny"]),
-        ("optimizer.learning_rate=fast", ["optimizer.learning_rate", "fast"]),
+        ("optimizer.lr=fast", ["optimizer.lr", "fast"]),
         ("data.crop_seconds=12", ["data.crop_seconds=12", "10.08"]),
         ("data.batch_seconds=10", ["data.batch_size", "data.batch_seconds", "both"]),
         ("data.batch_size=null", ["data.batch_size", "neither"]),
         ("objective.mask_ratio=1.5", ["objective.mask_ratio=1.5", "0.99"]),
         ("optimizer.betas=[0.9]", ["optimizer.betas", "two"]),
         ("data.sources=[]", ["data.sources", "configs/data/folder.yaml"]),
-        ("trainer.steps=0", ["trainer.steps=0"]),
+        ("trainer.max_steps=0", ["trainer.max_steps=0"]),
         ("steps", ["'steps'", "key=value"]),
         ("data.sources.0.path=???", ["data.sources", "path", "not set"]),
     ],
@@ -69,12 +69,12 @@ def test_a_file_that_is_missing_broken_or_unknown_is_named(tmp_path):
         load_config([str(broken)], [])
     unknown = tmp_path / "unknown.yaml"
     unknown.write_text("trainer: {step: 4}\n")
-    with pytest.raises(UserError, match=r"unknown.yaml: there is no setting trainer.step; did you mean trainer.steps"):
+    with pytest.raises(UserError, match=r"unknown.yaml: there is no setting trainer.step; did you mean trainer.max_steps"):
         load_config([QUICKSTART, str(unknown)], [])
 
 
 def test_what_is_written_reads_back_the_same(tmp_path):
-    config = load_config([QUICKSTART], ["data.test={kind: folder, path: x}", "optimizer.gradient_clip=0.5"])
+    config = load_config([QUICKSTART], ["data.test={kind: folder, path: x}", "trainer.gradient_clip_val=0.5"])
     (tmp_path / "config.yaml").write_text(to_yaml(config))
     assert load_config([str(tmp_path / "config.yaml")], []) == config
 

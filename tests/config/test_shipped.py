@@ -35,9 +35,9 @@ EXPERIMENTS = {  # file: parameters of encoder and decoder
     "configs/pretrain/0.6b.yaml": (630_333_568, 26_136_832),
     "configs/pretrain/1.2b.yaml": (1_134_047_360, 58_276_096),
 }
-PAPER = {"optimizer.learning_rate": 3e-4, "optimizer.weight_decay": 0.01, "optimizer.warmup_steps": 45_000,
+PAPER = {"optimizer.lr": 3e-4, "optimizer.weight_decay": 0.01, "optimizer.warmup_steps": 45_000,
          "optimizer.final_share": 0.1, "data.batch_size": 256, "data.crop_seconds": 10.0, "data.pad_to_crop": True,
-         "trainer.steps": 1_500_000, "objective.mask_ratio": 0.75, "objective.mask_group": 2}  # fmt: skip
+         "trainer.max_steps": 1_500_000, "objective.mask_ratio": 0.75, "objective.mask_group": 2}  # fmt: skip
 
 
 def test_all_experiments_are_listed_here():
@@ -87,8 +87,8 @@ def test_every_file_begins_with_its_command():
 
 
 BASE, FOLDER = ["configs/quickstart.yaml"], Path("nowhere")  # nothing is written there
-SMALL = ["model.drop_path=0.0", "trainer.steps=40", "optimizer.warmup_steps=10", "check.max_clips=40",
-         "check.every_steps=20", "data.batch_size=4", "trainer.threads=1",
+SMALL = ["model.drop_path=0.0", "trainer.max_steps=40", "optimizer.warmup_steps=10", "check.max_clips=40",
+         "trainer.val_check_interval=20", "data.batch_size=4", "trainer.threads=1",
          "data.sources=[{kind: huggingface, path: data/demo, split: validation}, "
          "{kind: huggingface, path: data/demo, split: train}]"]  # fmt: skip
 SOURCE = {"kind": "folder", "path": "tests", "split": "test", "config_name": "other", "audio_column": "sound",
@@ -101,14 +101,14 @@ CHANGES = {
     "data.crop_seconds": "0.7", "data.pad_to_crop": "true", "data.batch_size": "8", "data.window_clips": "32",
     "data.resample": "true",
     "data.gain_db": "6", "data.num_workers": "1", "data.cache_gigabytes": "0", "data.max_bad_share": "0.3",
-    "optimizer.learning_rate": "1e-3", "optimizer.weight_decay": "0.2", "optimizer.betas": "[0.8, 0.99]",
-    "optimizer.warmup_steps": "5", "optimizer.final_share": "0.5", "optimizer.gradient_clip": "0.5",
-    "trainer.steps": "50", "trainer.accumulate": "2", "trainer.devices": "2", "trainer.num_nodes": "2",
+    "optimizer.lr": "1e-3", "optimizer.weight_decay": "0.2", "optimizer.betas": "[0.8, 0.99]",
+    "optimizer.warmup_steps": "5", "optimizer.final_share": "0.5", "trainer.gradient_clip_val": "0.5",
+    "trainer.max_steps": "50", "trainer.accumulate_grad_batches": "2", "trainer.devices": "2", "trainer.num_nodes": "2",
     "trainer.strategy": "fsdp", "trainer.compile": "true",
     "trainer.accelerator": "gpu", "trainer.precision": "bf16-mixed", "trainer.threads": "2",
-    "trainer.log_every_steps": "7", "trainer.save_every_steps": "9", "trainer.save_best": "5",
+    "trainer.log_every_n_steps": "7", "checkpoint.every_n_train_steps": "9", "checkpoint.save_top_k": "5",
     "trainer.skip_bad_steps": "3",
-    "check.every_steps": "10", "check.train": "null", "check.test": "null", "check.layer": "6",
+    "trainer.val_check_interval": "10", "check.train": "null", "check.test": "null", "check.layer": "6",
     "check.pooling": "mean", "check.max_clips": "30", "tracking.wandb": "online", "tracking.project": "other",
     **{f"data.sources.N.{key}": value for key, value in SOURCE.items()},
 }  # fmt: skip

@@ -56,8 +56,8 @@ def test_of_several_pieces_a_process_has_one_and_two_blocks():
 
 
 def test_the_rows_say_batch_epochs_and_learning_rate():
-    made = plan(["data.batch_size=32", "trainer.accumulate=2", "trainer.devices=2", "optimizer.learning_rate=1e-3",
-                 "trainer.steps=70", "optimizer.warmup_steps=0"])  # fmt: skip
+    made = plan(["data.batch_size=32", "trainer.accumulate_grad_batches=2", "trainer.devices=2", "optimizer.lr=1e-3",
+                 "trainer.max_steps=70", "optimizer.warmup_steps=0"])  # fmt: skip
     text = str(made)
     assert made.clips_per_step == 128
     assert "128 clips (32 a process x 2 x 2 accumulated)" in text
@@ -70,7 +70,7 @@ def test_the_rows_say_batch_epochs_and_learning_rate():
     ("overrides", "facts", "words"),
     [
         (["model.size=base"], {"seconds": 1200.0}, "85.4 M parameters on 20 minutes"),
-        (["trainer.steps=50"], {}, "warm-up of 100 steps lasts the whole run of 50"),
+        (["trainer.max_steps=50"], {}, "warm-up of 100 steps lasts the whole run of 50"),
         (["data.num_workers=8"], {"shards": 5}, "5 shards for 8 workers"),
         ([], {"overlap": 3}, "3 validation clips are also in train"),
     ],

@@ -23,8 +23,8 @@ from src.pretraining.run import start_from
 from tests.training.sources import write_sources
 
 ROOT = Path(__file__).parents[2]
-SMALL = ["trainer.log_every_steps=1", "data.batch_size=8", "data.crop_seconds=1.0", "data.window_clips=64",
-         "check.train=null", "check.test=null", "check.every_steps=1000", "data.validation=null",
+SMALL = ["trainer.log_every_n_steps=1", "data.batch_size=8", "data.crop_seconds=1.0", "data.window_clips=64",
+         "check.train=null", "check.test=null", "trainer.val_check_interval=1000", "data.validation=null",
          "tracking.wandb=null", "optimizer.warmup_steps=2", "trainer.threads=1", "model.drop_path=0.1"]  # fmt: skip
 
 
@@ -73,8 +73,8 @@ def sources(tmp_path_factory):
 @pytest.mark.parametrize("kind", ["huggingface", "streaming", "folder", "shards"])
 def test_killed_and_resumed_is_as_if_nothing_had_happened(tmp_path, sources, kind, workers):
     """Weights, optimiser, schedule, clips, crops, masks and drop-path go on bit by bit: the losses are equal."""
-    overrides = [f"data.sources=[{sources[kind]}]", f"data.num_workers={workers}", "trainer.save_every_steps=6"]
-    steps = "trainer.steps=22"  # an epoch has 15 steps: the kill comes in mid-epoch, the end in the next
+    overrides = [f"data.sources=[{sources[kind]}]", f"data.num_workers={workers}", "checkpoint.every_n_train_steps=6"]
+    steps = "trainer.max_steps=22"  # an epoch has 15 steps: the kill comes in mid-epoch, the end in the next
     assert fit(tmp_path, *overrides, steps, name="whole") == 0
     process = command(tmp_path, *overrides, steps, name="cut")
     wait_for_step(tmp_path, 13, process, name="cut")
@@ -88,23 +88,23 @@ def test_killed_and_resumed_is_as_if_nothing_had_happened(tmp_path, sources, kin
 
 def test_the_number_of_workers_changes_nothing(tmp_path, sources):
     for workers in (0, 2):
-        overrides = [f"data.sources=[{sources['folder']}]", f"data.num_workers={workers}", "trainer.steps=6"]
+        overrides = [f"data.sources=[{sources['folder']}]", f"data.num_workers={workers}", "trainer.max_steps=6"]
         assert fit(tmp_path, *overrides, name=f"w{workers}") == 0
     assert losses(tmp_path, "w0") == losses(tmp_path, "w2")
 
 
 def test_clipping_goes_with_bf16(tmp_path):
     """The optimiser is fused; the gradient after clipping is within the limit."""
-    overrides = ["trainer.steps=2", "trainer.precision=bf16-mixed", "trainer.accelerator=cpu"]
-    assert fit(tmp_path, *overrides, "optimizer.gradient_clip=0.5", name="clipped") == 0
+    overrides = ["trainer.max_steps=2", "trainer.precision=bf16-mixed", "trainer.accelerator=cpu"]
+    assert fit(tmp_path, *overrides, "trainer.gradient_clip_val=0.5", name="clipped") == 0
     assert fit(tmp_path, *overrides, name="free") == 0
     assert losses(tmp_path, "clipped") != losses(tmp_path, "free")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 def test_a_signal_saves_and_leaves_and_the_run_goes_on_exactly(tmp_path, number):
-    assert fit(tmp_path, "trainer.steps=12", name="whole") == 0
-    process = command(tmp_path, "trainer.steps=12", name="cut")
+    assert fit(tmp_path, "trainer.max_steps=12", name="whole") == 0
+    process = command(tmp_path, "trainer.max_steps=12", name="cut")
     wait_for_step(tmp_path, 2, process, name="cut")
     process.send_signal(number)
     output, _ = process.communicate(timeout=120)
@@ -113,17 +113,17 @@ def test_a_signal_saves_and_leaves_and_the_run_goes_on_exactly(tmp_path, number)
     stopped = max(losses(tmp_path, "cut"))
     saved = torch.load(tmp_path / "cut/checkpoints/last.ckpt", weights_only=True)
     assert saved["global_step"] == stopped + 1
-    assert fit(tmp_path, "trainer.steps=12", name="cut", resume="auto") == 0
+    assert fit(tmp_path, "trainer.max_steps=12", name="cut", resume="auto") == 0
     assert losses(tmp_path, "cut") == losses(tmp_path, "whole")
 
 
 def test_resume_from_a_best_checkpoint_is_exact_too(tmp_path):
-    overrides = ["data.validation={kind: huggingface, path: data/demo, split: validation}", "check.every_steps=4"]
-    assert fit(tmp_path, *overrides, "trainer.steps=10", name="whole") == 0
+    overrides = ["data.validation={kind: huggingface, path: data/demo, split: validation}", "trainer.val_check_interval=4"]
+    assert fit(tmp_path, *overrides, "trainer.max_steps=10", name="whole") == 0
     best = sorted((tmp_path / "whole/checkpoints").glob("step=4-*.ckpt"))
     assert len(best) == 1
     before = losses(tmp_path, "whole")
-    assert fit(tmp_path, *overrides, "trainer.steps=10", name="whole", resume=str(best[0])) == 0
+    assert fit(tmp_path, *overrides, "trainer.max_steps=10", name="whole", resume=str(best[0])) == 0
     assert losses(tmp_path, "whole") == before
 
 
@@ -131,10 +131,10 @@ def test_resume_from_a_best_checkpoint_is_exact_too(tmp_path):
 def finished(tmp_path_factory):
     """One short run with everything on."""
     runs = tmp_path_factory.mktemp("runs")
-    overrides = ["data.validation={kind: huggingface, path: data/demo, split: validation}", "check.every_steps=3",
+    overrides = ["data.validation={kind: huggingface, path: data/demo, split: validation}", "trainer.val_check_interval=3",
                  "check.train={kind: huggingface, path: data/demo, split: train, label_column: label}",
                  "check.test={kind: huggingface, path: data/demo, split: test, label_column: label}",
-                 "check.max_clips=60", "tracking.wandb=offline", "trainer.steps=6", "trainer.save_best=1",
+                 "check.max_clips=60", "tracking.wandb=offline", "trainer.max_steps=6", "checkpoint.save_top_k=1",
                  "data.test={kind: huggingface, path: data/demo, split: test}"]  # fmt: skip
     assert fit(runs, *overrides) == 0
     return runs / "a", overrides
@@ -187,7 +187,7 @@ def test_a_run_loads_as_an_encoder_and_pretraining_goes_on_from_its_export(finis
     assert json.loads((tmp_path / "export/config.json").read_text())["training"]["step"] == 6
     assert export.main([str(folder), "--format", "dasheng", "--out", str(tmp_path / "encoder.pt")]) == 0
     for name, words in (("export", "encoder and decoder"), ("encoder.pt", "the decoder is new")):
-        assert fit(tmp_path / "runs", f"model.init_from={tmp_path / name}", "trainer.steps=1", name=name) == 0
+        assert fit(tmp_path / "runs", f"model.init_from={tmp_path / name}", "trainer.max_steps=1", name=name) == 0
         assert words in (tmp_path / "runs" / name / "log.txt").read_text()
     model = create_mae("tiny", seed=1)
     start_from(model, str(tmp_path / "export"))
@@ -223,7 +223,7 @@ def test_another_size_is_refused_in_one_sentence(finished, capsys):
 
 def test_a_second_start_takes_a_folder_of_its_own(tmp_path):
     for _ in range(2):
-        assert fit(tmp_path, "trainer.steps=1") == 0
+        assert fit(tmp_path, "trainer.max_steps=1") == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "a-2"]
 
 

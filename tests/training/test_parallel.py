@@ -78,7 +78,7 @@ def mixture(tmp_path_factory):
 
 def test_a_killed_process_ends_the_run_with_a_sentence_and_the_resume_is_exact(mixture, tmp_path):
     """SIGKILL of rank 1 in mid-epoch of a mixture, two workers each; the losses go on bit by bit."""
-    overrides = [*FSDP, *mixture, "data.num_workers=2", "trainer.save_every_steps=3"]
+    overrides = [*FSDP, *mixture, "data.num_workers=2", "checkpoint.every_n_train_steps=3"]
     fit(tmp_path, "whole", *overrides)
     process = start(tmp_path, "cut", *overrides)
     wait_for_step(tmp_path, "cut", 8, process)
@@ -130,7 +130,7 @@ def test_a_run_goes_on_with_another_number_of_processes(runs, longer, tmp_path, 
     if before == "fsdp-1":
         fit(runs, before, "data.batch_size=8", "trainer.strategy=fsdp")
     shutil.copytree(runs / before, tmp_path / "run")
-    fit(tmp_path, "run", *after, "trainer.steps=28", resume="auto")
+    fit(tmp_path, "run", *after, "trainer.max_steps=28", resume="auto")
     found = column(tmp_path, "run")
     assert len(found) == 28
     same({step: found[step] for step in range(20, 28)}, longer)
@@ -141,7 +141,7 @@ def longer(runs, tmp_path_factory):
     """Losses of steps 20 to 27 of the run on one process, which went on to 28."""
     folder = tmp_path_factory.mktemp("longer")
     shutil.copytree(runs / "one", folder / "one")
-    fit(folder, "one", "data.batch_size=8", "trainer.steps=28", resume="auto")
+    fit(folder, "one", "data.batch_size=8", "trainer.max_steps=28", resume="auto")
     found = column(folder, "one")
     return {step: found[step] for step in range(20, 28)}
 
@@ -174,7 +174,7 @@ def test_initial_weights_are_those_of_an_unsharded_network(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("extra", [[], ["trainer.precision=bf16-mixed"]], ids=["fp32", "bf16"])
 def test_probes_pictures_and_validation_work_on_pieces(tmp_path, extra):
-    overrides = ["check.every_steps=2", "trainer.steps=4", "trainer.save_best=1", "check.max_clips=70",
+    overrides = ["trainer.val_check_interval=2", "trainer.max_steps=4", "checkpoint.save_top_k=1", "check.max_clips=70",
                  "check.train={kind: huggingface, path: data/demo, split: train, label_column: label}",
                  "check.test={kind: huggingface, path: data/demo, split: test, label_column: label}",
                  "data.validation={kind: huggingface, path: data/demo, split: validation}",
@@ -206,11 +206,11 @@ def test_a_signal_to_the_one_that_started_them_saves_and_leaves(runs, tmp_path):
 @pytest.mark.slow
 def test_accumulated_batches_and_dropped_paths(tmp_path):
     """Two batches a step; drop-path differs from process to process, but not from a copy to a piece of the model."""
-    shared = ["trainer.accumulate=2", "trainer.steps=6"]
+    shared = ["trainer.accumulate_grad_batches=2", "trainer.max_steps=6"]
     fit(tmp_path, "one", "data.batch_size=8", *shared)
     fit(tmp_path, "fsdp", *FSDP, *shared)
     same(column(tmp_path, "one"), column(tmp_path, "fsdp"))
-    dropped = ["model.drop_path=0.2", "model.layer_scale=0.1", "model.gradient_checkpointing=true", "trainer.steps=6"]
+    dropped = ["model.drop_path=0.2", "model.layer_scale=0.1", "model.gradient_checkpointing=true", "trainer.max_steps=6"]
     fit(tmp_path, "ddp-dropped", *TWO, *dropped)
     fit(tmp_path, "fsdp-dropped", *FSDP, *dropped)
     same(column(tmp_path, "ddp-dropped"), column(tmp_path, "fsdp-dropped"))
@@ -219,7 +219,7 @@ def test_accumulated_batches_and_dropped_paths(tmp_path):
 @pytest.mark.slow
 def test_pieces_start_from_an_export(runs, tmp_path):
     assert export.main([str(runs / "one"), "--out", str(tmp_path / "export")]) == 0
-    start_from = [f"model.init_from={tmp_path / 'export'}", "trainer.steps=3"]
+    start_from = [f"model.init_from={tmp_path / 'export'}", "trainer.max_steps=3"]
     fit(tmp_path, "ddp", *TWO, *start_from)
     fit(tmp_path, "fsdp", *FSDP, *start_from)
     same(column(tmp_path, "ddp"), column(tmp_path, "fsdp"))
@@ -230,7 +230,7 @@ def test_pieces_start_from_an_export(runs, tmp_path):
 def test_blocks_are_compiled_under_shards(runs, tmp_path):
     if shutil.which("g++") is None:
         pytest.skip("torch.compile on a CPU needs g++")
-    fit(tmp_path, "compiled", *FSDP, "trainer.compile=true", "trainer.steps=4")
+    fit(tmp_path, "compiled", *FSDP, "trainer.compile=true", "trainer.max_steps=4")
     found, expected = column(tmp_path, "compiled"), column(runs, "fsdp")
     assert abs(found[0] - expected[0]) < TOLERANCE  # the schedule of four steps differs from the second step on
 

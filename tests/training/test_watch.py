@@ -21,11 +21,11 @@ from src.training.callbacks.watch import peak_flops
 
 ROOT = Path(__file__).parents[2]
 DEMO = "kind: huggingface, path: data/demo"
-SMALL = ["trainer.log_every_steps=1", "data.batch_size=8", "data.crop_seconds=1.0", "data.window_clips=64",
+SMALL = ["trainer.log_every_n_steps=1", "data.batch_size=8", "data.crop_seconds=1.0", "data.window_clips=64",
          f"data.sources=[{{{DEMO}, split: train, weight: 3}}, {{{DEMO}, split: validation}}]", "check.train=null",
-         "check.test=null", "check.every_steps=1000", "data.validation=null", "tracking.wandb=null",
-         "optimizer.warmup_steps=2", "trainer.threads=1", "model.drop_path=0.1", "trainer.save_every_steps=6",
-         "trainer.steps=12", "trainer.accelerator=cpu"]  # fmt: skip
+         "check.test=null", "trainer.val_check_interval=1000", "data.validation=null", "tracking.wandb=null",
+         "optimizer.warmup_steps=2", "trainer.threads=1", "model.drop_path=0.1", "checkpoint.every_n_train_steps=6",
+         "trainer.max_steps=12", "trainer.accelerator=cpu"]  # fmt: skip
 
 
 def arguments(runs, *overrides, name="a", resume=None):
@@ -99,7 +99,7 @@ def test_too_many_bad_steps_in_a_row_stop_the_run(tmp_path, monkeypatch, capsys)
 
 def test_a_resume_after_a_skipped_step_is_exact(tmp_path, monkeypatch):
     spoiled(monkeypatch, {5, 8})
-    assert train.main(arguments(tmp_path, "trainer.steps=6", "optimizer.final_share=1.0", name="cut")) == 0
+    assert train.main(arguments(tmp_path, "trainer.max_steps=6", "optimizer.final_share=1.0", name="cut")) == 0
     assert train.main(arguments(tmp_path, "optimizer.final_share=1.0", name="flat")) == 0
     assert train.main(arguments(tmp_path, "optimizer.final_share=1.0", name="cut", resume="auto")) == 0
     flat, cut = ([row["train/loss"] for row in rows(tmp_path, name)] for name in ("flat", "cut"))
@@ -180,7 +180,7 @@ sys.exit(main(sys.argv[1:]))
 def test_two_processes_skip_together_and_the_slowest_is_named(tmp_path):
     (tmp_path / "spoil.py").write_text(TWO_PROCESSES)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command = [*torchrun, str(tmp_path / "spoil.py"), *arguments(tmp_path, "trainer.steps=6", "trainer.devices=2")]
+    command = [*torchrun, str(tmp_path / "spoil.py"), *arguments(tmp_path, "trainer.max_steps=6", "trainer.devices=2")]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -14,9 +14,10 @@ from src.audio.decode import SAMPLE_RATE, AudioError
 from src.config.settings import DataConfig
 from src.data.labelled.splits import LabelledPart, LabelledSet
 from src.data.pad import pad
+from src.data.workers import loader_settings
 
 
-class LabelledData(L.LightningDataModule):
+class LabelledDataModule(L.LightningDataModule):
     """Batches: waveform (B, T), length (B,), or embedding (B, D) or (B, N, D) with num_tokens (B,); target (B, C);
     index (B,), places in the part; events (B, E, 3), onset and offset in seconds and class, rows of -1 where a clip has
     fewer.
@@ -26,15 +27,32 @@ class LabelledData(L.LightningDataModule):
 
     Args:
         balanced: draw each class as often as the others in training, however many clips it has.
+        overfit: train on the same clips in each epoch.
 
     Attributes:
+        progress: epoch, and its batches that were trained on; the LightningModule counts them.
         embeddings: by part, (D,) or (N, D) of each clip; set for a frozen encoder.
     """
 
-    def __init__(self, labelled: LabelledSet, config: DataConfig, seed: int, balanced: bool = False) -> None:
+    def __init__(
+        self, labelled: LabelledSet, config: DataConfig, seed: int = 0, balanced: bool = False, overfit: bool = False
+    ) -> None:
         super().__init__()
         self.labelled, self.config, self.seed, self.balanced = labelled, config, seed, balanced
+        self.overfit, self.progress = overfit, (0, 0)
         self.embeddings: dict[str, list[Tensor]] | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"progress": list(self.progress)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        epoch, batches = state_dict["progress"]
+        self.progress = (epoch, batches)
+
+    @property
+    def clips_per_batch(self) -> float:
+        """Of one process."""
+        return self.batch_size
 
     @property
     def batch_size(self) -> int:
@@ -62,14 +80,15 @@ class LabelledData(L.LightningDataModule):
             dataset, collate = Clips(part, columns, crop, self.seed), collate_clips
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         weights = rarity(part.targets) if train and self.balanced else None
-        return DataLoader(
-            dataset,
-            self.batch_size,
-            sampler=EpochSampler(len(part), self.seed, train, rank, world_size, weights),
-            num_workers=self.config.num_workers,
-            collate_fn=collate,
-            persistent_workers=self.config.num_workers > 0,
+        sampler = EpochSampler(len(part), self.seed, train, rank, world_size, weights, self.overfit)
+        loader = DataLoader(
+            dataset, self.batch_size, sampler=sampler, collate_fn=collate, **loader_settings(self.config)
         )
+        if train:
+            epoch, batches = self.progress
+            done = batches >= len(loader)
+            sampler.start_at(epoch + done, 0 if done else batches * self.batch_size)
+        return loader
 
 
 def rarity(targets: np.ndarray) -> np.ndarray:
@@ -84,13 +103,20 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
     Args:
         weights: (n,) chances to be drawn, with replacement; None takes each clip once.
+        same: the order of the first epoch in all of them.
     """
 
     def __init__(
-        self, num_clips: int, seed: int, shuffle: bool, rank: int, world_size: int, weights: np.ndarray | None = None
-    ) -> None:
+        self, num_clips: int, seed: int, shuffle: bool, rank: int, world_size: int, weights: np.ndarray | None = None,
+        same: bool = False,
+    ) -> None:  # fmt: skip
         self.num_clips, self.seed, self.shuffle, self.rank, self.world_size = num_clips, seed, shuffle, rank, world_size
-        self.weights, self.epoch = weights, 0
+        self.weights, self.same, self.epoch = weights, same, 0
+        self._start = (0, 0)
+
+    def start_at(self, epoch: int, clips: int) -> None:
+        """Leave out the first clips of this epoch: they were trained on before a resume."""
+        self.epoch, self._start = epoch, (epoch, clips)
 
     def set_epoch(self, epoch: int) -> None:
         """Lightning calls it."""
@@ -100,10 +126,12 @@ class EpochSampler(Sampler[tuple[int, int]]):
         if not self.shuffle:
             clips = np.arange(self.rank, self.num_clips, self.world_size)
         else:
-            random = np.random.default_rng([self.seed, self.epoch])
+            random = np.random.default_rng([self.seed, 0 if self.same else self.epoch])
             order = random.choice(self.num_clips, self.num_clips, self.weights is not None, self.weights)
             clips = np.resize(order, len(self) * self.world_size)[self.rank :: self.world_size]
-        return iter([(self.epoch, clip) for clip in clips.tolist()])
+        epoch, skipped = self._start
+        rest = clips[skipped if self.epoch == epoch else 0 :]
+        return iter([(self.epoch, clip) for clip in rest.tolist()])
 
     def __len__(self) -> int:
         if self.shuffle:

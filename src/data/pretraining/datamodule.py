@@ -1,5 +1,6 @@
 """Audio as a LightningDataModule: sources, cache, order and batches put together."""
 
+import itertools
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -7,19 +8,20 @@ from typing import Any
 
 import lightning.pytorch as L
 import numpy as np
-import torch
 import torch.distributed as dist
 from torch.utils.data import DataLoader
 
+from src.audio.decode import decode
 from src.config.settings import DataConfig, SourceConfig
 from src.data.cache import CachedSource, cache_bytes
 from src.data.overlap import count_overlap
 from src.data.pretraining.batch import Batches, Request
 from src.data.pretraining.order import Batching, Order, arrange, mix, split_in_order
 from src.data.pretraining.sampler import OrderSampler, StreamSampler
-from src.data.sources.hub import load_hub
+from src.data.sources.hub import encoded_clip, load_hub
 from src.data.sources.open import open_source
 from src.data.sources.source import Source
+from src.data.workers import loader_settings
 from src.errors import UserError
 
 
@@ -45,30 +47,44 @@ class DataFacts:
     missing_shards: int = 0
 
 
-class PretrainData(L.LightningDataModule):
+class PretrainDataModule(L.LightningDataModule):
     """Batches of waveforms (`src.data.pretraining.batch.Batches` says what is in one), endless for training.
 
+    Args:
+        overfit: each epoch starts with the first batches again.
+
     Attributes:
-        position: crops consumed; a callback sets it to that of the batch in training. With the seed it is the whole
-            state, but for streams, whose state at the start of their window goes with it.
         bad: (name, reason) of clips left out.
     """
 
-    def __init__(self, config: DataConfig, seed: int = 0) -> None:
+    def __init__(self, config: DataConfig, seed: int = 0, overfit: bool = False) -> None:
         super().__init__()
-        self.config, self.seed, self.position = config, seed, 0
+        self.config, self.seed, self.overfit, self._position = config, seed, overfit, 0
         self.sources: list[Source] = []
         self.bad: list[tuple[str, str]] = []
         self._held_out: dict[str, Source] = {}
         self._sampler: OrderSampler | StreamSampler | None = None
         self._stream_state: dict[str, Any] | None = None
         self._opened = False
+        self._clips_per_batch: float | None = None
         self.streaming = any(source.streaming for source in config.sources)
         if self.streaming and len(config.sources) > 1:
             raise UserError(
                 "data.sources: a streamed source cannot be mixed with others; set streaming to false or take it alone"
             )
         _check_sources(config.sources)
+
+    @property
+    def position(self) -> int:
+        """Crops consumed; the LightningModule sets it to that of the batch it trains on. With the seed it is the whole
+        state, but for streams, whose state at the start of their window goes with it."""
+        return self._position
+
+    @position.setter
+    def position(self, position: int) -> None:
+        self._position = position
+        if self._sampler is not None and not self.overfit:
+            self._sampler.position = position  # where an epoch begins that is cut short by a limit
 
     def prepare_data(self) -> None:
         """Header scans and the decoded cache, by one process a node."""
@@ -111,7 +127,8 @@ class PretrainData(L.LightningDataModule):
         if self.streaming:
             self._sampler = self._stream_sampler(rank, world_size)
         else:
-            self._sampler = OrderSampler(self._order(), self._batching(world_size), rank, self.position)
+            position = 0 if self.overfit else self.position
+            self._sampler = OrderSampler(self._order(), self._batching(world_size), rank, position)
         pad_seconds = self.config.crop_seconds if self.config.pad_to_crop else None
         return self._loader(Batches(self.sources, pad_seconds, self.config.gain_db), self._sampler)
 
@@ -153,6 +170,25 @@ class PretrainData(L.LightningDataModule):
                 )
             self.position, self._stream_state = streams[rank]["position"], streams[rank]["window"]
 
+    @property
+    def clips_per_batch(self) -> float:
+        """Mean, of one process; after `setup`."""
+        if self._clips_per_batch is None:
+            self._clips_per_batch = self.facts().clips_per_batch
+        return self._clips_per_batch
+
+    def examples(self, number: int) -> list[np.ndarray]:
+        """The first crops of the training data, (T,) each, at 16 kHz; always the same."""
+        if self.streaming:
+            config = self.config.sources[0]
+            clips = itertools.islice(open_stream(config, 0, 1), number)
+            seconds = self.config.crop_seconds
+            return [decode(encoded_clip(row[config.audio_column]), 0.0, seconds) for row in clips]
+        order = self._order()
+        batch = Batches(self.sources)[Request(order.crops(np.arange(min(number, order.num_crops))), 0)]
+        pairs = zip(batch["waveform"], batch["length"].tolist(), strict=True)
+        return [waveform[:length].numpy() for waveform, length in pairs]
+
     def facts(self) -> DataFacts:
         """After `setup`."""
         config = self.config
@@ -165,12 +201,13 @@ class PretrainData(L.LightningDataModule):
         rows = np.concatenate([np.full(len(batch), batch.seconds.max()) for batch in batches])
         held_out = self._held_out.get("validation")
         shards = [source.shards for source in self.sources if source.shards is not None]
+        self._clips_per_batch = len(window) / len(batches)
         return DataFacts(
             num_clips=sum(map(len, self.sources)),
             crops=order.num_crops,
             seconds=float(sum(source.seconds.sum() for source in self.sources)),
             crop_seconds=config.crop_seconds if config.pad_to_crop else float(rows.mean()),
-            clips_per_batch=len(window) / len(batches),
+            clips_per_batch=self._clips_per_batch,
             cache_bytes=sum(map(cache_bytes, self.sources)) if self.cached else 0,
             shards=sum(shards) if shards else None,
             overlap=count_overlap(held_out, self.sources) if held_out is not None else 0,
@@ -210,14 +247,11 @@ class PretrainData(L.LightningDataModule):
         return self._loader(Batches([source], pad_seconds), requests)
 
     def _loader(self, batches: Batches, requests: Iterable[Request]) -> DataLoader:
-        workers = self.config.num_workers
         return DataLoader(
             batches,
             batch_size=None,  # a request is a batch already
             sampler=requests,  # type: ignore[arg-type]
-            num_workers=workers,
-            pin_memory=torch.cuda.is_available(),
-            persistent_workers=workers > 0,
+            **loader_settings(self.config),
         )
 
 

@@ -10,6 +10,7 @@ import lightning.pytorch as L
 import torch
 
 from src.errors import UserError
+from src.training.module import TrainingModule
 
 log = logging.getLogger("src")
 
@@ -20,7 +21,7 @@ class SkipBadSteps(L.Callback):
     Goes before callbacks that look at the gradients.
 
     Args:
-        file: CSV of step, reason and clip. most_in_a_row: more of them stop the run; None leaves nothing out.
+        file: CSV of step, reason and clip. most_in_a_row: more of them stop the run.
 
     Attributes:
         num_skipped: steps left out, also before a resume.
@@ -30,7 +31,7 @@ class SkipBadSteps(L.Callback):
     memory = 0.98  # of the running mean and deviation: some 50 steps
     fewest_steps = 100  # before a jump can be told
 
-    def __init__(self, file: Path, most_in_a_row: int | None) -> None:
+    def __init__(self, file: Path, most_in_a_row: int) -> None:
         self.file, self.most_in_a_row = file, most_in_a_row
         self.num_skipped = self._in_a_row = self._seen_steps = 0
         self._mean = self._variance = 0.0
@@ -55,8 +56,6 @@ class SkipBadSteps(L.Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: dict[str, Any], batch_idx: int
     ) -> None:
-        if self.most_in_a_row is None:
-            return
         if not self._losses:  # the first batch of a step
             self._statistics = [
                 (buffer, buffer.clone())
@@ -67,17 +66,12 @@ class SkipBadSteps(L.Callback):
         self._names += batch["key"]
 
     def on_after_backward(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self.most_in_a_row is not None:
-            self._losses.append(trainer.callback_metrics["train/loss"].detach())
+        self._losses.append(trainer.callback_metrics["train/loss"].detach())
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any) -> None:
-        if self.most_in_a_row is None:
-            return
         loss = float(torch.stack(self._losses).mean())
-        gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
-        norm_value = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
-        reason = self._judge(loss, norm_value)
+        assert isinstance(pl_module, TrainingModule)
+        reason = self._judge(loss, float(pl_module.gradient_norm()))
         if trainer.strategy.reduce_boolean_decision(bool(reason), all=False):
             self._skip(trainer, pl_module, reason or "another process found it bad")
         else:
@@ -118,12 +112,11 @@ class SkipBadSteps(L.Callback):
             self._write(step, reason, names)
             examples = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
             log.warning("step %d is left out: %s (%s)", step, reason, examples)
-        assert self.most_in_a_row is not None
         if self._in_a_row > self.most_in_a_row:
             raise UserError(
                 f"{self._in_a_row} steps in a row were bad, more than trainer.skip_bad_steps={self.most_in_a_row} (the "
-                f"last: {reason}); their clips are listed in {self.file}; lower optimizer.learning_rate, set "
-                "optimizer.gradient_clip or go on from an earlier checkpoint"
+                f"last: {reason}); their clips are listed in {self.file}; lower optimizer.lr, set "
+                "trainer.gradient_clip_val or resume from an earlier checkpoint"
             )
 
     def _all_names(self, trainer: L.Trainer) -> list[str]:

@@ -1,6 +1,9 @@
 """Saving: the last checkpoint at intervals and at the end, and copies of the best, each whole or not there at all."""
 
+import math
 import os
+import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +12,10 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.trainer.states import TrainerFn
 
+from src.config.settings import CheckpointConfig
 from src.encoders.lightning import is_sharded, read_training
+from src.errors import UserError
+from src.training.callbacks.steps import parse_time, stepped
 from src.training.distributed.checkpoint import (
     SAVE_ERRORS,
     begin_save,
@@ -50,16 +56,19 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class Checkpoints(L.Callback):
-    """Keeps `last.ckpt`, and the `keep_best` checkpoints of lowest validation loss.
+    """Keeps `last.ckpt`, and the `save_top_k` checkpoints with the best monitored values, which stand in their names.
 
     Args:
-        folder: where they go. every_steps: optimiser steps between two saves of the last. about: put into each
-            checkpoint under "run" (resolved settings, W&B id, versions).
+        folder: where they go. settings: when, and which are best. about: put into each checkpoint under "run"
+            (resolved settings, W&B id, versions).
+        mark_best: also give the best one the name `best.ckpt`: it is then the one that the run's folder stands for.
     """
 
-    def __init__(self, folder: Path, every_steps: int, keep_best: int, about: dict[str, Any]) -> None:
-        self.folder, self.every_steps, self.keep_best, self.about = folder, every_steps, keep_best, about
-        self._saved_at = -1
+    def __init__(self, folder: Path, settings: CheckpointConfig, about: dict[str, Any], mark_best: bool) -> None:
+        self.folder, self.settings, self.about, self.mark_best = folder, settings, about, mark_best
+        self._interval = parse_time(settings.train_time_interval).total_seconds() if settings.train_time_interval else 0
+        self._saved_at, self._saved_time = -1, time.monotonic()
+        self._metric = settings.monitor.replace("/", "_")
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         self.folder = trainer.strategy.broadcast(self.folder)
@@ -69,8 +78,17 @@ class Checkpoints(L.Callback):
         return self.folder / "last.ckpt"
 
     def best(self) -> list[Path]:
-        """The best checkpoints, lowest validation loss first; their names say it."""
-        return sorted(self.folder.glob("step=*-val_loss=*.ckpt"), key=lambda path: float(path.stem.rpartition("=")[2]))
+        """Those that are kept for their value, the best first."""
+        sign = 1 if self.settings.mode == "min" else -1
+        pattern = re.compile(rf"step=\d+-{re.escape(self._metric)}=(.+)\.ckpt")
+        files = self.folder.iterdir() if self.folder.is_dir() else iter(())
+        found = [(sign * float(match[1]), path) for path in files if (match := pattern.fullmatch(path.name))]
+        return [path for _, path in sorted(found)]
+
+    def to_report(self) -> Path:
+        """The checkpoint that the run stands for: the best one where there is one, else the last."""
+        best = self.best()
+        return best[0] if best else self.last
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["run"] = self.about
@@ -86,15 +104,24 @@ class Checkpoints(L.Callback):
     ) -> None:
         if (batch_idx + 1) % _ASK_EVERY == 0 and is_written(trainer):
             self.finish(trainer)
-        stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        due = trainer.global_step % self.every_steps == 0 or trainer.global_step == trainer.max_steps
-        if stepped and (due or trainer.should_stop):
+        if not stepped(trainer, batch_idx):
+            return
+        if trainer.should_stop or (self.settings.save_last and self._due(trainer)):
             self.save_last(trainer)
             if trainer.should_stop:
                 self.finish(trainer)
 
+    def _due(self, trainer: L.Trainer) -> bool:
+        step = trainer.global_step
+        if step % self.settings.every_n_train_steps == 0 or step == trainer.max_steps:
+            return True
+        late = bool(self._interval) and time.monotonic() - self._saved_time > self._interval
+        return bool(self._interval) and trainer.strategy.broadcast(late)
+
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.finish(trainer)
+        if not self.settings.save_last and trainer.is_global_zero and not trainer.should_stop and self.best():
+            discard(self.last)  # written only to be copied
 
     def finish(self, trainer: L.Trainer) -> None:
         """Wait for a save that goes on beside the training."""
@@ -108,15 +135,33 @@ class Checkpoints(L.Callback):
                 begin_save(trainer, self.last)
             else:
                 trainer.save_checkpoint(self.last, weights_only=False)  # the whole state
-            self._saved_at = trainer.global_step
+            self._saved_at, self._saved_time = trainer.global_step, time.monotonic()
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.state.fn != TrainerFn.FITTING or self.keep_best == 0:
+        if trainer.state.fn != TrainerFn.FITTING:
+            return
+        value = self._monitored(trainer)
+        if self.settings.save_top_k == 0 or not math.isfinite(value):
+            if self.settings.save_last:
+                self.save_last(trainer)
             return
         self.save_last(trainer)
         self.finish(trainer)
         if trainer.is_global_zero:
-            loss = float(trainer.callback_metrics["val/loss"])
-            copy(self.last, self.folder / f"step={trainer.global_step}-val_loss={loss:.4f}.ckpt")
-            for dropped in self.best()[self.keep_best :]:
+            copy(self.last, self.folder / f"step={trainer.global_step}-{self._metric}={value:.4f}.ckpt")
+            best = self.best()
+            for dropped in best[self.settings.save_top_k :] if self.settings.save_top_k > 0 else []:
                 discard(dropped)
+            if self.mark_best:
+                copy(best[0], self.folder / "best.ckpt")
+
+    def _monitored(self, trainer: L.Trainer) -> float:
+        """The value that says which checkpoint is best; NaN is never best.
+
+        Raises:
+            UserError: nothing of that name is logged.
+        """
+        if self.settings.monitor not in trainer.callback_metrics:
+            logged = ", ".join(sorted(name for name in trainer.callback_metrics if name.startswith("val/")))
+            raise UserError(f"checkpoint.monitor={self.settings.monitor} is not logged; there are: {logged}")
+        return float(trainer.callback_metrics[self.settings.monitor])

@@ -1,29 +1,38 @@
 """SIGTERM and SIGUSR1 (a cluster takes the machine back) and Ctrl-C: finish the step, save, leave resumable."""
 
 import signal
+import time
 from types import FrameType
 from typing import Any
 
 import lightning.pytorch as L
 import torch
 
+from src.training.callbacks.steps import stepped
+
 
 class Preemption(L.Callback):
     """Stops the run at the end of a step on which any process was signalled; the checkpoint is saved by `Checkpoints`.
 
-    Lightning's own handlers save nothing and may block under DDP; these only set a flag that all processes agree on.
-    A second Ctrl-C interrupts at once. `signal` is the number that ended the run, None if none did.
+    Lightning's own handlers save nothing and may block under DDP; these only set a flag. Several processes agree on
+    their flags every `agree_every_seconds`, at steps that they agree on too: each comparison says how many steps the
+    slowest of them makes in that time. A second Ctrl-C interrupts at once.
+
+    Attributes:
+        signal: the number that ended the run, None if none did.
     """
 
-    agree_every_steps = 5  # several processes compare their flags this often: it makes the GPU wait for the CPU
+    agree_every_seconds = 2.0  # comparing makes the GPU wait for the CPU
     signals = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
     def __init__(self) -> None:
         self.signal: int | None = None
         self._flag = 0
         self._before: dict[int, Any] = {}
+        self._steps_to_go, self._period, self._agreed_at = 1, 1, time.monotonic()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._agreed_at = time.monotonic()
         for number in self.signals:
             self._before[number] = signal.signal(number, self._remember)
 
@@ -31,25 +40,33 @@ class Preemption(L.Callback):
         if number == signal.SIGINT:
             if self._flag:
                 raise KeyboardInterrupt
-            print("\nCtrl-C: finishing the step and saving; once more to stop at once", flush=True)
+            print("\nCtrl-C: finishing the step and saving; press it again to stop at once", flush=True)
         self._flag = number
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+        if not stepped(trainer, batch_idx):
             return
-        flag = self._flag
-        if trainer.world_size > 1:
-            if trainer.global_step % self.agree_every_steps:
-                return
-            agreed = torch.tensor(float(flag), device=pl_module.device)
-            torch.distributed.all_reduce(agreed, torch.distributed.ReduceOp.MAX)
-            flag = int(agreed)
+        flag = self._flag if trainer.world_size == 1 else self._agree(pl_module.device)
         if flag:
             self.signal = flag
             trainer.should_stop = True
             trainer.limit_val_batches = 0  # Lightning would validate once more; the time may not be ours
+
+    def _agree(self, device: torch.device) -> int:
+        """The flag of all processes, 0 between two comparisons."""
+        self._steps_to_go -= 1
+        if self._steps_to_go:
+            return 0
+        seconds_a_step = (time.monotonic() - self._agreed_at) / self._period
+        period = max(1.0, self.agree_every_seconds // max(seconds_a_step, 1e-3))
+        agreed = torch.tensor([float(self._flag), -period], device=device)
+        torch.distributed.all_reduce(agreed, torch.distributed.ReduceOp.MAX)
+        flag, negative_period = agreed.tolist()
+        self._steps_to_go = self._period = round(-negative_period)
+        self._agreed_at = time.monotonic()
+        return int(flag)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._restore()

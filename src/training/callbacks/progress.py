@@ -6,45 +6,47 @@ import lightning.pytorch as L
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from src.training.callbacks.throughput import Throughput
+from src.training.callbacks.step_figures import StepFigures
+from src.training.callbacks.steps import stepped
 
 
 class ProgressLine(L.Callback):
     """Loss, speed and time to go; on a terminal as a rich bar, in a log file as some fifty lines a run."""
 
-    def __init__(self, console: Console, throughput: Throughput) -> None:
-        self.console, self.throughput = console, throughput
+    def __init__(self, console: Console, figures: StepFigures) -> None:
+        self.console, self.figures = console, figures
         self._bar: Progress | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._every = max(1, trainer.max_steps // 50)
+        self._steps = int(trainer.estimated_stepping_batches)
+        self._every = max(1, self._steps // 50)
         if trainer.is_global_zero and self.console.is_terminal:
             columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
             self._bar = Progress(*columns, console=self.console)
-            self._task = self._bar.add_task("", total=trainer.max_steps, completed=trainer.global_step)
+            self._task = self._bar.add_task("", total=self._steps, completed=trainer.global_step)
             self._bar.start()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if not trainer.is_global_zero or (batch_idx + 1) % trainer.accumulate_grad_batches:
+        if not trainer.is_global_zero or not stepped(trainer, batch_idx):
             return
         step = trainer.global_step
         if self._bar is not None:
             self._bar.update(self._task, completed=step)
         every = self._every if self._bar is None else trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if step % every and step != trainer.max_steps:  # reading the loss makes the GPU wait for the CPU
+        if step % every and step != self._steps:  # reading the loss makes the GPU wait for the CPU
             return
-        seconds = round(self.throughput.seconds_to_go(trainer))
+        seconds = round(self.figures.seconds_to_go(trainer))
         loss = float(trainer.callback_metrics["train/loss"])  # of all processes
         text = (
-            f"loss {loss:.3f}  {self.throughput.clips_per_second:.0f} clips/s  "
+            f"loss {loss:.3f}  {self.figures.clips_per_second:.0f} clips/s  "
             f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02} to go"
         )
         if self._bar is not None:
             self._bar.update(self._task, description=text)
         else:
-            self.console.print(f"step {step} of {trainer.max_steps}  {text}", highlight=False)
+            self.console.print(f"step {step} of {self._steps}  {text}", highlight=False)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._stop()

@@ -26,7 +26,7 @@ _FORWARDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 def take_from_launcher(settings: TrainerConfig) -> None:
-    """Under torchrun or srun the number of processes is theirs to say: it goes into `settings`.
+    """Put the number of processes into `settings`: under torchrun or srun theirs; "auto" becomes a number.
 
     Raises:
         UserError: the machines of the job have unlike numbers of processes.
@@ -38,12 +38,13 @@ def take_from_launcher(settings: TrainerConfig) -> None:
         launcher, total = "srun", environment["SLURM_NTASKS"]
         local = environment.get("SLURM_NTASKS_PER_NODE") or str(int(total) // int(environment["SLURM_NNODES"]))
     else:
+        settings.devices = _num_devices(settings)
         return
     num_nodes, rest = divmod(int(total), int(local))
     if rest:
         raise UserError(f"{launcher} started {total} processes, {local} on this machine; start as many on each")
     found, wanted = (int(local), num_nodes), (settings.devices, settings.num_nodes)
-    if wanted not in (found, (1, 1)):
+    if wanted[0] not in ("auto", -1) and wanted not in (found, (1, 1)):
         warnings.warn(
             f"{launcher} started {found[0]} processes on each of {found[1]} machines: that counts, not "
             f"trainer.devices={wanted[0]} trainer.num_nodes={wanted[1]}",
@@ -52,9 +53,18 @@ def take_from_launcher(settings: TrainerConfig) -> None:
     settings.devices, settings.num_nodes = found
 
 
+def _num_devices(settings: TrainerConfig) -> int:
+    """Processes on a node; "auto" and -1 mean all GPUs, or one CPU process."""
+    if settings.devices not in ("auto", -1):
+        return int(settings.devices)
+    import torch
+
+    return max(1, torch.cuda.device_count()) if settings.accelerator in ("auto", "gpu", "cuda") else 1
+
+
 def starts_its_own(settings: TrainerConfig) -> bool:
     """Whether this process has to start those of the run: there are several, and nobody else did."""
-    return settings.devices * settings.num_nodes > 1 and "LOCAL_RANK" not in os.environ and not _under_srun()
+    return int(settings.devices) * settings.num_nodes > 1 and "LOCAL_RANK" not in os.environ and not _under_srun()
 
 
 def run_processes(arguments: list[str], settings: TrainerConfig) -> int:
@@ -80,8 +90,8 @@ def run_processes(arguments: list[str], settings: TrainerConfig) -> int:
 
     before = {number: signal.signal(number, forward) for number in _FORWARDED}
     try:
-        for local_rank in range(settings.devices):
-            rank = int(environment["NODE_RANK"]) * settings.devices + local_rank
+        for local_rank in range(int(settings.devices)):
+            rank = int(environment["NODE_RANK"]) * int(settings.devices) + local_rank
             said += [tempfile.TemporaryFile("w+", errors="replace")] if local_rank else []  # noqa: SIM115
             children.append(
                 subprocess.Popen(
@@ -150,7 +160,7 @@ def _environment(settings: TrainerConfig) -> dict[str, str]:
             )
     else:
         environment.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_free_port()), NODE_RANK="0")
-    environment["WORLD_SIZE"] = str(settings.devices * settings.num_nodes)
+    environment["WORLD_SIZE"] = str(int(settings.devices) * settings.num_nodes)
     root = str(Path(__file__).parents[3])  # `-m src.train` is found from any folder
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))
     return environment

@@ -30,13 +30,17 @@ from src.models.mae import MaskedAutoencoder
 TIMEOUT = timedelta(minutes=10)
 
 
-def make_strategy(settings: TrainerConfig) -> Strategy | str:
-    """What `trainer.strategy` means for this number of processes."""
-    world_size = settings.devices * settings.num_nodes
+def make_strategy(settings: TrainerConfig, find_unused_parameters: bool = False) -> Strategy | str:
+    """What `trainer.strategy` means for this number of processes.
+
+    Args:
+        find_unused_parameters: some parameters have no gradient in some steps.
+    """
+    world_size = int(settings.devices) * settings.num_nodes
     if settings.strategy == "fsdp":
         return Sharded(data_parallel_size=world_size, tensor_parallel_size=1, timeout=TIMEOUT)
     if settings.strategy == "ddp" or world_size > 1:
-        return DDPStrategy(timeout=TIMEOUT)
+        return DDPStrategy(timeout=TIMEOUT, find_unused_parameters=find_unused_parameters)
     return "auto"
 
 

@@ -2,7 +2,6 @@
 
 import io
 from pathlib import Path
-from typing import Any
 
 import lightning.pytorch as L
 from rich.console import Console
@@ -10,30 +9,34 @@ from rich.table import Table
 
 from src.pretraining.learning_check import LearningCheck
 from src.pretraining.reconstruction import Reconstruction
-from src.training.callbacks.checkpoints import Checkpoints
-from src.training.callbacks.throughput import Throughput
+from src.training.callbacks.step_figures import StepFigures
 
 
-def closing_table(trainer: L.Trainer, callbacks: dict[type, Any], folder: Path) -> str:
+def summary_table(
+    trainer: L.Trainer,
+    figures: StepFigures,
+    check: LearningCheck | None,
+    pictures: Reconstruction,
+    checkpoint: Path,
+    folder: Path,
+) -> str:
     """Plain text."""
     output = io.StringIO()
     console = Console(file=output, width=100)
-    check = callbacks.get(LearningCheck)
     if check is not None and check.scores is not None:
         console.print(_probe_table(check))
-    throughput, checkpoints = callbacks[Throughput], callbacks[Checkpoints]
-    watched = callbacks[Reconstruction].seconds + (check.seconds if check else 0.0)
+    watched = pictures.seconds + (check.seconds if check else 0.0)
     losses = {name: float(trainer.callback_metrics[name]) for name in ("train/loss", "val/loss")
               if name in trainer.callback_metrics}  # fmt: skip
     rows = {
-        "steps": f"{trainer.global_step:,} in {throughput.seconds / 60:.1f} minutes",
-        "audio seen": f"{throughput.hours:,.2f} hours, {throughput.clips_per_second:.0f} clips a second",
-        "waiting for data": f"{throughput.wait_share:.1%} of the time",
-        "checks and pictures": f"{watched / max(throughput.seconds, 1e-9):.1%} of the time",
+        "steps": f"{trainer.global_step:,} in {figures.seconds / 60:.1f} minutes",
+        "audio seen": f"{figures.hours:,.2f} hours, {figures.clips_per_second:.0f} clips a second",
+        "waiting for data": f"{figures.wait_share:.1%} of the time",
+        "checks and pictures": f"{watched / max(figures.seconds, 1e-9):.1%} of the time",
         "loss": ", ".join(f"{name} {value:.4f}" for name, value in losses.items()),
         "run folder": str(folder),
-        "checkpoint": str(checkpoints.last),
-        "picture": str(callbacks[Reconstruction].latest),
+        "checkpoint": str(checkpoint),
+        "picture": str(pictures.latest),
         "curves": str(folder / "metrics.csv"),
     }
     width = max(map(len, rows))

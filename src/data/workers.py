@@ -1,0 +1,26 @@
+"""How the data modules' workers are set up."""
+
+import signal
+from typing import Any
+
+import torch
+
+from src.config.settings import DataConfig
+
+
+def loader_settings(config: DataConfig) -> dict[str, Any]:
+    """Arguments of a DataLoader."""
+    workers = config.num_workers
+    return {
+        "num_workers": workers,
+        "prefetch_factor": config.prefetch_factor,
+        "pin_memory": torch.cuda.is_available() if config.pin_memory is None else config.pin_memory,
+        "persistent_workers": config.persistent_workers and workers > 0,
+        "worker_init_fn": leave_signals_to_the_parent,
+    }
+
+
+def leave_signals_to_the_parent(worker: int) -> None:
+    """A signal to the whole process group must not end the workers before the run is saved; they end with it."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)

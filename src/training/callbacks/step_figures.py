@@ -1,0 +1,191 @@
+"""The figures of a step: speed, waiting for data, gradient norm, memory, arithmetic, the slowest process."""
+
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import lightning.pytorch as L
+import torch
+
+from src.training.callbacks.steps import stepped
+from src.training.module import TrainingModule
+
+PEAK_BF16_TFLOPS = {  # dense, of the makers' data sheets; the first name that the device's name holds counts
+    "B200": 2250.0, "H200": 989.0, "GH200": 989.0, "H100 PCIe": 756.0, "H100 NVL": 835.0, "H100": 989.0,
+    "A100": 312.0, "A800": 312.0, "L40S": 362.0, "L40": 181.0, "L4": 121.0, "A10G": 70.0, "A40": 150.0, "A30": 165.0,
+    "RTX 4090": 165.0, "RTX 3090": 71.0,
+}  # fmt: skip
+
+
+class StepFigures(L.Callback):
+    """A row every `log_every_n_steps`; goes last among the callbacks, so that their time does not count as waiting.
+
+    - train/clips_per_second, audio_hours (of all processes, without padding, also before a resume), gradient_norm,
+      learning_rate, hours_to_go; data_wait_share: of the run's time since it was started or resumed.
+    - watch/..., of the steps since the last row and of the first process, but where it says all: data_wait_share;
+      tflops: of the network, padding included, without what is recomputed; mfu: its share of the GPU's peak, where that
+      is known and precision is bf16; memory_gigabytes and gpu_memory_gigabytes: the peak; slowest_over_mean and
+      slowest_process, of all: time a process needs by itself, which is waiting for data and the forward pass; all wait
+      for the slowest in the rest; hours_source_N: audio of `data.sources.N` heard by all processes.
+
+    Args:
+        num_sources: of the data; 0 where batches don't say which source a clip is from.
+        flops: operations of a training step on one clip of so many samples; None where that is not known.
+
+    Attributes:
+        hours: audio heard by all processes. seconds: of training, checks and saves included. Both also before a resume.
+    """
+
+    def __init__(self, num_sources: int = 0, flops: Callable[[int], float] | None = None) -> None:
+        self.flops = flops
+        self.seconds = self.clips_per_second = self.wait_share = 0.0
+        # Samples of each source (or of all in one), of all processes; the new ones are of this process and on its
+        # device, until a row is written.
+        self._samples = torch.zeros(max(1, num_sources), dtype=torch.int64)
+        self._new_samples = torch.zeros_like(self._samples)
+        self._num_sources, self._world_size = num_sources, 1
+        self._clear()
+
+    def _clear(self) -> None:
+        self._waits: list[float] = []
+        self._durations: list[float] = []
+        self._rates: list[float] = []
+        self._own_seconds: list[float] = []
+
+    @property
+    def hours(self) -> float:
+        return int(self._samples.sum()) / 16000 / 3600
+
+    def state_dict(self) -> dict[str, Any]:
+        samples = self._samples + self._new_samples.cpu() * self._world_size
+        return {"samples": samples.tolist(), "seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.seconds = state_dict["seconds"]
+        if len(state_dict["samples"]) == len(self._samples):  # else other sources than before
+            self._samples = torch.tensor(state_dict["samples"])
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, TrainingModule)
+        self._world_size, self._new_samples = trainer.world_size, torch.zeros_like(self._samples).to(pl_module.device)
+        self._begin = self._step_end = time.perf_counter()
+        self._clips = 0
+        self._waited = self._paused = self._forward_seconds = 0.0
+        self._whole_step = False  # the time since the last step's end is waiting for data, and nothing else
+        self._hooks = [
+            pl_module.model.register_forward_pre_hook(lambda *_: self._start_forward()),
+            pl_module.model.register_forward_hook(lambda *_: self._end_forward()),
+        ]
+
+    def _start_forward(self) -> None:
+        self._forward_start = time.perf_counter()
+
+    def _end_forward(self) -> None:
+        self._forward_seconds += time.perf_counter() - self._forward_start
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._validation_start, self._whole_step = time.perf_counter(), False
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._paused = time.perf_counter() - self._validation_start
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict) -> None:
+        self._whole_step = False
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: dict[str, Any], batch_idx: int
+    ) -> None:
+        now = time.perf_counter()
+        if "length" in batch:
+            if self._num_sources:
+                self._new_samples.index_add_(0, batch["source"], batch["length"])
+            else:
+                self._new_samples += batch["length"].sum()
+        self._wait = now - self._step_end - self._paused
+        self._waited += self._wait
+        self._paused = self._forward_seconds = 0.0
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: dict[str, Any], batch_idx: int
+    ) -> None:
+        assert isinstance(pl_module, TrainingModule)
+        now = time.perf_counter()
+        duration, elapsed = now - self._step_end, now - self._begin
+        self._clips += len(next(each for each in batch.values() if torch.is_tensor(each))) * trainer.world_size
+        self.seconds += duration
+        self.clips_per_second, self.wait_share = self._clips / elapsed, self._waited / elapsed
+        if self._whole_step:
+            self._waits.append(self._wait)
+            self._durations.append(duration)
+            self._own_seconds.append(self._wait + self._forward_seconds)
+            if self.flops is not None and "waveform" in batch:
+                clips, samples = batch["waveform"].shape
+                self._rates.append(clips * self.flops(samples) / duration)
+        row = trainer.global_step % trainer.log_every_n_steps == 0 or trainer.global_step == trainer.max_steps  # type: ignore[attr-defined]
+        if row and stepped(trainer, batch_idx):
+            self._log(trainer, pl_module)
+            self._clear()
+        self._step_end, self._whole_step = time.perf_counter(), True
+
+    def _log(self, trainer: L.Trainer, module: TrainingModule) -> None:
+        self._samples += trainer.strategy.reduce(self._new_samples, reduce_op="sum").cpu()
+        self._new_samples = torch.zeros_like(self._new_samples)
+        figures = {
+            "train/clips_per_second": self.clips_per_second,
+            "train/audio_hours": self.hours,
+            "train/data_wait_share": self.wait_share,
+            "train/gradient_norm": module.gradient_norm(),
+            "train/learning_rate": trainer.optimizers[0].param_groups[-1]["lr"],
+            "train/hours_to_go": self.seconds_to_go(trainer) / 3600,
+            "watch/memory_gigabytes": peak_memory_bytes() / 1e9,
+        }
+        if module.device.type == "cuda":
+            figures["watch/gpu_memory_gigabytes"] = torch.cuda.max_memory_allocated(module.device) / 1e9
+        if self._durations:
+            figures["watch/data_wait_share"] = sum(self._waits) / sum(self._durations)
+        if self._rates:
+            rate = statistics.median(self._rates)
+            figures["watch/tflops"] = rate / 1e12
+            if (peak := peak_flops(module.device, str(trainer.precision))) is not None:
+                figures["watch/mfu"] = rate / peak
+        if self._num_sources:
+            for number, samples in enumerate(self._samples.tolist()):
+                figures[f"watch/hours_source_{number}"] = samples / 16000 / 3600
+        module.log_dict({**figures, **self._slowest(trainer, module)})
+
+    def _slowest(self, trainer: L.Trainer, module: L.LightningModule) -> dict[str, float]:
+        if trainer.world_size == 1:
+            return {}
+        own = torch.tensor(statistics.fmean(self._own_seconds) if self._own_seconds else 0.0, device=module.device)
+        everyone = torch.as_tensor(module.all_gather(own)).flatten()
+        if float(everyone.min()) == 0:  # no whole step since the last row, in one of them
+            return {}
+        slowest = {"process": float(everyone.argmax()), "over_mean": float(everyone.max() / everyone.mean())}
+        return {f"watch/slowest_{name}": value for name, value in slowest.items()}
+
+    def seconds_to_go(self, trainer: L.Trainer) -> float:
+        """At the mean speed of the whole run so far."""
+        steps = int(trainer.estimated_stepping_batches)
+        return self.seconds / max(1, trainer.global_step) * max(0, steps - trainer.global_step)
+
+
+def peak_flops(device: torch.device, precision: str, names: Sequence[str] = tuple(PEAK_BF16_TFLOPS)) -> float | None:
+    """Operations a second that the device's matrix units do in bf16; None where that is not known."""
+    if device.type != "cuda" or "bf16" not in precision:
+        return None
+    name = torch.cuda.get_device_name(device)
+    found = next((each for each in names if each in name), None)
+    return PEAK_BF16_TFLOPS[found] * 1e12 if found else None
+
+
+def peak_memory_bytes() -> int:
+    """Of this process since it started, without the GPU's."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
