@@ -25,7 +25,7 @@ from benchmarks.step import Step
 from src.models import create_mae
 from src.models.cost import forward_flops
 from src.models.sizes import SIZES
-from src.training.callbacks.watch import peak_flops
+from src.training.callbacks.step_figures import peak_flops
 from src.training.distributed.parallel import compile_blocks
 
 _RECOMPUTED = ("0.6b", "1.2b")  # sizes whose activations are recomputed, as in their presets

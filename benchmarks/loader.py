@@ -35,7 +35,7 @@ from src.audio.decode import SAMPLE_RATE, decode, probe
 from src.config.settings import DataConfig, SourceConfig
 from src.data.packing.manifest import list_clips
 from src.data.packing.pack import pack
-from src.data.pretraining.datamodule import PretrainData
+from src.data.pretraining.datamodule import PretrainDataModule
 
 DEMO = Path(__file__).parents[1] / "data" / "demo"
 CROP_SECONDS = 2.0
@@ -56,7 +56,7 @@ def our_epoch(source: SourceConfig, cache_gigabytes: float = 0.0) -> Job:
     config = DataConfig(
         sources=[source], crop_seconds=CROP_SECONDS, batch_size=BATCH, cache_gigabytes=cache_gigabytes, num_workers=0
     )
-    data = PretrainData(config)
+    data = PretrainDataModule(config)
     data.prepare_data()
     data.setup()
     crops = data.facts().crops

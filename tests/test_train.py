@@ -13,8 +13,8 @@ from tests.training.sources import write_sources
 
 QUICKSTART = ["--config", "configs/quickstart.yaml"]
 BAD = Path(__file__).parents[2] / "shared" / "audio" / "bad"
-FOLDER = ["data.sources=[{kind: folder, path: PLACE}]", "data.validation=null", "check.train=null", "trainer.max_steps=2",
-          "data.batch_size=4", "tracking.wandb=null"]  # fmt: skip
+FOLDER = ["data.sources=[{kind: folder, path: PLACE}]", "data.validation=null", "check.train=null",
+          "trainer.max_steps=2", "data.batch_size=4", "tracking.wandb=null"]  # fmt: skip
 
 
 def folder_overrides(place):

@@ -98,7 +98,12 @@ def encoder(tmp_path_factory):
 
 def fit(encoder: Path, fragment: str, place: Path, *overrides: str) -> int:
     files = [word for name in ("classify/linear", f"data/{fragment}") for word in ("--config", f"configs/{name}.yaml")]
-    settings = [f"model.init_from={encoder}", f"runs_folder={place.parent}", "trainer.threads=1", "trainer.max_epochs=2"]
+    settings = [
+        f"model.init_from={encoder}",
+        f"runs_folder={place.parent}",
+        "trainer.threads=1",
+        "trainer.max_epochs=2",
+    ]
     return train.main(["fit", *files, f"data.path={place}", f"name=run-{fragment}", *settings, *overrides])
 
 

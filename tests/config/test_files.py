@@ -11,11 +11,11 @@ QUICKSTART = "configs/quickstart.yaml"
 
 
 def test_files_merge_from_left_to_right_and_overrides_come_last(tmp_path):
-    (tmp_path / "a.yaml").write_text("trainer: {steps: 7}\noptimizer: {warmup_steps: 2}\n")
-    (tmp_path / "b.yaml").write_text("trainer: {steps: 8}\n")
+    (tmp_path / "a.yaml").write_text("trainer: {max_steps: 7}\noptimizer: {warmup_steps: 2}\n")
+    (tmp_path / "b.yaml").write_text("trainer: {max_steps: 8}\n")
     files = [QUICKSTART, str(tmp_path / "a.yaml"), str(tmp_path / "b.yaml")]
-    assert load_config(files, []).trainer.steps == 8
-    assert load_config(files, ["trainer.max_steps=9"]).trainer.steps == 9
+    assert load_config(files, []).trainer.max_steps == 8
+    assert load_config(files, ["trainer.max_steps=9"]).trainer.max_steps == 9
     assert load_config(files, []).optimizer.warmup_steps == 2
 
 
@@ -36,7 +36,7 @@ def test_an_override_reaches_into_lists_and_into_sections_that_were_null():
     ("override", "words"),
     [
         ("model.siz=base", ["model.siz", "model.size"]),
-        ("learning_rate=1", ["learning_rate", "optimizer.lr"]),
+        ("learning_rate=1", ["there is no setting learning_rate"]),
         ("data.sources.0.wait=2", ["wait", "weight"]),
         ("model.size=huge", ["model.size", "huge", "tiny"]),
         ("optimizer.lr=fast", ["optimizer.lr", "fast"]),
@@ -48,6 +48,9 @@ def test_an_override_reaches_into_lists_and_into_sections_that_were_null():
         ("data.sources=[]", ["data.sources", "configs/data/folder.yaml"]),
         ("trainer.max_steps=0", ["trainer.max_steps=0"]),
         ("steps", ["'steps'", "key=value"]),
+        ("trainer.max_time=1h", ["trainer.max_time=1h", "DD:HH:MM:SS"]),
+        ("trainer.precision=16-true", ["trainer.precision=16-true", "bf16-mixed"]),
+        ("trainer.devices=0,1", ["trainer.devices=0,1", "auto"]),
         ("data.sources.0.path=???", ["data.sources", "path", "not set"]),
     ],
 )
@@ -68,8 +71,10 @@ def test_a_file_that_is_missing_broken_or_unknown_is_named(tmp_path):
     with pytest.raises(UserError, match=r"broken\.yaml is not a YAML"):
         load_config([str(broken)], [])
     unknown = tmp_path / "unknown.yaml"
-    unknown.write_text("trainer: {step: 4}\n")
-    with pytest.raises(UserError, match=r"unknown.yaml: there is no setting trainer.step; did you mean trainer.max_steps"):
+    unknown.write_text("trainer: {max_step: 4}\n")
+    with pytest.raises(
+        UserError, match=r"unknown.yaml: there is no setting trainer.max_step; did you mean trainer.max_steps"
+    ):
         load_config([QUICKSTART, str(unknown)], [])
 
 

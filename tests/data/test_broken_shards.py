@@ -13,7 +13,7 @@ import yaml
 from src.audio.decode import AudioError
 from src.config.settings import DataConfig, SourceConfig
 from src.data.pretraining.batch import MOST_TRIES, stand_in
-from src.data.pretraining.datamodule import PretrainData
+from src.data.pretraining.datamodule import PretrainDataModule
 from src.data.sources import storage
 from src.data.sources.shards import ShardSource
 from src.data.sources.storage import expand_shards, open_filesystem, patiently
@@ -46,10 +46,10 @@ def pauses(monkeypatch):
     return made
 
 
-def open_data(path, **changes) -> PretrainData:
+def open_data(path, **changes) -> PretrainDataModule:
     source = SourceConfig(kind="shards", path=str(path))
     settings = {"batch_size": 4, "crop_seconds": 3.0, "window_clips": 64, "cache_gigabytes": 0, **changes}
-    data = PretrainData(DataConfig(sources=[source], **settings))
+    data = PretrainDataModule(DataConfig(sources=[source], **settings))
     data.prepare_data()
     return data
 

@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from src.config.settings import DataConfig, SourceConfig
-from src.data.pretraining.datamodule import PretrainData
+from src.data.pretraining.datamodule import PretrainDataModule
 from src.errors import UserError
 
 KINDS = ("huggingface", "folder", "shards", "streaming")
@@ -40,15 +40,15 @@ def config_of(source: str | list[str], **changes) -> DataConfig:
     return DataConfig(sources=[SourceConfig(**yaml.safe_load(text)) for text in texts], **settings)
 
 
-def open_data(config: DataConfig, seed: int = 0, rank: int = 0, world_size: int = 1) -> PretrainData:
-    data = PretrainData(config, seed)
+def open_data(config: DataConfig, seed: int = 0, rank: int = 0, world_size: int = 1) -> PretrainDataModule:
+    data = PretrainDataModule(config, seed)
     data.trainer = SimpleNamespace(global_rank=rank, world_size=world_size)
     data.prepare_data()
     data.setup()
     return data
 
 
-def take(data: PretrainData, count: int) -> list[dict]:
+def take(data: PretrainDataModule, count: int) -> list[dict]:
     return list(itertools.islice(data.train_dataloader(), count))
 
 
@@ -377,9 +377,9 @@ def test_a_stream_leaves_bad_rows_out_and_lists_them(tmp_path, encoded):
 )
 def test_settings_of_a_source_that_contradict_each_other(tmp_path, changes, words):
     with pytest.raises(UserError, match=words):
-        PretrainData(DataConfig(sources=[SourceConfig(path=str(tmp_path), **changes)], batch_size=1))
+        PretrainDataModule(DataConfig(sources=[SourceConfig(path=str(tmp_path), **changes)], batch_size=1))
 
 
 def test_a_stream_is_not_mixed(sources):
     with pytest.raises(UserError, match="streamed"):
-        PretrainData(config_of([sources["streaming"], sources["folder"]]))
+        PretrainDataModule(config_of([sources["streaming"], sources["folder"]]))

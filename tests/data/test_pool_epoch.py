@@ -9,7 +9,7 @@ import pytest
 from src import pack
 from src.config.settings import DataConfig, SourceConfig
 from src.data.pretraining.batch import Batches
-from src.data.pretraining.datamodule import PretrainData
+from src.data.pretraining.datamodule import PretrainDataModule
 from tests.conftest import SHARED
 
 CLIPS = 7355
@@ -42,7 +42,7 @@ def test_an_epoch_of_the_pool_has_each_clip_once(packed, monkeypatch, world_size
             sources=[SourceConfig(kind="shards", path=f"{packed}/*.tar")], batch_size=batch_size, window_clips=CLIPS,
             crop_seconds=100.0, cache_gigabytes=0, num_workers=workers,
         )  # fmt: skip
-        data = PretrainData(config, seed=1)
+        data = PretrainDataModule(config, seed=1)
         data.trainer = SimpleNamespace(global_rank=rank, world_size=world_size)
         data.prepare_data()
         assert data.facts().crops == CLIPS  # no clip is longer than 100 s: a crop each

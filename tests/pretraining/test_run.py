@@ -19,13 +19,15 @@ from src import export, train
 from src.encoders.load import load_encoder
 from src.errors import UserError
 from src.models.sizes import create_mae
-from src.pretraining.run import start_from
+from src.pretraining.start import start_from
 from tests.training.sources import write_sources
 
 ROOT = Path(__file__).parents[2]
 SMALL = ["trainer.log_every_n_steps=1", "data.batch_size=8", "data.crop_seconds=1.0", "data.window_clips=64",
          "check.train=null", "check.test=null", "trainer.val_check_interval=1000", "data.validation=null",
          "tracking.wandb=null", "optimizer.warmup_steps=2", "trainer.threads=1", "model.drop_path=0.1"]  # fmt: skip
+
+VALIDATION = "data.validation={kind: huggingface, path: data/demo, split: validation}"
 
 
 def fit(runs, *overrides, resume=None, name="a"):
@@ -118,7 +120,10 @@ def test_a_signal_saves_and_leaves_and_the_run_goes_on_exactly(tmp_path, number)
 
 
 def test_resume_from_a_best_checkpoint_is_exact_too(tmp_path):
-    overrides = ["data.validation={kind: huggingface, path: data/demo, split: validation}", "trainer.val_check_interval=4"]
+    overrides = [
+        VALIDATION,
+        "trainer.val_check_interval=4",
+    ]
     assert fit(tmp_path, *overrides, "trainer.max_steps=10", name="whole") == 0
     best = sorted((tmp_path / "whole/checkpoints").glob("step=4-*.ckpt"))
     assert len(best) == 1
@@ -131,7 +136,7 @@ def test_resume_from_a_best_checkpoint_is_exact_too(tmp_path):
 def finished(tmp_path_factory):
     """One short run with everything on."""
     runs = tmp_path_factory.mktemp("runs")
-    overrides = ["data.validation={kind: huggingface, path: data/demo, split: validation}", "trainer.val_check_interval=3",
+    overrides = [VALIDATION, "trainer.val_check_interval=3",
                  "check.train={kind: huggingface, path: data/demo, split: train, label_column: label}",
                  "check.test={kind: huggingface, path: data/demo, split: test, label_column: label}",
                  "check.max_clips=60", "tracking.wandb=offline", "trainer.max_steps=6", "checkpoint.save_top_k=1",
@@ -150,7 +155,7 @@ def test_a_run_folder_holds_what_it_should(finished):
     log = (folder / "log.txt").read_text()
     for words in ("majority class", "mel mean + deviation", "untrained encoder", "this encoder", "waiting for data"):
         assert words in log
-    assert yaml.safe_load((folder / "config.yaml").read_text())["trainer"]["steps"] == 6
+    assert yaml.safe_load((folder / "config.yaml").read_text())["trainer"]["max_steps"] == 6
 
 
 def test_metrics_say_whether_it_learns_and_how_fast(finished):

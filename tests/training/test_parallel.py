@@ -16,7 +16,7 @@ import torch.multiprocessing as mp
 
 from src import embed, export, train
 from src.config.files import load_config
-from src.data.pretraining.datamodule import PretrainData
+from src.data.pretraining.datamodule import PretrainDataModule
 from src.encoders.lightning import read_about
 from src.encoders.load import load_encoder
 from src.errors import UserError
@@ -93,7 +93,7 @@ def test_a_killed_process_ends_the_run_with_a_sentence_and_the_resume_is_exact(m
     assert max(column(tmp_path, "cut")) < STEPS - 1
 
     last = tmp_path / "cut/checkpoints/last.ckpt"
-    position = read_about(last)["PretrainData"]["position"]
+    position = read_about(last)["PretrainDataModule"]["position"]
     assert position == 8 * read_about(last)["global_step"]
     assert clips_from(position, 5, mixture) == clips_from(0, 5 + position // 8, mixture)[position // 8 :]
     fit(tmp_path, "cut", *overrides, resume="auto")
@@ -105,7 +105,7 @@ def clips_from(position, batches, sources):
     config = load_config([str(ROOT / "configs/quickstart.yaml")], [*SMALL, *TWO, *sources])
     ranks = []
     for rank in range(2):
-        data = PretrainData(config.data, config.seed)
+        data = PretrainDataModule(config.data, config.seed)
         data.setup()
         data.position, data.trainer = position, type("Trainer", (), {"global_rank": rank, "world_size": 2})()
         loader = iter(data.train_dataloader())
@@ -210,7 +210,12 @@ def test_accumulated_batches_and_dropped_paths(tmp_path):
     fit(tmp_path, "one", "data.batch_size=8", *shared)
     fit(tmp_path, "fsdp", *FSDP, *shared)
     same(column(tmp_path, "one"), column(tmp_path, "fsdp"))
-    dropped = ["model.drop_path=0.2", "model.layer_scale=0.1", "model.gradient_checkpointing=true", "trainer.max_steps=6"]
+    dropped = [
+        "model.drop_path=0.2",
+        "model.layer_scale=0.1",
+        "model.gradient_checkpointing=true",
+        "trainer.max_steps=6",
+    ]
     fit(tmp_path, "ddp-dropped", *TWO, *dropped)
     fit(tmp_path, "fsdp-dropped", *FSDP, *dropped)
     same(column(tmp_path, "ddp-dropped"), column(tmp_path, "fsdp-dropped"))

@@ -14,10 +14,10 @@ import torch
 
 from src import train
 from src.errors import UserError
-from src.pretraining.module import Pretraining
+from src.pretraining.module import MAEPretraining
 from src.training.callbacks.bad_clips import BadClips
 from src.training.callbacks.bad_steps import SkipBadSteps
-from src.training.callbacks.watch import peak_flops
+from src.training.callbacks.step_figures import peak_flops
 
 ROOT = Path(__file__).parents[2]
 DEMO = "kind: huggingface, path: data/demo"
@@ -40,7 +40,7 @@ def rows(runs, name="a"):
 
 def spoiled(monkeypatch, steps, value=float("nan")):
     """The loss of these steps (1 is the first) is `value`, and its gradients with it."""
-    original = Pretraining.training_step
+    original = MAEPretraining.training_step
 
     def training_step(self, batch, batch_index):
         loss = original(self, batch, batch_index)
@@ -50,7 +50,7 @@ def spoiled(monkeypatch, steps, value=float("nan")):
         self.log("train/loss", spoiled.detach())
         return spoiled
 
-    monkeypatch.setattr(Pretraining, "training_step", training_step)
+    monkeypatch.setattr(MAEPretraining, "training_step", training_step)
 
 
 def test_a_row_says_how_the_run_goes(tmp_path):
@@ -164,14 +164,14 @@ def test_processes_agree_before_bad_clips_stop_them(tmp_path):
 
 TWO_PROCESSES = """
 import sys
-from src.pretraining.module import Pretraining
-original = Pretraining.training_step
+from src.pretraining.module import MAEPretraining
+original = MAEPretraining.training_step
 
 def training_step(self, batch, batch_index):  # the second process alone meets a bad gradient
     loss = original(self, batch, batch_index)
     return loss * float("inf") if self.global_rank == 1 and self.trainer.global_step + 1 == 3 else loss
 
-Pretraining.training_step = training_step
+MAEPretraining.training_step = training_step
 from src.train import main
 sys.exit(main(sys.argv[1:]))
 """

@@ -119,6 +119,7 @@ class Checkpoints(L.Callback):
         return bool(self._interval) and trainer.strategy.broadcast(late)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.save_last(trainer)  # where the run ends between two saves
         self.finish(trainer)
         if not self.settings.save_last and trainer.is_global_zero and not trainer.should_stop and self.best():
             discard(self.last)  # written only to be copied
