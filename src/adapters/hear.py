@@ -56,6 +56,6 @@ def _parts(audio: Tensor, model: HearModel) -> tuple[Tensor, ...]:
     if audio.ndim != 2 or not audio.numel():
         raise ValueError(f"audio has shape {tuple(audio.shape)}; it has to be (n_sounds, n_samples), none of them 0")
     model.eval()
-    row_samples = max(audio.shape[1], model.encoder.log_mel.shortest_samples)  # shorter ones are padded to that
+    row_samples = max(audio.shape[1], model.encoder.log_mel.min_samples)  # shorter ones are padded to that
     at_once = max(1, int(_BATCH_SECONDS * model.sample_rate) // row_samples)
     return audio.to(model.encoder.time_pos_embed.device).split(at_once)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import BatchFeature, PretrainedConfig, PreTrainedModel, SequenceFeatureExtractor
 from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput
 
-from src.models.classifier import Standardise, make_head
+from src.models.classifier import Standardize, make_head
 from src.models.log_mel import LogMel
 from src.models.vit import AudioViT, Pooling, pool
 
@@ -84,7 +84,7 @@ class AudioEncoderPreTrainedModel(PreTrainedModel):
         elif isinstance(module, nn.Linear):
             nn.init.trunc_normal_(module.weight, std=0.02)
             nn.init.zeros_(module.bias)
-        elif isinstance(module, Standardise):
+        elif isinstance(module, Standardize):
             nn.init.zeros_(module.mean)
             nn.init.ones_(module.deviation)
 

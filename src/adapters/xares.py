@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from src.encoders.load import load_encoder
 from src.errors import UserError
-from src.models.pieces import tokens_in_pieces
+from src.models.long_clips import encode_long_clip
 
 _BATCH_SECONDS = 120.0  # of sound that goes through together; a longer sound goes through in pieces
 
@@ -53,7 +53,7 @@ class DashengEncoder(nn.Module):
             raise ValueError(f"audio has shape {tuple(audio.shape)}; it has to be (B, T) or (T,), none of them 0")
         self.encoder.eval()
         audio = torch.atleast_2d(audio)
-        row_samples = max(audio.shape[1], self.encoder.log_mel.shortest_samples)
+        row_samples = max(audio.shape[1], self.encoder.log_mel.min_samples)
         at_once = int(_BATCH_SECONDS * self.sampling_rate) // row_samples
         if at_once == 0:
             return torch.stack([self._long_sound(row) for row in audio])
@@ -63,4 +63,4 @@ class DashengEncoder(nn.Module):
     def _long_sound(self, waveform: Tensor) -> Tensor:
         """(T,) -> (N, output_dim)."""
         blocks = [block.numpy() for block in waveform.detach().cpu().float().split(10 * self.sampling_rate)]
-        return torch.cat(list(tokens_in_pieces(self.encoder, lambda: blocks)))
+        return torch.cat(list(encode_long_clip(self.encoder, lambda: blocks)))

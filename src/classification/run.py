@@ -26,7 +26,7 @@ from src.encoders.load import load_classifier, load_encoder
 from src.errors import UserError
 from src.evaluation.embeddings import calibrate_norm
 from src.evaluation.linear import fit_linear
-from src.models.classifier import AudioClassifier, Standardise
+from src.models.classifier import AudioClassifier, Standardize
 from src.models.sizes import create_encoder
 from src.models.vit import AudioViT
 from src.pretraining.run import describe_run, how_to_resume, log_to, make_loggers, precision
@@ -206,9 +206,9 @@ def read_some(part: LabelledPart, most: int) -> list[np.ndarray]:
 
 
 def start_head(model: AudioClassifier, train: LabelledPart, embedded: list[Tensor], classify: ClassifyConfig) -> None:
-    """Standardise by the train embeddings; for probe_then_finetune set the linear layer by logistic regression."""
+    """Standardize by the train embeddings; for probe_then_finetune set the linear layer by logistic regression."""
     standardise, linear = model.head
-    assert isinstance(standardise, Standardise) and isinstance(linear, nn.Linear)
+    assert isinstance(standardise, Standardize) and isinstance(linear, nn.Linear)
     rows = torch.cat(embedded) if model.pooling is None else torch.stack(embedded)
     standardise.fit(rows)
     if classify.method != "probe_then_finetune":

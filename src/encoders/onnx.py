@@ -49,7 +49,7 @@ class _WaveformToEmbedding(nn.Module):
 def export_onnx(encoder: AudioViT, file: Path, layer: Layer = None, pooling: Pooling = "mean") -> None:
     """Write `encoder` for onnxruntime: input `waveform` (B, T), outputs `embedding` (B, D) and `tokens` (B, N, D).
 
-    T is at least `encoder.log_mel.shortest_samples` (50 ms); pad shorter clips with zeros to it, as the encoder does.
+    T is at least `encoder.log_mel.min_samples` (50 ms); pad shorter clips with zeros to it, as the encoder does.
     Models of 2 GB and more have their weights beside them in `<file>.data`.
 
     Raises:
@@ -63,7 +63,7 @@ def export_onnx(encoder: AudioViT, file: Path, layer: Layer = None, pooling: Poo
     network.training = False
     example = torch.zeros(2, 20 * encoder.sample_rate)
     batch = torch.export.Dim("batch", min=1)
-    samples = torch.export.Dim("samples", min=encoder.log_mel.shortest_samples)
+    samples = torch.export.Dim("samples", min=encoder.log_mel.min_samples)
     with _quiet(), _evaluating(encoder):
         program = torch.onnx.export(
             network,
