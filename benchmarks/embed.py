@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 import soundfile
 import torch
 
-from benchmarks.parity import demo_waveform, randomise
+from benchmarks.parity import demo_waveform, randomize
 from benchmarks.report import machine_and_date, table
 from src.audio.decode import SUFFIXES
 from src.data.sources.folder import FileSource
@@ -44,7 +44,7 @@ def main() -> None:
     print(machine_and_date(), "\n")
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
-        save_encoder(randomise(create_mae("base"), 0).encoder, work / "encoder")
+        save_encoder(randomize(create_mae("base"), 0).encoder, work / "encoder")
         if options.memory:
             print(memory(work))
         else:

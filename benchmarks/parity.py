@@ -64,7 +64,7 @@ def official_encoder(size: str) -> Dasheng:
     return Dasheng(embed_dim=shape.width, depth=shape.depth, num_heads=shape.num_heads)
 
 
-def randomise(mae: MaskedAutoencoder, seed: int) -> MaskedAutoencoder:
+def randomize(mae: MaskedAutoencoder, seed: int) -> MaskedAutoencoder:
     """Move what starts at 0 or 1 (norms, biases, positions, statistics) away from it: none can be left out unseen."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -133,7 +133,7 @@ def front_end_difference(waveform: Tensor) -> float:
 
 def network_rows(size: str) -> list[list[str]]:
     """Encoder and loss in one size. The loss in both modes: with running and with batch statistics."""
-    ours = randomise(create_mae(size), seed=0).eval()
+    ours = randomize(create_mae(size), seed=0).eval()
     encoder, mae = official_encoder(size).eval(), official_mae(size).eval()
     copy_to_official(ours, encoder)
     copy_to_official(ours, mae)

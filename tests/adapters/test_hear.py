@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks.parity import randomise
+from benchmarks.parity import randomize
 from src.adapters import hear
 from src.encoders.save import save_encoder
 from src.models import create_mae
@@ -15,7 +15,7 @@ TOLERANCE = 1e-5
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hear") / "encoder"
-    save_encoder(randomise(create_mae("tiny"), 0).encoder, folder)
+    save_encoder(randomize(create_mae("tiny"), 0).encoder, folder)
     return hear.load_model(str(folder))
 
 

@@ -12,7 +12,7 @@ pytest.importorskip("transformers", reason="transformers is optional")
 
 from transformers import AutoFeatureExtractor, AutoModel, AutoModelForAudioClassification, pipeline
 
-from benchmarks.parity import randomise
+from benchmarks.parity import randomize
 from src.encoders.load import load_encoder
 from src.encoders.save import save_encoder
 from src.models import create_mae
@@ -25,7 +25,7 @@ TOLERANCE = 1e-5
 def exports(tmp_path_factory):
     """An encoder's folder, a classifier's, and the networks."""
     folder = tmp_path_factory.mktemp("exports")
-    encoder = randomise(create_mae("tiny"), 0).encoder.eval()
+    encoder = randomize(create_mae("tiny"), 0).encoder.eval()
     torch.manual_seed(0)
     classifier = AudioClassifier(encoder, ["dog", "cat", "bird"], layer=6, pooling="mean_std").eval()
     nn.init.normal_(classifier.head[1].weight, std=0.1)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.parity import randomise
+from benchmarks.parity import randomize
 from src.adapters import xares
 from src.adapters.xares import DashengEncoder
 from src.encoders.save import save_encoder
@@ -25,7 +25,7 @@ MOST_EXTRA_MEGABYTES = 120  # ten minutes beside one: 35 of samples, 10 of token
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("xares") / "encoder"
-    save_encoder(randomise(create_mae("tiny"), 0).encoder, folder)
+    save_encoder(randomize(create_mae("tiny"), 0).encoder, folder)
     return str(folder)
 
 

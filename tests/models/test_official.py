@@ -17,7 +17,7 @@ SECONDS = [1.0, 2.5, 10.0]
 @pytest.fixture(scope="module", params=["tiny", "base"])
 def networks(request):
     """Ours, the official encoder and the official masked autoencoder, with equal weights."""
-    ours = parity.randomise(create_mae(request.param), seed=0).eval()
+    ours = parity.randomize(create_mae(request.param), seed=0).eval()
     encoder, mae = parity.official_encoder(request.param).eval(), parity.official_mae(request.param).eval()
     parity.copy_to_official(ours, encoder)
     parity.copy_to_official(ours, mae)
@@ -26,7 +26,7 @@ def networks(request):
 
 @pytest.fixture
 def tiny():
-    ours = parity.randomise(create_mae("tiny"), seed=0).eval()
+    ours = parity.randomize(create_mae("tiny"), seed=0).eval()
     encoder = parity.official_encoder("tiny").eval()
     parity.copy_to_official(ours, encoder)
     return ours, encoder
