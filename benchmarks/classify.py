@@ -6,8 +6,8 @@
 
 The encoder is the quickstart's (run `make quickstart` first) or that of --encoder PATH. Every row is one
 `python -m src.train fit --config configs/classify/...`; fine-tuning and training from scratch have the same number of
-epochs. POOL has one folder per class. A mixture lasts 3 s and has one clip from each of one to three classes; no file is
-in two splits.
+epochs. POOL has one folder per class. A mixture lasts 3 s and has one clip from each of one to three classes; no file
+is in two splits.
 """
 
 import argparse
