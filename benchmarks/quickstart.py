@@ -1,6 +1,6 @@
 """Accuracies of the quickstart over several seeds, compared with majority, mel statistics and the untrained encoder.
 
-python -m benchmarks.quickstart          (4 minutes a seed on two cores)
+python -m benchmarks.quickstart          (4 minutes per seed on two cores)
 """
 
 import csv

@@ -243,7 +243,7 @@ def test_a_save_that_was_cut_off_is_never_taken(tmp_path):
         for file in files:
             (checkpoints / name / file).write_bytes(b"")
     assert checkpoint_to_resume(str(tmp_path), "a", "auto") is None
-    with pytest.raises(UserError, match=r"meta\.pt.*cut off"):
+    with pytest.raises(UserError, match=r"meta\.pt.*interrupted"):
         read_about(checkpoints / "step=9.ckpt")
     (checkpoints / "last.ckpt.old").mkdir()  # the moment between two renames
     (checkpoints / "last.ckpt.old/meta.pt").write_bytes(b"")
