@@ -1,12 +1,13 @@
-"""Classifiers beside logistic regression on mel statistics: linear probe, fine-tuning, and the same from scratch.
+"""Classifiers compared with logistic regression on mel statistics: linear probe, fine-tuning, training from scratch.
 
-    python -m benchmarks.classify                                    the demo (data/demo)
-    python -m benchmarks.classify FOLDER... --mix POOL               also labelled folders (labels.csv, split or folds),
-                                                                     and a set of several labels mixed from a pool
+    python -m benchmarks.classify                          the demo (data/demo)
+    python -m benchmarks.classify FOLDER... --mix POOL     also labeled folders (labels.csv, with split or folds), and a
+                                                           multi-label set mixed from a pool
 
-The encoder is a quickstart's (`make quickstart` first; --encoder PATH for another). Every row is one
-`python -m src.train fit --config configs/classify/...` with the same number of epochs for fine-tuning and scratch.
-POOL holds a folder a class; a mixture is 3 s with one clip each of one to three classes, no file is in two parts.only.
+The encoder is the quickstart's (run `make quickstart` first) or that of --encoder PATH. Every row is one
+`python -m src.train fit --config configs/classify/...`; fine-tuning and training from scratch have the same number of
+epochs. POOL has one folder per class. A mixture lasts 3 s and has one clip from each of one to three classes; no file
+is in two splits.
 """
 
 import argparse
@@ -37,25 +38,25 @@ SETS = {"train": 400, "valid": 100, "test": 200}  # mixtures
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="*", metavar="FOLDER")
-    parser.add_argument("--mix", metavar="POOL", help="folder of class folders to mix")
+    parser.add_argument("--mix", metavar="POOL", help="folder with one folder per class, to mix clips from")
     parser.add_argument("--encoder", default="runs/quickstart")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as temporary:
-        place = Path(temporary)
+        work = Path(temporary)
         tasks = {"demo": ["--config", "configs/data/demo.yaml"]}
         tasks |= {Path(folder).name: [f"data.path={folder}"] for folder in options.folders}
         if options.mix:
-            mix(Path(options.mix), place / "mixed")
-            tasks["mixed"] = [f"data.path={place / 'mixed'}"]
+            mix(Path(options.mix), work / "mixed")
+            tasks["mixed"] = [f"data.path={work / 'mixed'}"]
         rows = []
         for task, settings in tasks.items():
             for method in METHODS:
-                rows.append([task, method, *measure(task, method, settings, options.encoder, place)])
+                rows.append([task, method, *measure(task, method, settings, options.encoder, work)])
     print(machine_and_date())
     print(table(["set", "method", "test", "floors", "minutes"], rows))
 
 
-def measure(task: str, method: str, settings: list[str], encoder: str, place: Path) -> list[str]:
+def measure(task: str, method: str, settings: list[str], encoder: str, work: Path) -> list[str]:
     """Score, floors and minutes of one run."""
     preset, overrides = METHODS[method]
     name, started = f"{task}-{method.replace(' ', '-')}", time.monotonic()
@@ -63,17 +64,17 @@ def measure(task: str, method: str, settings: list[str], encoder: str, place: Pa
         overrides = [*overrides, "classify.folds=5"]
     status = train.main(
         ["fit", "--config", f"configs/classify/{preset}.yaml", *settings, f"model.init_from={encoder}",
-         f"runs_folder={place}", f"name={name}", *overrides]
+         f"runs_folder={work}", f"name={name}", *overrides]
     )  # fmt: skip
     if status:
         sys.exit(status)
     minutes = (time.monotonic() - started) / 60
-    found = json.loads((place / name / "report.json").read_text())
-    score = next(iter(found["scores"]))
-    value = f"{found['scores'][score]:.3f}"
-    if "mean" in found:
-        value = f"{found['mean'][score]:.3f} ± {found['deviation'][score]:.3f}"
-    floors = ", ".join(f"{name} {floor:.3f}" for name, floor in found["floors"].items())
+    result = json.loads((work / name / "report.json").read_text())
+    score = next(iter(result["scores"]))
+    value = f"{result['scores'][score]:.3f}"
+    if "mean" in result:
+        value = f"{result['mean'][score]:.3f} ± {result['deviation'][score]:.3f}"
+    floors = ", ".join(f"{name} {floor:.3f}" for name, floor in result["floors"].items())
     return [f"{score} {value}", floors, f"{minutes:.1f}"]
 
 
@@ -82,7 +83,7 @@ def has_folds(folder: Path) -> bool:
 
 
 def mix(pool: Path, folder: Path) -> None:
-    """Mixtures with a labels.csv; the clips of each class are dealt to the parts before they are mixed."""
+    """Write mixtures and a labels.csv; the clips of each class are divided into splits before they are mixed."""
     random = np.random.default_rng(0)
     folder.mkdir()
     classes = {each.name: sorted(f for f in each.rglob("*") if f.is_file()) for each in pool.iterdir() if each.is_dir()}
@@ -105,7 +106,7 @@ def mix(pool: Path, folder: Path) -> None:
 
 
 def read(files: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Up to 3 s of one of the files, its loudest sample at a quarter of full scale."""
+    """Up to 3 s of a random file, with its peak at a quarter of full scale."""
     while True:
         try:
             sound = decode(files[random.integers(len(files))], 0.0, 3.0)[: 3 * SAMPLE_RATE]

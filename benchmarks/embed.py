@@ -1,10 +1,10 @@
-"""Speed of `src.embed` beside the official package called file by file, and its memory on a file of three hours.
+"""Speed of `src.embed` compared with the official package called file by file, and its memory on a three-hour file.
 
-    python -m benchmarks.embed FOLDER          real clips of mixed lengths; the demo when FOLDER is left out
-    python -m benchmarks.embed --memory        three hours, about ten minutes
+    python -m benchmarks.embed FOLDER          clips of mixed lengths; the demo if FOLDER is omitted
+    python -m benchmarks.embed --memory        a three-hour file; takes about ten minutes
 
-Base size, the same weights, two threads, loaded before. Both decode, embed and write; the sides alternate part by
-part. The official side reads each file with soundfile, calls the encoder and means the tokens, as its README does.
+Base size, equal weights, two threads; loading the models is not timed. Both decode, embed and write, and take turns.
+The official code reads each file with soundfile, calls the encoder and averages the tokens, as in its README.
 """
 
 import argparse
@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 import soundfile
 import torch
 
-from benchmarks.parity import demo_waveform, randomise
+from benchmarks.parity import demo_waveform, randomize
 from benchmarks.report import machine_and_date, table
 from src.audio.decode import SUFFIXES
 from src.data.sources.folder import FileSource
@@ -44,7 +44,7 @@ def main() -> None:
     print(machine_and_date(), "\n")
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
-        save_encoder(randomise(create_mae("base"), 0).encoder, work / "encoder")
+        save_encoder(randomize(create_mae("base"), 0).encoder, work / "encoder")
         if options.memory:
             print(memory(work))
         else:
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def clips_of(folder: str | None, work: Path) -> list[Path]:
-    """CLIPS files, evenly over the folder; of the demo as opus files."""
+    """At most CLIPS files, evenly spaced over the folder; the demo is written as Opus files."""
     if folder is None:
         folder = str(work / "demo")
         Path(folder).mkdir()
@@ -60,7 +60,7 @@ def clips_of(folder: str | None, work: Path) -> list[Path]:
             for number, row in enumerate(pq.read_table(file, columns=["audio"])["audio"].to_pylist()):
                 Path(folder, f"{file.stem}-{number:04}.opus").write_bytes(row["bytes"])
     files = sorted(path for path in Path(folder).rglob("*") if path.suffix in SUFFIXES)
-    files = [path for path in files if soundfile.info(path).duration >= 0.05]  # shorter ones are padded here only
+    files = [path for path in files if soundfile.info(path).duration >= 0.05]  # only our encoder pads shorter ones
     return [files[i] for i in np.linspace(0, len(files) - 1, min(CLIPS, len(files))).astype(int)]
 
 
@@ -99,7 +99,7 @@ def speed(work: Path, files: list[Path]) -> str:
 
 
 def memory(work: Path) -> str:
-    """Peak resident memory of the command on three hours of real sound, clip and frame level."""
+    """Peak resident memory of the command on three hours of real audio, at clip and frame level."""
     minute = demo_waveform(60.0).numpy()
     with soundfile.SoundFile(work / "three_hours.flac", "w", 16000, 1) as file:
         for _ in range(180):

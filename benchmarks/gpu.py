@@ -1,12 +1,11 @@
-"""Training steps on one GPU: speed, MFU and memory by batch, beside the `dasheng` package's model, and a trace.
+"""Training steps on one GPU: speed, MFU and memory by batch size, compared with the `dasheng` package, and a trace.
 
-    python -m benchmarks.gpu                                        base and 1.2b, batches doubled until memory is full
-    python -m benchmarks.gpu --sizes base --trace trace.json        and where the time goes (chrome://tracing)
-    python -m benchmarks.gpu --device cpu --sizes tiny --batches 2 --seconds 1.44 --steps 2      whether it runs
+    python -m benchmarks.gpu                                     base and 1.2b, batch size doubled until out of memory
+    python -m benchmarks.gpu --sizes base --trace trace.json     also writes a trace (for chrome://tracing)
+    python -m benchmarks.gpu --device cpu --sizes tiny --batches 2 --seconds 1.44 --steps 2      smoke test
 
-bf16 autocast and fused AdamW on both sides, 10 s clips of noise that lie on the device already; ours with each block
-compiled (fused attention), the official one as its package runs it. One after the
-other in one run; medians.
+Both use bf16 autocast, fused AdamW and 10 s clips of noise that are already on the device. Our blocks are compiled
+(fused attention); the official model runs as its package does. One after the other in the same process; medians.
 """
 
 import argparse
@@ -29,23 +28,23 @@ from src.training.callbacks.step_figures import peak_flops
 from src.training.distributed.parallel import compile_blocks
 
 _RECOMPUTED = ("0.6b", "1.2b")  # sizes whose activations are recomputed, as in their presets
-_MOST = 4096  # clips a batch
+_MAX_BATCH = 4096  # clips
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--sizes", nargs="+", default=["base", "1.2b"], choices=SIZES)
-    parser.add_argument("--batches", nargs="+", type=int, help="clips; else from 8 on until memory is full")
-    parser.add_argument("--seconds", type=float, default=10.0, help="of a clip")
-    parser.add_argument("--steps", type=int, default=20, help="timed, after three to get warm")
-    parser.add_argument("--trace", metavar="FILE", help="of two of our steps at the largest batch of the last size")
+    parser.add_argument("--batches", nargs="+", type=int, help="batch sizes; default: 8, doubled until out of memory")
+    parser.add_argument("--seconds", type=float, default=10.0, help="length of a clip")
+    parser.add_argument("--steps", type=int, default=20, help="timed steps, after three to warm up")
+    parser.add_argument("--trace", metavar="FILE", help="write a trace of two of our steps, of the last size and batch")
     options = parser.parse_args(arguments)
     device = torch.device(options.device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     rows = []
     for size in options.sizes:
-        for batch in options.batches or [2**power for power in range(3, _MOST.bit_length())]:
+        for batch in options.batches or [2**power for power in range(3, _MAX_BATCH.bit_length())]:
             try:
                 rows.append(compare(size, batch, options.seconds, options.steps, device, options.trace))
             except torch.OutOfMemoryError:
@@ -56,9 +55,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def compare(size: str, batch: int, seconds: float, steps: int, device: torch.device, trace: str | None) -> list[object]:
-    """A row of the table; an official model that does not fit leaves its cells empty."""
+    """A row of the table; cells of the official model stay empty if it runs out of memory."""
     waveform = torch.randn(batch, round(16000 * seconds), device=device) * 0.1
-    mine, memory = measure(lambda: our_model(size, device), waveform, steps, trace)
+    ours, memory = measure(lambda: our_model(size, device), waveform, steps, trace)
     theirs = their_memory = None
     with contextlib.suppress(torch.OutOfMemoryError):
         theirs, their_memory = measure(lambda: official_mae(size).to(device), waveform, steps)
@@ -66,9 +65,9 @@ def compare(size: str, batch: int, seconds: float, steps: int, device: torch.dev
     tokens = model.encoder.num_tokens(waveform.shape[1])
     flops = 3 * batch * forward_flops(model, tokens, max(1, int(tokens * (1 - model.mask_ratio) + 1e-9)))
     peak = peak_flops(device, "bf16-mixed")
-    mfu = f"{flops / mine / peak:.2f}" if peak else "peak not known"
-    cells = [f"{batch / theirs:.0f}", f"{theirs / mine:.2f}"] if theirs else ["out of memory", ""]
-    return [size, batch, f"{batch / mine:.0f}", *cells, mfu, gigabytes(memory), gigabytes(their_memory)]
+    mfu = f"{flops / ours / peak:.2f}" if peak else "peak not known"
+    cells = [f"{batch / theirs:.0f}", f"{theirs / ours:.2f}"] if theirs else ["out of memory", ""]
+    return [size, batch, f"{batch / ours:.0f}", *cells, mfu, gigabytes(memory), gigabytes(their_memory)]
 
 
 def our_model(size: str, device: torch.device) -> nn.Module:
@@ -81,7 +80,7 @@ def our_model(size: str, device: torch.device) -> nn.Module:
 def measure(
     make: Callable[[], nn.Module], waveform: Tensor, steps: int, trace: str | None = None
 ) -> tuple[float, int | None]:
-    """Median seconds of a step of the network that `make` gives, and the peak of memory in bytes on a GPU."""
+    """Median seconds of a training step of the network that `make` returns, and peak GPU memory in bytes."""
     device, on_gpu = waveform.device, waveform.device.type == "cuda"
     if on_gpu:
         torch.cuda.empty_cache()
@@ -95,10 +94,10 @@ def measure(
         if turn >= 3:
             times.append(time.perf_counter() - start)
     if trace:
-        with profile() as found:
+        with profile() as profiler:
             take(step)
             take(step)
-        found.export_chrome_trace(trace)
+        profiler.export_chrome_trace(trace)
     return statistics.median(times), torch.cuda.max_memory_allocated(device) if on_gpu else None
 
 

@@ -1,14 +1,13 @@
-"""Crops per second on one core: our loader beside the official pipeline (webdataset, whole files, cut in order).
+"""Crops per second on one core: our loader compared with the official pipeline (webdataset, whole files, in order).
 
     python -m benchmarks.loader                     # about two minutes
-    python -m benchmarks.loader --audio my/audio    # a folder of one's own, in shards, and its long files
+    python -m benchmarks.loader --audio my/audio    # your own folder, as shards, and its long files
 
-Both read the same clips, 16 kHz mono, and give batches of 32 crops of up to 2 s; they take turns (A B A B ...), and
-what counts is the ratio of the medians. The official pipeline is the `dasheng` package's own class. It decodes with
-`torchaudio.load`, which needs torchcodec since torchaudio 2.9: soundfile stands in. It reads tars only, so its clips
-always lie in one. Of a long file it makes all crops one after the other, which decodes the file once but puts crops of
-one recording beside each other; where one crop is wanted now, and others later, it decodes the whole file for it. Both
-are measured. Ours reads crops in any order, or from the decoded cache.
+Both read the same clips, 16 kHz mono, into batches of 32 crops of up to 2 s. They take turns (A B A B ...); compare the
+ratio of the medians. The official pipeline is the class from the `dasheng` package. It decodes with `torchaudio.load`,
+which needs torchcodec since torchaudio 2.9; soundfile replaces it here. It reads tar files only. It cuts all crops of a
+long file in sequence: the file is decoded once, but crops of one recording are adjacent. For a single crop it decodes
+the whole file. Both cases are measured. Ours reads crops in any order, or from the decoded cache.
 """
 
 import argparse
@@ -42,14 +41,14 @@ CROP_SECONDS = 2.0
 BATCH = 32
 ROUNDS = 5
 LONG_SECONDS = 90
-LONG_FORMATS = {  # name: what soundfile writes
+LONG_FORMATS = {  # name: format and subtype in soundfile
     "wav": ("WAV", "PCM_16"),
     "flac": ("FLAC", "PCM_16"),
     "vorbis": ("OGG", "VORBIS"),
     "mp3": ("MP3", "MPEG_LAYER_III"),
 }
 
-Job = Callable[[], int]  # goes through an epoch and returns the number of crops
+Job = Callable[[], int]  # runs an epoch and returns the number of crops
 
 
 def our_epoch(source: SourceConfig, cache_gigabytes: float = 0.0) -> Job:
@@ -81,7 +80,7 @@ def official_epoch(tar: Path) -> Job:
 
 
 def official_one_crop(tar: Path) -> Job:
-    """One crop of each file."""
+    """One crop from each file."""
 
     def epoch() -> int:
         crops = official_pipeline(tar, None)
@@ -92,12 +91,12 @@ def official_one_crop(tar: Path) -> Job:
 
 
 def official_pipeline(tar: Path, batch_size: int | None) -> Iterator:
-    webdataset.torch_audio = read_whole  # read when the pipeline is built
+    webdataset.torch_audio = read_whole  # looked up when the pipeline is built
     return iter(Audiowebdataset_Fluid([str(tar)], crop_size=round(CROP_SECONDS * SAMPLE_RATE), batch_size=batch_size))
 
 
 def read_whole(key: str, data: bytes) -> tuple[torch.Tensor, int] | None:
-    """In place of `torchaudio.load`: (channels, T) and the rate; None for members that are not audio."""
+    """Replaces `torchaudio.load`: (channels, T) and the sample rate; None for members that are not audio."""
     if not key.endswith(".wav"):
         return None
     waveform, rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
@@ -105,7 +104,7 @@ def read_whole(key: str, data: bytes) -> tuple[torch.Tensor, int] | None:
 
 
 def write_clips(folder: Path, tar: Path, clips: list[bytes], suffix: str) -> None:
-    """The same bytes as files and as members of a tar (named .wav there: the official pipeline takes few suffixes)."""
+    """Write clips as files and as members of a tar, named .wav, since the official pipeline accepts few suffixes."""
     folder.mkdir(parents=True)
     with tarfile.open(tar, "w") as shard:
         for number, clip in enumerate(clips):
@@ -118,7 +117,7 @@ def write_clips(folder: Path, tar: Path, clips: list[bytes], suffix: str) -> Non
 def encode(waveform: np.ndarray, container: str, codec: str) -> bytes:
     file = io.BytesIO()
     with soundfile.SoundFile(file, "w", SAMPLE_RATE, 1, codec, format=container) as sound:
-        for start in range(0, len(waveform), SAMPLE_RATE):  # libsndfile crashes on minutes of Vorbis in one piece
+        for start in range(0, len(waveform), SAMPLE_RATE):  # libsndfile crashes when writing minutes of Vorbis at once
             sound.write(waveform[start : start + SAMPLE_RATE])
     return file.getvalue()
 
@@ -129,7 +128,7 @@ def demo_clips() -> list[bytes]:
 
 
 def make_cases(folder: Path) -> dict[str, tuple[Job, Job]]:
-    """Ours and the official job for each row of the table."""
+    """Our job and the official one for each row of the table."""
     clips = demo_clips()
     waveforms = [decode(clip) for clip in clips]
     demo = SourceConfig(kind="huggingface", path=str(DEMO))
@@ -160,7 +159,7 @@ def make_cases(folder: Path) -> dict[str, tuple[Job, Job]]:
 
 
 def cases_of_folder(folder: Path, root: Path) -> dict[str, tuple[Job, Job]]:
-    """All files of a folder in shards as `src.pack` writes them, and one crop of each that lasts over half a minute."""
+    """All files of a folder as shards written by `src.pack`, and one crop from each file of over half a minute."""
     clips = list_clips([str(root)])
     _, packed = pack(clips, folder / "packed", 20e6)
     results = list(packed)
@@ -192,8 +191,8 @@ def crops_per_second(job: Job) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--audio", type=Path, metavar="FOLDER", help="measure these files instead of the demo's")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help="after one to warm up; the median counts")
+    parser.add_argument("--audio", type=Path, metavar="FOLDER", help="use these files instead of the demo")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="rounds after the warm-up; the median is reported")
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", module="webdataset")

@@ -1,9 +1,9 @@
-"""Encoder output, loss and front end beside the official code (`dasheng` 0.0.9) and torchaudio.
+"""Encoder output, loss and front end compared with the official code (`dasheng` 0.0.9) and torchaudio.
 
     python -m benchmarks.parity
 
-On the same random weights, masks and real audio. Differences are maxima of absolute values in fp32, in batches of one
-(the official dB floor is under the batch's maximum).
+Both use the same random weights, masks and real audio. Numbers are maximum absolute differences in fp32, for batches of
+one clip (the official dB floor is relative to the batch's maximum).
 """
 
 import io
@@ -28,21 +28,21 @@ DEMO = Path(__file__).parent.parent / "data" / "demo" / "data"
 
 
 def demo_waveform(seconds: float, start_seconds: float = 0.0) -> Tensor:
-    """(T,) of the demo's test clips one after another, 16 kHz."""
+    """(T,) from the concatenated test clips of the demo, 16 kHz."""
     first, last = round(start_seconds * 16000), round((start_seconds + seconds) * 16000)
-    clips, have = [], 0
+    clips, num_samples = [], 0
     for encoded in pq.read_table(next(DEMO.glob("test-*.parquet")), columns=["audio"])["audio"].to_pylist():
         samples, sample_rate = soundfile.read(io.BytesIO(encoded["bytes"]), dtype="float32")
         assert sample_rate == 16000 and samples.ndim == 1
         clips.append(samples)
-        have += len(samples)
-        if have >= last:
+        num_samples += len(samples)
+        if num_samples >= last:
             return torch.from_numpy(np.concatenate(clips)[first:last])
-    raise ValueError(f"the demo's test split has {have / 16000:.0f} s; {last / 16000:.0f} s are asked for")
+    raise ValueError(f"the demo's test split has {num_samples / 16000:.0f} s, less than {last / 16000:.0f} s")
 
 
 def official_mae(size: str) -> official.AudioTransformerMAE:
-    """The official network in one of our sizes, with its own initial weights."""
+    """The official masked autoencoder in one of our sizes, with its own initial weights."""
     shape, decoder_shape = SIZES[size]
     encoder = official.AudioTransformerMAE_Encoder(
         embed_dim=shape.width, depth=shape.depth, num_heads=shape.num_heads, group_masking=True
@@ -59,13 +59,13 @@ def official_mae(size: str) -> official.AudioTransformerMAE:
 
 
 def official_encoder(size: str) -> Dasheng:
-    """The official encoder without masks, for clips of any length."""
+    """The official encoder without masking, for clips of any length."""
     shape = SIZES[size].encoder
     return Dasheng(embed_dim=shape.width, depth=shape.depth, num_heads=shape.num_heads)
 
 
-def randomise(mae: MaskedAutoencoder, seed: int) -> MaskedAutoencoder:
-    """Move what starts at 0 or 1 (norms, biases, positions, statistics) away from it: none can be left out unseen."""
+def randomize(mae: MaskedAutoencoder, seed: int) -> MaskedAutoencoder:
+    """Perturb all weights and statistics, so that leaving out one initialized to 0 or 1 changes the output."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in mae.parameters():
@@ -77,9 +77,9 @@ def randomise(mae: MaskedAutoencoder, seed: int) -> MaskedAutoencoder:
 
 
 def copy_to_official(mae: MaskedAutoencoder, theirs: nn.Module) -> None:
-    """Our weights into the official network: a `Dasheng` encoder or an `AudioTransformerMAE`.
+    """Copy our weights into the official network, a `Dasheng` encoder or an `AudioTransformerMAE`.
 
-    Only the batch norm has another name, and the official decoder's position table has one entry that is never used.
+    Only the batch norm has another name, and the official decoder's position table has one more entry, never used.
     """
     encoder = {name.replace("init_bn.", "init_bn.1."): value for name, value in mae.encoder.state_dict().items()}
     if isinstance(theirs, Dasheng):
@@ -95,7 +95,7 @@ def copy_to_official(mae: MaskedAutoencoder, theirs: nn.Module) -> None:
 
 
 def use_mask(theirs: official.AudioTransformerMAE, mask: Mask) -> None:
-    """Let the official network hide exactly the tokens of `mask` (all tokens real)."""
+    """Make the official network mask exactly the tokens of `mask` (all tokens real)."""
     shuffled = torch.cat([mask.visible, mask.mask.nonzero()[:, 1].reshape(len(mask.mask), -1)], dim=1)
 
     def masking(tokens: Tensor, mask_ratio: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -106,7 +106,7 @@ def use_mask(theirs: official.AudioTransformerMAE, mask: Mask) -> None:
 
 
 def torchaudio_front_end() -> nn.Module:
-    """The official front end's transforms."""
+    """The transforms of the official front end."""
     mel = AT.MelSpectrogram(
         sample_rate=16000, n_fft=512, win_length=512, hop_length=160, f_min=0, f_max=8000, n_mels=64
     )
@@ -132,8 +132,8 @@ def front_end_difference(waveform: Tensor) -> float:
 
 
 def network_rows(size: str) -> list[list[str]]:
-    """Encoder and loss in one size. The loss in both modes: with running and with batch statistics."""
-    ours = randomise(create_mae(size), seed=0).eval()
+    """Encoder and loss of one size; the loss with running statistics (eval) and batch statistics (train)."""
+    ours = randomize(create_mae(size), seed=0).eval()
     encoder, mae = official_encoder(size).eval(), official_mae(size).eval()
     copy_to_official(ours, encoder)
     copy_to_official(ours, mae)
@@ -149,7 +149,7 @@ def network_rows(size: str) -> list[list[str]]:
 
 
 def front_end_rows() -> list[list[str]]:
-    """Clips alone, from silence to far over full scale."""
+    """Single clips, from silence to far above full scale."""
     clip = demo_waveform(10.0)
     second = torch.arange(16000) / 16000
     signals = {

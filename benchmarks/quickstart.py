@@ -1,6 +1,6 @@
-"""The quickstart's accuracies over several seeds, beside majority, mel statistics and the untrained encoder.
+"""Accuracies of the quickstart over several seeds, compared with majority, mel statistics and the untrained encoder.
 
-python -m benchmarks.quickstart          (4 minutes a seed on two cores)
+python -m benchmarks.quickstart          (4 minutes per seed on two cores)
 """
 
 import csv
@@ -29,19 +29,19 @@ def scores(metrics: Path) -> dict[str, float]:
 
 
 def main(seeds: int = 3) -> None:
-    found = []
+    results = []
     with tempfile.TemporaryDirectory() as runs:
         for seed in range(seeds):
             status = train(["fit", "--config", "configs/quickstart.yaml", f"runs_folder={runs}", f"name=s{seed}",
                             f"seed={seed}", "tracking.wandb=null"])  # fmt: skip
             if status:
                 sys.exit(status)
-            found.append(scores(Path(runs, f"s{seed}", "metrics.csv")))
+            results.append(scores(Path(runs, f"s{seed}", "metrics.csv")))
     rows = []
     for name in ROWS:
         cells = []
         for probe in ("knn", "linear"):
-            values = np.array([each[f"{name}_{probe}"] for each in found])
+            values = np.array([each[f"{name}_{probe}"] for each in results])
             cells.append(f"{values.mean():.3f} ± {values.std():.3f} ({', '.join(f'{v:.3f}' for v in values)})")
         rows.append([name, *cells])
     print(machine_and_date())

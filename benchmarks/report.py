@@ -1,4 +1,4 @@
-"""What every benchmark prints above its numbers, and how it prints a table."""
+"""The header and the tables that benchmarks print."""
 
 import datetime
 import os
@@ -10,7 +10,7 @@ import torch
 
 
 def machine_and_date() -> str:
-    """One line: day, processor, cores this process may use, threads, torch."""
+    """One line: date, processor, available cores, threads, torch version."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return (
         f"{datetime.date.today().isoformat()}, {_processor()}, {cores} cores, "
@@ -19,7 +19,7 @@ def machine_and_date() -> str:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A Markdown table; numbers come formatted."""
+    """A Markdown table; pass numbers already formatted."""
     cells = [list(header), *([str(value) for value in row] for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
     lines = [

@@ -1,8 +1,8 @@
-"""The largest preset on two processes of a CPU: built without memory, cut into halves, two steps, peak memory.
+"""The largest preset on two CPU processes: meta-device construction, sharding, two steps, peak memory.
 
     python -m benchmarks.scale [--size 1.2b] [--optimizer momentum] [--processes 2]
 
-Needs 18 GB of memory for 1.2b with momentum (12 bytes a parameter), 23 GB with AdamW (16 bytes); some minutes.
+Needs 18 GB of memory for 1.2b with momentum (12 bytes per parameter), 23 GB with AdamW (16 bytes); takes minutes.
 """
 
 import argparse
@@ -22,9 +22,9 @@ from src.models.cost import count_parameters, memory_bytes
 from src.models.sizes import SIZES, create_mae
 from src.training.distributed.parallel import shard
 
-STATES = {"sgd": 8, "momentum": 12, "adamw": 16}  # bytes a parameter: fp32 weight, gradient, moments
+STATES = {"sgd": 8, "momentum": 12, "adamw": 16}  # bytes per parameter: fp32 weight, gradient, moments
 SECONDS = 10.0
-M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
+M_MMAP_THRESHOLD = -3  # from glibc's malloc.h
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -34,9 +34,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--processes", type=int, default=2)
     options = parser.parse_args(arguments)
     planned, needed = plan(options.size, options.optimizer, options.processes)
-    print(f"{options.size}, {options.optimizer}: planned {planned / 2**30:.2f} GiB a process of {options.processes}")
+    print(f"{options.size}, {options.optimizer}: planned {planned / 2**30:.2f} GiB per process on {options.processes}")
     if (free := free_bytes()) < needed:
-        print(f"{needed / 2**30:.0f} GiB have to be free, {free / 2**30:.0f} are; stopped")
+        print(f"needs {needed / 2**30:.0f} GiB of free memory, {free / 2**30:.0f} are available; stopped")
         return 1
     with tempfile.TemporaryDirectory() as folder:
         mp.spawn(train, (options.processes, options.size, options.optimizer, folder), nprocs=options.processes)
@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def plan(size: str, optimizer: str, processes: int) -> tuple[float, float]:
-    """Bytes of a process as `--plan` estimates them, and what all of them need with Python and 2 GB to spare."""
+    """Bytes per process as estimated by `--plan`, and for all processes with Python and 2 GB to spare."""
     model = create_mae(size, gradient_checkpointing=True, device="meta")
     tokens = model.encoder.num_tokens(round(SECONDS * model.encoder.sample_rate))
     kept = int(tokens * (1 - model.mask_ratio))
@@ -60,10 +60,10 @@ def free_bytes() -> int:
     return 1024 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1])
 
 
-def train(rank: int, processes: int, size: str, optimizer: str, folder: str) -> None:
-    """One process; its memory without Python's and the libraries' own goes into `peak-RANK`."""
+def train(rank: int, processes: int, size: str, kind: str, folder: str) -> None:
+    """One process; writes its peak memory, without Python and libraries, to `peak-RANK`."""
     torch.set_num_threads(1)
-    ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**20)  # what is freed goes back at once, as from a GPU's pool
+    ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**20)  # freed memory is returned at once, as by a GPU's allocator
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=processes)
     before = 4096 * int(Path("/proc/self/statm").read_text().split()[1])
     start = time.perf_counter()
@@ -73,11 +73,11 @@ def train(rank: int, processes: int, size: str, optimizer: str, folder: str) -> 
         print(
             f"{count_parameters(model) / 1e9:.3f} B parameters built in {time.perf_counter() - start:.0f} s", flush=True
         )
-    made = {
+    optimizer = {
         "sgd": lambda: torch.optim.SGD(model.parameters(), 1e-3),
         "momentum": lambda: torch.optim.SGD(model.parameters(), 1e-3, momentum=0.9),
         "adamw": lambda: torch.optim.AdamW(model.parameters(), 1e-5, fused=True),
-    }[optimizer]()
+    }[kind]()
     generator = torch.Generator().manual_seed(rank)
     waveform = torch.randn(1, round(SECONDS * 16000), generator=generator) * 0.1
     for step in range(2):
@@ -86,8 +86,8 @@ def train(rank: int, processes: int, size: str, optimizer: str, folder: str) -> 
         loss.backward()
         loss = loss.detach()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0).full_tensor()  # type: ignore[attr-defined]
-        made.step()
-        made.zero_grad()
+        optimizer.step()
+        optimizer.zero_grad()
         if rank == 0:
             print(
                 f"step {step + 1}: loss {float(loss):.4f}, gradient norm {float(norm):.3f}, "

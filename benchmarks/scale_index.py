@@ -1,11 +1,11 @@
-"""What a corpus of the paper's size costs a process before it has heard a sound: opening, order, a jump, memory.
+"""Startup cost of a corpus of the paper's size for one process: opening, order, resuming, memory.
 
     python -m benchmarks.scale_index                    # 100 million clips: about 10 minutes, 8 GB under --folder
     python -m benchmarks.scale_index --clips 1000000
 
-10,000 clips a shard, as the official code packs them; names, sizes and lengths are made up, on disk; the tars are
-holes of the right size. Memory is split into what is the process's own (Private) and what lies in mapped files
-(Mapped): those pages are shared by all processes of a machine and given back when memory is short.
+10,000 clips per shard, as the official code packs them. Names, sizes and lengths are synthetic; the tars are sparse
+files of the right size. Memory is either private to the process or in mapped files; mapped pages are shared by all
+processes of a machine and released when memory is low.
 """
 
 import argparse
@@ -32,7 +32,7 @@ ROWS: list[list[str]] = []
 
 
 def write_shards(folder: Path, num_clips: int) -> None:
-    """Indexes as `python -m src.pack` writes them; 1 to 30 s a clip, some unreadable."""
+    """Write indexes like those of `python -m src.pack`; clips of 1 to 30 s, some unreadable."""
     folder.mkdir(parents=True, exist_ok=True)
     for shard in range(num_clips // CLIPS_A_SHARD):
         random = np.random.default_rng(shard)
@@ -52,7 +52,7 @@ def write_shards(folder: Path, num_clips: int) -> None:
 
 
 def memory() -> tuple[float, float]:
-    """Private and mapped megabytes of this process."""
+    """Private and mapped memory of this process, in MB."""
     lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":" in line)
     return int(lines["RssAnon"].split()[0]) / 1024, int(lines["RssFile"].split()[0]) / 1024
 
@@ -70,13 +70,13 @@ def measured(what: str) -> Iterator[None]:
 
 def measure(folder: Path) -> None:
     pattern = f"{folder}/*.tar"
-    with measured("opening for the first time: indexes of all shards into one"):
+    with measured("first opening: the indexes of all shards are merged"):
         ShardSource(pattern)
     with measured("opening again"):
         source = ShardSource(pattern)
-    with measured("hours of audio: every length is read once"):
+    with measured("hours of audio: reads the length of every clip"):
         hours = float(source.seconds.sum()) / 3600
-    with measured("order: crops are counted"):
+    with measured("order: counts the crops"):
         order = Order([source.seconds], [1.0], 10.0, 4096, seed=0)
     batching = Batching(64, 32, None)
     position = 3 * order.num_crops // 4 // 2048 * 2048 + 5 * order.num_crops
@@ -85,24 +85,24 @@ def measure(folder: Path) -> None:
         first = next(iter(sampler))
     with measured("100 windows of the order (409,600 crops)"):
         list(itertools.islice(sampler, 200))
-    with measured("place and name of 1,000 clips anywhere"):
+    with measured("location and name of 1,000 random clips"):
         clips = np.random.default_rng(0).integers(0, len(source), 1000)
         for clip in clips.tolist():
             source.name(clip), source._table.place(clip)
     print(f"\n{len(source):,} clips, {hours:,.0f} hours, {order.num_crops:,} crops; rank 7 of 64")
-    print(f"the first batch: {len(first.crops)} clips")
+    print(f"first batch: {len(first.crops)} clips")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=int, default=100_000_000)
-    parser.add_argument("--folder", help="where the made-up corpus and its index go; a temporary one is deleted")
+    parser.add_argument("--folder", help="folder for the synthetic corpus and its index; default: temporary")
     options = parser.parse_args()
     print(machine_and_date(), "\n")
     folder = Path(options.folder or tempfile.mkdtemp())
     os.environ["AUDIO_ENCODER_CACHE"] = str(folder / "cache")
     try:
-        with measured("(making it up)"):
+        with measured("(creating it)"):
             write_shards(folder / "shards", options.clips)
         measure(folder / "shards")
     finally:

@@ -1,11 +1,11 @@
-"""Time of one training step (forward, backward, AdamW) beside the official `AudioTransformerMAE`, and where ours goes.
+"""Time of a training step (forward, backward, AdamW) compared with the official `AudioTransformerMAE`, and a profile.
 
     python -m benchmarks.step              # all cases, a few minutes
     python -m benchmarks.step tiny-1.4s    # one of them
 
-Both networks do the same step in turn (A B A B ...) in one process, so that other load meets both alike; what counts is
-the ratio of the medians. Same sizes, batch, fp32, fused AdamW, two threads. The matrix product that the step's
-GFLOP/s stand beside is measured in the same rounds.
+Both networks take turns (A B A B ...) in one process, so that other load affects both equally; compare the ratio of the
+medians. Same sizes and batch, fp32, fused AdamW, two threads. The matrix product, the reference for the step's GFLOP/s,
+is timed in the same rounds.
 """
 
 import statistics
@@ -35,11 +35,11 @@ class Case(NamedTuple):
 
 CASES = {
     "tiny-10s": Case("tiny", 10.0, 8, 15),
-    "tiny-1.4s": Case("tiny", 1.44, 32, 25),  # 36 tokens: the official group mask takes even numbers only
+    "tiny-1.4s": Case("tiny", 1.44, 32, 25),  # 36 tokens: the official group mask needs an even number
     "base-10s": Case("base", 10.0, 4, 9),
 }
 
-# Self time of an operator goes to the first group one of whose words it contains.
+# The self time of an operator counts for the first group with a word in its name.
 GROUPS = {
     "matrix products": ("addmm", "aten::mm", "aten::bmm", "mkldnn", "mkl_linear", "aten::linear"),
     "attention": ("scaled_dot_product",),
@@ -51,7 +51,7 @@ GROUPS = {
 
 
 class Step:
-    """One network with its optimiser; calling it does one training step."""
+    """A network with its optimizer; calling it runs one training step."""
 
     def __init__(self, network: nn.Module, waveform: Tensor) -> None:
         self.network, self.waveform = network.train(), waveform
@@ -69,7 +69,7 @@ class Step:
 
 
 def compare(case: Case) -> tuple[Step, list[object]]:
-    """Our step, and a row of the table."""
+    """Our step and a row of the table."""
     waveform = torch.stack([demo_waveform(case.seconds, i * case.seconds) for i in range(case.batch)])
     ours, theirs = Step(create_mae(case.size), waveform), Step(official_mae(case.size), waveform)
     square = torch.randn(2048, 2048)
@@ -79,7 +79,7 @@ def compare(case: Case) -> tuple[Step, list[object]]:
         for name, job in jobs.items():
             start = time.perf_counter()
             job()
-            if turn >= 2:  # warm
+            if turn >= 2:  # warmed up
                 times[name].append(time.perf_counter() - start)
     seconds = {name: statistics.median(values) for name, values in times.items()}
     peak = 2 * 2048**3 / 1e9 / seconds["product"]
@@ -98,19 +98,19 @@ def compare(case: Case) -> tuple[Step, list[object]]:
 
 
 def count_gflop(step: Step) -> float:
-    """Of forward and backward. Matrix products only, as usual."""
+    """GFLOP of forward and backward; matrix products only, as usual."""
     counter = FlopCounterMode(display=False)
-    with sdpa_kernel(SDPBackend.MATH), counter:  # the counter knows no fused attention of CPUs
+    with sdpa_kernel(SDPBackend.MATH), counter:  # the counter does not support fused attention on CPUs
         step.loss().backward()
     step.optimizer.zero_grad()
     return counter.get_total_flops() / 1e9
 
 
 def profile_step(step: Step, repeats: int = 3) -> list[list[object]]:
-    """Rows of (part, ms a step, share) by operator, with front end, masking and optimiser as wholes."""
+    """Rows of (part, ms per step, share) by operator; front end and optimizer are one part each."""
     spans = {
-        "Optimizer.step": "optimiser",
-        "Optimizer.zero_grad": "optimiser",
+        "Optimizer.step": "optimizer",
+        "Optimizer.zero_grad": "optimizer",
         "front end": "front end (log-mel, batch norm)",
     }
     encoder, tokenize = step.network.encoder, step.network.encoder.tokenize
@@ -158,9 +158,9 @@ def main(names: list[str]) -> None:
         "official, GFLOP/s",
         "2048³ product, GFLOP/s",
     ]
-    print(table([*header, "left to win"], rows))
+    print(table([*header, "possible speedup"], rows))
     for name, parts in profiles:
-        print(f"\n{name}: where our step goes\n")
+        print(f"\n{name}: profile of our step\n")
         print(table(["part", "ms", "share"], parts))
 
 

@@ -57,19 +57,19 @@ def embed(
     import torch
 
     from src.audio.decode import decode_blocks, to_mono_16k
-    from src.models.pieces import pool_pieces, tokens_in_pieces
+    from src.models.long_clips import encode_long_clip, pool_chunks
 
     if isinstance(audio, str | Path):
         file = Path(audio)
-        pieces = tokens_in_pieces(encoder, lambda: decode_blocks(file), layers)
+        pieces = encode_long_clip(encoder, lambda: decode_blocks(file), layers)
     elif sample_rate is None:
         raise ValueError("an array needs its sample_rate, in Hz")
     else:
         waveform = to_mono_16k(audio, sample_rate)
-        pieces = tokens_in_pieces(encoder, lambda: [waveform], layers)
+        pieces = encode_long_clip(encoder, lambda: [waveform], layers)
     if level == "frame":
         return torch.cat(list(pieces)).float().cpu().numpy()
-    return pool_pieces(pieces, pooling).cpu().numpy()
+    return pool_chunks(pieces, pooling).cpu().numpy()
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -17,7 +17,7 @@ import pytest
 import soundfile
 import torch
 
-from benchmarks.parity import randomise
+from benchmarks.parity import randomize
 from src import embed as door
 from src.audio.decode import AudioError, decode
 from src.embed import embed
@@ -33,7 +33,7 @@ TOLERANCE = 2e-5  # of batches beside single clips, values up to 10
 @pytest.fixture(scope="module")
 def encoder_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("encoder") / "encoder"
-    save_encoder(randomise(create_mae("tiny"), 0).encoder, folder)
+    save_encoder(randomize(create_mae("tiny"), 0).encoder, folder)
     return str(folder)
 
 

@@ -14,7 +14,7 @@ import pytest
 import soundfile
 from sklearn.neighbors import NearestNeighbors
 
-from benchmarks.parity import randomise
+from benchmarks.parity import randomize
 from src import embed, search
 from src.encoders.save import save_encoder
 from src.evaluation.embedding_file import EmbeddingFile, rows
@@ -31,8 +31,8 @@ def place(tmp_path_factory, clips):
     for number, clip in enumerate(clips[:30]):
         name = ODD if number == 7 else f"{number:02}.wav"
         soundfile.write(folder / "sounds" / name, clip.numpy(), 16000, subtype="FLOAT")
-    save_encoder(randomise(create_mae("tiny"), 0).encoder, folder / "encoder")
-    save_encoder(randomise(create_mae("tiny"), 1).encoder, folder / "other")
+    save_encoder(randomize(create_mae("tiny"), 0).encoder, folder / "encoder")
+    save_encoder(randomize(create_mae("tiny"), 1).encoder, folder / "other")
     for name, level in (("clips.parquet", "clip"), ("tokens.parquet", "frame"), ("clips.npz", "clip")):
         arguments = [str(folder / "sounds"), "--encoder", str(folder / "encoder"), "--level", level]
         assert embed.main([*arguments, "--out", str(folder / name)]) == 0

@@ -1,1 +1,1 @@
-"""The encoder as other frameworks want it: one file a framework."""
+"""Adapters to other frameworks, one file each."""

@@ -1,4 +1,4 @@
-"""The HEAR 2021 API (https://hearbenchmark.com/hear-api.html): this module is what `heareval` is given.
+"""The HEAR 2021 API (https://hearbenchmark.com/hear-api.html); pass this module to `heareval`.
 
 python -m heareval.embeddings.runner src.adapters.hear --model runs/quickstart --tasks-dir TASKS
 """
@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from src.encoders.load import load_encoder
 from src.models.vit import AudioViT
 
-_BATCH_SECONDS = 120.0  # of sound that goes through together
+_BATCH_SECONDS = 120.0  # audio per batch
 
 
 class HearModel(nn.Module):
-    """An encoder with the attributes that the API asks for."""
+    """An encoder with the attributes that the API requires."""
 
     def __init__(self, encoder: AudioViT) -> None:
         super().__init__()
@@ -23,13 +23,13 @@ class HearModel(nn.Module):
 
 
 def load_model(model_file_path: str) -> HearModel:
-    """`model_file_path`: anything that `load_encoder` reads."""
+    """Load the model. model_file_path: anything that `load_encoder` accepts."""
     return HearModel(load_encoder(model_file_path)).eval()
 
 
 @torch.no_grad()
 def get_timestamp_embeddings(audio: Tensor, model: HearModel) -> tuple[Tensor, Tensor]:
-    """Tokens of each sound, and where they are centred.
+    """Tokens of each sound and their centers in time.
 
     Args:
         audio: (n_sounds, n_samples) at 16 kHz in [-1, 1].
@@ -38,24 +38,24 @@ def get_timestamp_embeddings(audio: Tensor, model: HearModel) -> tuple[Tensor, T
         (n_sounds, n_timestamps, D), and (n_sounds, n_timestamps) in milliseconds: 15, 55, 95, ...
 
     Raises:
-        ValueError: `audio` has another number of dimensions, or is empty.
+        ValueError: `audio` is not 2-D or is empty.
     """
-    tokens = torch.cat([model.encoder(part) for part in _parts(audio, model)])
+    tokens = torch.cat([model.encoder(batch) for batch in _batches(audio, model)])
     times = 1000.0 * model.encoder.token_times(tokens.shape[1]).to(tokens.device)
     return tokens, times.expand(len(tokens), -1).clone()
 
 
 @torch.no_grad()
 def get_scene_embeddings(audio: Tensor, model: HearModel) -> Tensor:
-    """(n_sounds, D): the mean of each sound's tokens. Arguments and errors as `get_timestamp_embeddings`."""
-    return torch.cat([model.encoder.embed(part) for part in _parts(audio, model)])
+    """Mean of each sound's tokens, (n_sounds, D). Arguments and errors as `get_timestamp_embeddings`."""
+    return torch.cat([model.encoder.embed(batch) for batch in _batches(audio, model)])
 
 
-def _parts(audio: Tensor, model: HearModel) -> tuple[Tensor, ...]:
-    """Some sounds at a time, on the model's device; a sound's embedding does not depend on the others."""
+def _batches(audio: Tensor, model: HearModel) -> tuple[Tensor, ...]:
+    """Batches of sounds on the model's device; a sound's embedding does not depend on its batch."""
     if audio.ndim != 2 or not audio.numel():
-        raise ValueError(f"audio has shape {tuple(audio.shape)}; it has to be (n_sounds, n_samples), none of them 0")
+        raise ValueError(f"audio has shape {tuple(audio.shape)}; it has to be (n_sounds, n_samples), neither of them 0")
     model.eval()
-    row_samples = max(audio.shape[1], model.encoder.log_mel.shortest_samples)  # shorter ones are padded to that
-    at_once = max(1, int(_BATCH_SECONDS * model.sample_rate) // row_samples)
-    return audio.to(model.encoder.time_pos_embed.device).split(at_once)
+    row_samples = max(audio.shape[1], model.encoder.log_mel.min_samples)  # shorter sounds are padded to this
+    batch_size = max(1, int(_BATCH_SECONDS * model.sample_rate) // row_samples)
+    return audio.to(model.encoder.time_pos_embed.device).split(batch_size)

@@ -1,9 +1,9 @@
-"""The encoder as a Hugging Face `transformers` model; this file travels inside each exported folder.
+"""The encoder as a Hugging Face `transformers` model; this file is copied into each exported folder.
 
     model = AutoModel.from_pretrained(folder, trust_remote_code=True)
     classify = pipeline("audio-classification", model=folder, trust_remote_code=True)
 
-Waveform in: the mel front end is part of the model, the feature extractor only pads.
+The input is the waveform: the mel front end is part of the model, the feature extractor only pads.
 """
 
 from typing import Any
@@ -14,15 +14,15 @@ from torch import Tensor, nn
 from transformers import BatchFeature, PretrainedConfig, PreTrainedModel, SequenceFeatureExtractor
 from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput
 
-from src.models.classifier import Standardise, make_head
+from src.models.classifier import Standardize, make_head
 from src.models.log_mel import LogMel
 from src.models.vit import AudioViT, Pooling, pool
 
 
 class AudioEncoderConfig(PretrainedConfig):
-    """encoder: as `AudioViT.architecture`. classifier: what the head reads (layer, pooling); None: the mean.
+    """Args: encoder: `AudioViT.architecture`. classifier: `AudioClassifier.settings`; None: mean pooling.
 
-    The other keys of an export's config.json become attributes.
+    Other keys of an export's config.json become attributes.
     """
 
     model_type = "audio-encoder"
@@ -36,7 +36,7 @@ class AudioEncoderConfig(PretrainedConfig):
 
 
 class AudioEncoderFeatureExtractor(SequenceFeatureExtractor):
-    """Pads clips to the longest of a batch: input_values (B, T), attention_mask (B, T)."""
+    """Pad clips to the longest in the batch: input_values (B, T), attention_mask (B, T)."""
 
     model_input_names = ["input_values", "attention_mask"]
 
@@ -55,10 +55,10 @@ class AudioEncoderFeatureExtractor(SequenceFeatureExtractor):
         """raw_speech: (T,), (B, T) or a list of (T,), mono, in [-1, 1].
 
         Raises:
-            ValueError: another sampling rate than the encoder's.
+            ValueError: the sampling rate is not the encoder's.
         """
         if sampling_rate is not None and sampling_rate != self.sampling_rate:
-            raise ValueError(f"the encoder takes {self.sampling_rate} Hz, the audio has {sampling_rate}; resample it")
+            raise ValueError(f"the encoder needs {self.sampling_rate} Hz, the audio has {sampling_rate}; resample it")
         single = isinstance(raw_speech, np.ndarray | Tensor) and raw_speech.ndim == 1
         clips = [raw_speech] if single or np.isscalar(raw_speech[0]) else raw_speech
         batch = BatchFeature({"input_values": [np.asarray(clip, dtype=np.float32) for clip in clips]})
@@ -78,20 +78,20 @@ class AudioEncoderPreTrainedModel(PreTrainedModel):
         return AudioViT(**architecture, log_mel=log_mel)
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Called for what no file holds: the front end's window and filters, a new head."""
+        """Initialize what a file does not contain: the front end's buffers, a new head."""
         if isinstance(module, LogMel):
             module.reset_buffers()
         elif isinstance(module, nn.Linear):
             nn.init.trunc_normal_(module.weight, std=0.02)
             nn.init.zeros_(module.bias)
-        elif isinstance(module, Standardise):
+        elif isinstance(module, Standardize):
             nn.init.zeros_(module.mean)
             nn.init.ones_(module.deviation)
 
     def _tokens(
         self, input_values: Tensor, attention_mask: Tensor | None, layer: int | None = None, pooling: Pooling = "mean"
     ) -> tuple[Tensor, Tensor]:
-        """Tokens (B, N, D), and one vector of them: (B, D) or (B, 2 D)."""
+        """Tokens (B, N, D) and their pooled vector (B, D) or (B, 2 D)."""
         samples = torch.full((len(input_values),), input_values.shape[1], device=input_values.device)
         length = samples if attention_mask is None else attention_mask.sum(1)
         tokens = self.encoder(input_values, length, layer)
@@ -99,7 +99,7 @@ class AudioEncoderPreTrainedModel(PreTrainedModel):
 
 
 class AudioEncoderModel(AudioEncoderPreTrainedModel):
-    """last_hidden_state: tokens (B, N, D), 40 ms each, zeros beyond a clip's end; pooler_output: their mean (B, D)."""
+    """last_hidden_state: tokens (B, N, D), 40 ms each, zero beyond a clip's end. pooler_output: their mean (B, D)."""
 
     def __init__(self, config: AudioEncoderConfig) -> None:
         super().__init__(config)
@@ -114,7 +114,7 @@ class AudioEncoderModel(AudioEncoderPreTrainedModel):
 
 
 class AudioEncoderForAudioClassification(AudioEncoderPreTrainedModel):
-    """logits (B, num_labels); the head is new where the export holds none."""
+    """logits: (B, num_labels). The head is newly initialized if the export has none."""
 
     def __init__(self, config: AudioEncoderConfig) -> None:
         super().__init__(config)
@@ -131,9 +131,9 @@ class AudioEncoderForAudioClassification(AudioEncoderPreTrainedModel):
         labels: Tensor | None = None,
         **kwargs: Any,
     ) -> SequenceClassifierOutput:
-        """labels: (B,) class numbers, or (B, num_labels) shares for several labels a clip."""
+        """labels: (B,) class indices, or (B, num_labels) probabilities for multi-label classification."""
         tokens, embedding = self._tokens(input_values, attention_mask, self.layer, self.pooling or "mean")
-        if self.pooling is None:  # a head of tokens: each class at its loudest moment
+        if self.pooling is None:  # a frame-level head: maximum of each class over time
             real = (tokens != 0).any(-1, keepdim=True)
             logits = self.head(tokens).masked_fill(~real, -torch.inf).amax(1)
         else:

@@ -24,7 +24,7 @@ from src.encoders.load import load_classifier, load_encoder
 from src.errors import UserError
 from src.evaluation.embeddings import calibrate_norm
 from src.evaluation.linear import fit_linear
-from src.models.classifier import AudioClassifier, Standardise
+from src.models.classifier import AudioClassifier, Standardize
 from src.models.sizes import create_encoder
 from src.models.vit import AudioViT
 from src.training.callbacks.checkpoints import Checkpoints
@@ -220,11 +220,11 @@ def start_head(
     classify: ClassifyConfig,
     device: torch.device,
 ) -> None:
-    """Standardise by the train embeddings; for probe_then_finetune set the linear layer by logistic regression."""
+    """Standardize by the train embeddings; for probe_then_finetune set the linear layer by logistic regression."""
     model.encoder.to(device)
     embedded = data.embeddings["train"] if data.embeddings else embed(model, train.clips)
     standardise, linear = model.head
-    assert isinstance(standardise, Standardise) and isinstance(linear, nn.Linear)
+    assert isinstance(standardise, Standardize) and isinstance(linear, nn.Linear)
     rows = torch.cat(embedded) if model.pooling is None else torch.stack(embedded)
     standardise.fit(rows)
     if classify.method != "probe_then_finetune":

@@ -1,1 +1,1 @@
-"""Every form of checkpoint in and out: one file a format, each from and to `Stored`."""
+"""Reading and writing encoder checkpoints: one file per format, each to and from `Stored`."""

@@ -1,4 +1,4 @@
-"""The official `.pt` of the `dasheng` package (0.0.9): {"model": weights, "config": arguments of the encoder}."""
+"""The official `.pt` format of the `dasheng` package (0.0.9): {"model": weights, "config": encoder arguments}."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,35 +19,35 @@ KEYS = {
     rf"({BLOCK_KEYS})": r"\1",
     r"(blocks\.\d+\.ls[12]\.gamma)": r"\1",
     r"(norm\.(?:weight|bias))": r"\1",
-    r"front_end\..*": None,  # window and filter bank, made from the mel settings
-    r"outputlayer\..*": None,  # a classifier's, whose class names the file does not hold
+    r"front_end\..*": None,  # window and filter bank, computed from the mel settings
+    r"outputlayer\..*": None,  # classifier head; the file has no class names
 }
-_HEADS = {192: 3, 768: 12, 1280: 16, 1536: 24}  # of the releases, whose files may leave them to the function's default
+_HEADS = {192: 3, 768: 12, 1280: 16, 1536: 24}  # heads by width; the releases' files may omit num_heads
 _FIXED = {"center": True, "qkv_bias": True, "mlp_ratio": 4, "block_type": "Block", "attention_type": "Attention"}
 
 
-def read(content: Mapping[str, Any], place: str) -> Stored:
-    """`content`: the loaded file."""
-    state = rename(content["model"], KEYS, place)
-    return Stored(architecture_of(content["config"], state, place), state, record={"source": "dasheng"})
+def read(content: Mapping[str, Any], path: str) -> Stored:
+    """Args: content: the loaded file. path: for error messages."""
+    state = rename(content["model"], KEYS, path)
+    return Stored(architecture_of(content["config"], state, path), state, record={"source": "dasheng"})
 
 
 def write(stored: Stored, file: Path) -> None:
-    """`dasheng.pretrained.pretrained.Dasheng.from_pretrained(file)` reads it."""
+    """Write a file for `dasheng.pretrained.pretrained.Dasheng.from_pretrained(file)`."""
     mel = LogMel(**stored.architecture["log_mel"])
     state = to_official(stored.encoder)
     state |= {"front_end.0.spectrogram.window": mel.window, "front_end.0.mel_scale.fb": mel.filters}
     torch.save({"model": state, "config": arguments_of(stored.architecture)}, file)
 
 
-def architecture_of(arguments: Mapping[str, Any], state: Mapping[str, Tensor], place: str) -> dict[str, Any]:
-    """Our architecture from the official encoder's arguments; what they leave out, from the weights' shapes.
+def architecture_of(arguments: Mapping[str, Any], state: Mapping[str, Tensor], path: str) -> dict[str, Any]:
+    """Our architecture from the official encoder's arguments, or from the weights' shapes where they are omitted.
 
     Raises:
-        UserError: an argument that this encoder cannot follow.
+        UserError: an argument that this encoder does not support.
     """
     if "patch_embed.proj.weight" not in state:
-        raise UserError(f"{place} lacks patch_embed.proj.weight; it is not an encoder")
+        raise UserError(f"{path} has no patch_embed.proj.weight; it is not an encoder")
     width, _, patch_mels, patch_frames = state["patch_embed.proj.weight"].shape
     depth = len({name.split(".")[1] for name in state if name.startswith("blocks.")})
     mel = {
@@ -60,13 +60,13 @@ def architecture_of(arguments: Mapping[str, Any], state: Mapping[str, Tensor], p
         "floor_db": arguments.get("top_db", 120),
     }
     heads = arguments.get("num_heads", _HEADS.get(width))
-    asked = {**_FIXED, "win_size": mel["n_fft"], "n_mels": patch_mels, "patch_stride": [patch_mels, patch_frames]}
-    for name, value in asked.items():
-        found = arguments.get(name, value)
-        if (list(found) if isinstance(found, tuple | list) else found) != value:
-            raise UserError(f"{place} was made with {name}={found}; this encoder has {name}={value} only")
+    required = {**_FIXED, "win_size": mel["n_fft"], "n_mels": patch_mels, "patch_stride": [patch_mels, patch_frames]}
+    for name, value in required.items():
+        given = arguments.get(name, value)
+        if (list(given) if isinstance(given, tuple | list) else given) != value:
+            raise UserError(f"{path} has {name}={given}; this encoder supports only {name}={value}")
     if heads is None:
-        raise UserError(f"{place} does not say num_heads, and no release has a width of {width}")
+        raise UserError(f"{path} has no num_heads, and no released encoder has a width of {width}")
     return {
         "width": width,
         "depth": depth,
@@ -79,14 +79,14 @@ def architecture_of(arguments: Mapping[str, Any], state: Mapping[str, Tensor], p
 
 
 def arguments_of(architecture: dict[str, Any]) -> dict[str, Any]:
-    """The official encoder's arguments.
+    """Arguments of the official encoder.
 
     Raises:
-        UserError: another rate than 16 kHz, which the official front end has built in.
+        UserError: the sample rate is not 16 kHz, the only one the official front end supports.
     """
     mel = architecture["log_mel"]
     if mel["sample_rate"] != 16000:
-        raise UserError(f"the official encoder takes 16000 Hz, this one {mel['sample_rate']}; export it as a folder")
+        raise UserError(f"the official encoder needs 16000 Hz, this one has {mel['sample_rate']}; use --format folder")
     patch = [mel["n_mels"], architecture["patch_frames"]]
     return {
         "embed_dim": architecture["width"],
@@ -107,5 +107,5 @@ def arguments_of(architecture: dict[str, Any]) -> dict[str, Any]:
 
 
 def to_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our names to the official ones."""
+    """Our state dict with the official names."""
     return {name.replace("init_bn.", "init_bn.1."): value.contiguous() for name, value in state.items()}

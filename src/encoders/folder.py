@@ -1,10 +1,10 @@
-"""Our own form: a folder that says all about itself, and that `transformers` opens too (src/adapters/transformers.py).
+"""Our export format: a self-contained folder that `transformers` can load too (src/adapters/transformers.py).
 
-config.json          architecture, mel settings, class names, how it was trained
+config.json          architecture, mel settings, class names, training settings
 model.safetensors    `encoder.*`, and `head.*` of a classifier
-decoder.safetensors  the pretraining decoder, so that pretraining can go on
+decoder.safetensors  the pretraining decoder, to continue pretraining
 README.md            model card
-*.py                 the code that `AutoModel.from_pretrained(folder, trust_remote_code=True)` runs
+*.py                 code for `AutoModel.from_pretrained(folder, trust_remote_code=True)`
 """
 
 import json
@@ -20,7 +20,7 @@ from src.models.log_mel import LogMel
 
 MODEL_TYPE = "audio-encoder"
 _SOURCE = Path(__file__).parents[1]
-_CODE = {  # file in the folder: ours
+_CODE = {  # file in the folder: file under src
     "modeling_audio_encoder.py": "adapters/transformers.py",
     "classifier.py": "models/classifier.py",
     "vit.py": "models/vit.py",
@@ -29,7 +29,7 @@ _CODE = {  # file in the folder: ours
 
 
 def read(folder: Path, config: dict[str, Any]) -> Stored:
-    """`config`: the folder's config.json."""
+    """Args: config: the folder's config.json."""
     weights, decoder = folder / "model.safetensors", folder / "decoder.safetensors"
     if not weights.exists():
         raise UserError(f"{folder} has a config.json but no model.safetensors")
@@ -37,7 +37,7 @@ def read(folder: Path, config: dict[str, Any]) -> Stored:
     for name, value in load_file(weights).items():
         part, _, rest = name.partition(".")
         if part not in parts:
-            raise UserError(f"{weights} holds {name}; its names begin with encoder. or head.")
+            raise UserError(f"{weights} contains {name}; names have to start with encoder. or head.")
         parts[part][rest] = value
     return Stored(
         config["encoder"],
@@ -51,7 +51,7 @@ def read(folder: Path, config: dict[str, Any]) -> Stored:
 
 
 def write(stored: Stored, folder: Path) -> None:
-    """Into an empty folder."""
+    """Write into an empty folder."""
     weights = {f"encoder.{name}": value.contiguous() for name, value in stored.encoder.items()}
     weights |= {f"head.{name}": value.contiguous() for name, value in stored.head.items()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
@@ -66,8 +66,8 @@ def write(stored: Stored, folder: Path) -> None:
     }
     (folder / "preprocessor_config.json").write_text(json.dumps(extractor, indent=2) + "\n", encoding="utf-8")
     (folder / "README.md").write_text(_card(stored, config), encoding="utf-8")
-    for name, ours in _CODE.items():
-        code = (_SOURCE / ours).read_text(encoding="utf-8")
+    for name, source in _CODE.items():
+        code = (_SOURCE / source).read_text(encoding="utf-8")
         (folder / name).write_text(code.replace("from src.models.", "from ."), encoding="utf-8")
 
 
@@ -94,7 +94,7 @@ def _config(stored: Stored) -> dict[str, Any]:
 
 
 def _transformers_labels(classifier: dict[str, Any] | None) -> dict[str, Any]:
-    """What the `audio-classification` pipeline looks at."""
+    """Keys for the `audio-classification` pipeline."""
     if classifier is None:
         return {}
     names, kind = classifier["class_names"], "multi" if classifier["multi"] else "single"
@@ -102,12 +102,12 @@ def _transformers_labels(classifier: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def _card(stored: Stored, config: dict[str, Any]) -> str:
-    """The model card, with the hub's YAML head."""
+    """The model card, with YAML metadata for the Hub."""
     millions = sum(value.numel() for value in stored.encoder.values()) / 1e6
     architecture, mel = stored.architecture, LogMel(**stored.architecture["log_mel"])
     tag = "audio-classification" if stored.head else "feature-extraction"
     step = stored.record.get("step")
-    trained = f"Trained for {step} steps; `config.json` has the settings.\n" if step else ""
+    trained = f"Trained for {step} steps; the settings are in `config.json`.\n" if step else ""
     classes = f"Classes: {', '.join(stored.classifier['class_names'])}.\n\n" if stored.classifier else ""
     return f"""---
 library_name: transformers
@@ -116,11 +116,11 @@ tags: [audio, masked-autoencoder, dasheng]
 ---
 # Audio encoder
 
-A masked audio encoder after "Scaling up masked audio encoder learning for general audio classification" (Dinkel et
-al., Interspeech 2024): {architecture["width"]} wide, {architecture["depth"]} blocks, {millions:.1f} M parameters.
-It takes sound of any length at {config["sample_rate"]} Hz, mono, in [-1, 1], and gives {config["embed_dim"]} values
-every {1000 * config["hop_seconds"]:.0f} ms. The mel front end ({mel.n_mels} bands, {mel.f_min:.0f} to
-{mel.f_max:.0f} Hz) is inside.
+A masked audio encoder following "Scaling up masked audio encoder learning for general audio classification" (Dinkel
+et al., Interspeech 2024): width {architecture["width"]}, {architecture["depth"]} blocks, {millions:.1f} M parameters.
+Input: mono audio of any length at {config["sample_rate"]} Hz, in [-1, 1]. Output: {config["embed_dim"]} values every
+{1000 * config["hop_seconds"]:.0f} ms. The mel front end ({mel.n_mels} bands, {mel.f_min:.0f} to {mel.f_max:.0f} Hz)
+is part of the model.
 
 {trained}
 {classes}```python
@@ -132,5 +132,5 @@ output.last_hidden_state  # (B, N, {config["embed_dim"]})
 output.pooler_output      # (B, {config["embed_dim"]})
 ```
 
-Needs torch, torchaudio, timm and transformers.
+Requires torch, torchaudio, timm and transformers.
 """

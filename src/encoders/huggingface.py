@@ -1,6 +1,6 @@
-"""The Hugging Face form of the official encoders (`mispeech/dasheng-*`): config.json and model.safetensors.
+"""The Hugging Face format of the official encoders (`mispeech/dasheng-*`): config.json and model.safetensors.
 
-Its weights bear the official names under `encoder.`; the front end is a feature extractor without weights.
+Weights have the official names prefixed with `encoder.`; the front end is a feature extractor without weights.
 """
 
 import json
@@ -18,7 +18,7 @@ _FILES = ("config.json", "model.safetensors")
 
 
 def read(folder: Path, config: dict) -> Stored:
-    """`config`: the folder's config.json."""
+    """Args: config: the folder's config.json."""
     weights = folder / "model.safetensors"
     if not weights.exists():
         raise UserError(f"{folder} has a config.json but no model.safetensors")
@@ -36,7 +36,7 @@ def read(folder: Path, config: dict) -> Stored:
 
 
 def write(stored: Stored, folder: Path) -> None:
-    """Into an empty folder; the code of `DashengModel` is on the hub and in its package, not in here."""
+    """Write into an empty folder, without code: `DashengModel` is on the Hub and in its package."""
     arguments = arguments_of(stored.architecture)
     name = _NAMES.get(stored.architecture["width"], "dasheng-base")
     config = {
@@ -64,22 +64,22 @@ def write(stored: Stored, folder: Path) -> None:
 
 
 def download(name: str) -> Path:
-    """The folder of a hub id, from the hub client's cache or from the hub.
+    """Download a repository from the Hugging Face Hub, or take it from the client's cache; returns its folder.
 
     Raises:
-        UserError: the client is not installed, no network, no such repository.
+        UserError: huggingface_hub is not installed, no network, no such repository.
     """
     try:
         from huggingface_hub import snapshot_download
     except ImportError:
-        raise UserError(f"{name} lies on the Hugging Face hub; pip install huggingface_hub, or download it") from None
+        raise UserError(f"{name} is on the Hugging Face Hub; pip install huggingface_hub, or download it") from None
     try:
         return Path(
             snapshot_download(name, allow_patterns=[*_FILES, "preprocessor_config.json", "decoder.safetensors"])
         )
-    except Exception as error:  # the client's errors have no common base
+    except Exception as error:  # the client's errors have no common base class
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"the encoder {name} cannot be fetched from the Hugging Face hub ({reason}); "
-            f"check name and network, or give the path of a file that you have"
+            f"the encoder {name} cannot be downloaded from the Hugging Face Hub ({reason}); "
+            f"check the name and the network, or give the path of a local file"
         ) from None

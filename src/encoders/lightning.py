@@ -1,4 +1,4 @@
-"""Checkpoints of our own training: a `.ckpt` file, or a folder of shards (torch.distributed.checkpoint)."""
+"""Training checkpoints: a `.ckpt` file, or a sharded folder (torch.distributed.checkpoint)."""
 
 import pickle
 import warnings
@@ -16,14 +16,14 @@ from src.errors import UserError
 _ENCODER, _DECODER, _HEAD = "model.encoder.", "model.decoder.", "model.head."
 
 
-def read(content: Mapping[str, Any], place: str) -> Stored:
-    """`content`: the loaded file."""
+def read(content: Mapping[str, Any], path: str) -> Stored:
+    """Args: content: the loaded file. path: for error messages."""
     if "architecture" not in content.get("run", {}):
-        raise UserError(f"{place} is a Lightning checkpoint, but not one of this project: it has no run.architecture")
+        raise UserError(f"{path} is a Lightning checkpoint, but not from this project: it has no run.architecture")
     run, state = content["run"], content["state_dict"]
     unknown = [name for name in state if not name.startswith((_ENCODER, _DECODER, _HEAD))]
     if unknown:
-        raise UserError(f"{place} holds weights that this project does not write: {', '.join(unknown[:12])}")
+        raise UserError(f"{path} contains weights that this project does not write: {', '.join(unknown[:12])}")
 
     def part(prefix: str) -> dict[str, Any]:
         return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
@@ -40,39 +40,39 @@ def read(content: Mapping[str, Any], place: str) -> Stored:
 
 
 def is_sharded(path: Path) -> bool:
-    """Whether it is a folder of shards, whole or not."""
+    """Whether `path` is a sharded checkpoint, complete or not."""
     return (path / ".metadata").exists()
 
 
 def read_about(path: Path) -> dict[str, Any]:
-    """A checkpoint without its weights and optimiser, as far as they can be left out without being read.
+    """Load a checkpoint lazily: the tensors of a file are memory-mapped, those of shards left out.
 
     Raises:
-        UserError: a folder of shards without its second half.
+        UserError: a sharded checkpoint without meta.pt.
         Exception: whatever a damaged archive raises.
     """
     if path.is_dir():
         if not (path / "meta.pt").exists():
-            raise UserError(f"{path} has shards but no meta.pt: the save was cut off, take the checkpoint before it")
+            raise UserError(f"{path} has shards but no meta.pt: the save was interrupted; use the previous checkpoint")
         path = path / "meta.pt"
     return torch.load(path, map_location="cpu", mmap=True, weights_only=True)
 
 
 def read_shards(folder: Path) -> Stored:
-    """The weights alone are read, not the optimiser's state; in one process, without a process group."""
+    """Read the weights of a sharded checkpoint, not the optimizer state; needs no process group."""
     return read(_read_tensors(folder, ("state_dict.",)), str(folder))
 
 
 def read_training(folder: Path) -> dict[str, Any]:
-    """All that a file would hold, from shards of any number of processes; the optimiser's state by `by_number`.
+    """Read a sharded checkpoint, written by any number of processes, into the content of an unsharded file.
 
     Raises:
         UserError: as `read_shards`.
     """
     content = _read_tensors(folder, ("state_dict.", "optimizer_0.state."))
     states: dict[str, dict[str, Any]] = {}
-    for place, value in content.pop("optimizer").items():
-        name, _, key = place.rpartition(".")
+    for entry, value in content.pop("optimizer").items():
+        name, _, key = entry.rpartition(".")
         states.setdefault(name, {})[key] = value
     order = [name for group in content["optimizer_groups"] for name in group["names"]]
     groups = [{**group, "params": group["names"]} for group in content["optimizer_groups"]]
@@ -83,12 +83,12 @@ def read_training(folder: Path) -> dict[str, Any]:
 
 
 def by_number(state: dict[str, Any], names: list[str]) -> dict[str, Any]:
-    """An optimiser's state by names of parameters -> by their numbers in `names`, as torch.optim has it."""
+    """Optimizer state keyed by parameter name -> keyed by the index in `names`, as in torch.optim."""
     return _rename(state, {name: number for number, name in enumerate(names)})
 
 
 def by_name(state: dict[str, Any], names: list[str]) -> dict[str, Any]:
-    """The opposite of `by_number`."""
+    """Inverse of `by_number`."""
     return _rename(state, dict(enumerate(names)))
 
 
@@ -98,7 +98,7 @@ def _rename(state: dict[str, Any], new: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def _read_tensors(folder: Path, prefixes: tuple[str, ...]) -> dict[str, Any]:
-    """meta.pt, the weights as "state_dict" and the optimiser's tensors as "optimizer"; nothing is unpickled freely."""
+    """meta.pt with the weights as "state_dict" and optimizer tensors as "optimizer"; runs no code from the files."""
     content = read_about(folder)
     entries = _read_metadata(folder / ".metadata").state_dict_metadata
     tensors = {}
@@ -108,10 +108,10 @@ def _read_tensors(folder: Path, prefixes: tuple[str, ...]) -> dict[str, Any]:
         tensors[name] = torch.empty(entry.size, dtype=entry.properties.dtype)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that there is no process group
+            warnings.simplefilter("ignore")  # about the missing process group
             dcp.load(tensors, checkpoint_id=folder, no_dist=True)
     except Exception as error:  # whatever a damaged shard raises
-        raise UserError(f"{folder} is not a whole sharded checkpoint ({str(error).splitlines()[0]})") from None
+        raise UserError(f"{folder} is not a complete sharded checkpoint ({str(error).splitlines()[0]})") from None
 
     def part(prefix: str) -> dict[str, Any]:
         return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
@@ -135,11 +135,11 @@ _METADATA_CLASSES = {
 
 
 class _MetadataUnpickler(pickle.Unpickler):
-    """`.metadata` is a pickle; only what torch.distributed.checkpoint puts there is made."""
+    """`.metadata` is a pickle; only the classes that torch.distributed.checkpoint writes are allowed."""
 
     def find_class(self, module: str, name: str) -> Any:
         if name not in _METADATA_CLASSES.get(module, ()):
-            raise pickle.UnpicklingError(f"{module}.{name} is not part of a checkpoint")
+            raise pickle.UnpicklingError(f"{module}.{name} does not belong in a checkpoint")
         return super().find_class(module, name)
 
 
@@ -148,4 +148,4 @@ def _read_metadata(file: Path) -> Metadata:
         with open(file, "rb") as opened:
             return _MetadataUnpickler(opened).load()
     except (pickle.UnpicklingError, EOFError, AttributeError, ImportError) as error:
-        raise UserError(f"{file} is refused: {error}; take a checkpoint that you trust") from None
+        raise UserError(f"{file} is refused: {error}; use a checkpoint that you trust") from None

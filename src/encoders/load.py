@@ -1,10 +1,10 @@
-"""Encoders in and out: any checkpoint to an `AudioViT`, and an `AudioViT` to a folder that says all about itself.
+"""Load an encoder or a classifier from a checkpoint of any format.
 
     from src.encoders.load import load_encoder
     encoder = load_encoder("runs/quickstart/checkpoints/last.ckpt")
 
-What is read: our training's checkpoint (a file, or a folder of shards), a run's folder (its last checkpoint), our
-exported folder, the official `.pt`, the Hugging Face form, and the names of the official releases.
+Formats: a training checkpoint (a file or a sharded folder), a run folder (its last checkpoint), an exported folder, the
+official `.pt`, the Hugging Face format of the official encoders, and the names of the official releases.
 """
 
 import json
@@ -36,19 +36,20 @@ def load_encoder(
     drop_path: float = 0.0,
     gradient_checkpointing: bool = False,
 ) -> AudioViT:
-    """An encoder with its weights, fp32, on the CPU, in evaluation mode.
+    """Load an encoder with its weights: fp32, on the CPU, in evaluation mode.
 
     Args:
-        path: any of the forms above, or the name of a release (`dasheng-base`, `dasheng-0.6B`, `dasheng-1.2B`) or
-            another repository `owner/name` on the Hugging Face hub.
-        target_length: frames (10 ms) of the time table; another than the file's resizes it, with a warning.
-        n_mels: mel bands; another number than the file's resamples patch projection and batch norm, with a warning.
-        patch_frames: frames a token; the same.
+        path: a checkpoint in one of the formats above, the name of a release (`dasheng-base`, `dasheng-0.6B`,
+            `dasheng-1.2B`) or another repository `owner/name` on the Hugging Face Hub.
+        target_length: frames (10 ms) of the time table. If it differs from the file's, the table is resized, with a
+            warning.
+        n_mels: mel bands. If it differs, patch projection and batch norm are resampled, with a warning.
+        patch_frames: frames per token; likewise.
         drop_path, gradient_checkpointing: for training, as in `AudioViT`.
 
     Raises:
-        UserError: nothing there, not an encoder, a pickle that would run code, missing or unknown weights (listed),
-            no network for a name.
+        UserError: no such file, not an encoder, a pickle that would run code, missing or unknown weights (listed),
+            no network to download a release.
     """
     stored = read_checkpoint(path)
     architecture, state = stored.architecture, stored.encoder
@@ -70,76 +71,98 @@ def load_encoder(
 
 
 def load_classifier(path: str | Path) -> AudioClassifier:
-    """A classifier of our training or an export of one, on the CPU, in evaluation mode.
+    """Load a trained or exported classifier, on the CPU, in evaluation mode.
 
     Raises:
-        UserError: as `load_encoder`; an encoder without a head.
+        UserError: as `load_encoder`; the checkpoint has no classifier head.
     """
     stored = read_checkpoint(path)
     if stored.classifier is None:
-        raise UserError(f"{path} is an encoder without classes; give a classifier's run, checkpoint or export")
+        raise UserError(f"{path} is an encoder without classes; name a run, checkpoint or export of a classifier")
     classifier = AudioClassifier(load_encoder(path), **stored.classifier)
     classifier.head.load_state_dict(stored.head)
     return classifier.eval()
 
 
 def read_checkpoint(path: str | Path) -> Stored:
-    """What is at `path`, checked to be whole. Arguments and errors as `load_encoder`."""
-    place = _find(path)
-    stored = _read_folder(place) if place.is_dir() else _read_file(place)
+    """Read the checkpoint at `path` and check that it is complete. Errors as `load_encoder`."""
+    location = _find(path)
+    stored = _read_folder(location) if location.is_dir() else _read_file(location)
     stored.encoder, stored.decoder = as_fp32(stored.encoder), as_fp32(stored.decoder)
     stored.head = as_fp32(stored.head)
-    check_fit(stored.encoder, stored.architecture, str(place))
+    check_fit(stored.encoder, stored.architecture, str(location))
     return stored
 
 
 def _find(path: str | Path) -> Path:
-    place = Path(path).expanduser()
-    if place.exists():
-        if (last := place / "checkpoints" / "last.ckpt").exists():
+    """The file or folder that holds the weights."""
+    location = Path(path).expanduser()
+    if location.exists():
+        if (last := location / "checkpoints" / "last.ckpt").exists():
             return last
-        return place
+        if folds := sorted(fold.name for fold in location.glob("fold-*") if fold.is_dir()):
+            raise UserError(f"{path} is a run of several folds; name one of them: {path}/{folds[0]}")
+        return location
     name = RELEASES.get(str(path), str(path))
-    if (re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not place.parent.is_dir()) or str(path) in RELEASES:
+    if (re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not location.parent.is_dir()) or str(path) in RELEASES:
         return huggingface.download(name)
     raise UserError(
         f"there is no checkpoint {path} (looked in {Path.cwd()}); "
-        f"give a file, a folder, or one of {', '.join(RELEASES)}"
+        f"name a file, a folder, or one of {', '.join(RELEASES)}"
     )
 
 
-def _read_folder(place: Path) -> Stored:
-    if (place / ".metadata").exists():
-        return lightning.read_shards(place)
+def _read_folder(path: Path) -> Stored:
+    if (path / ".metadata").exists():
+        return lightning.read_shards(path)
     try:
-        config = json.loads((place / "config.json").read_text(encoding="utf-8"))
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        for weights in path.glob("*.safetensors"):
+            _check_content(weights)
         reader = {folder.MODEL_TYPE: folder.read, "dasheng": huggingface.read}[config["model_type"]]
-        return reader(place, config)
+        return reader(path, config)
     except FileNotFoundError:
-        raise UserError(f"{place} has no config.json; an export has one, a sharded checkpoint a .metadata") from None
+        raise UserError(f"{path} has no config.json (an export) or .metadata (a sharded checkpoint)") from None
     except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise UserError(f"{place}/config.json is not that of an encoder ({type(error).__name__}: {error})") from None
+        raise UserError(f"{path}/config.json does not describe an encoder ({type(error).__name__}: {error})") from None
     except OSError as error:
-        raise UserError(f"{place} cannot be read: {error.strerror or error}") from None
-    except Exception as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
+    except Exception as error:  # safetensors has no base class of errors
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{place}/model.safetensors is damaged ({error})") from None  # safetensors has no base error
+        raise UserError(f"{path}/model.safetensors is damaged ({error})") from None
 
 
-def _read_file(place: Path) -> Stored:
+def _read_file(file: Path) -> Stored:
+    _check_content(file)
     try:
-        content = torch.load(place, map_location="cpu", mmap=zipfile.is_zipfile(place), weights_only=True)
+        content = torch.load(file, map_location="cpu", mmap=zipfile.is_zipfile(file), weights_only=True)
     except pickle.UnpicklingError as error:
         if code := re.search(r"GLOBAL ([\w.]+)", str(error)):
             raise UserError(
-                f"{place} is refused: beside weights it holds {code.group(1)}, which would run code"
+                f"{file} is refused: besides weights it contains {code.group(1)}, which would run code"
             ) from None
-        raise UserError(f"{place} is not a checkpoint, or is damaged") from None
+        raise UserError(f"{file} is damaged or not a checkpoint") from None
     except Exception as error:  # whatever a damaged archive raises
-        raise UserError(f"{place} is not a checkpoint, or is damaged ({str(error).splitlines()[0]})") from None
+        raise UserError(f"{file} is damaged or not a checkpoint ({str(error).splitlines()[0]})") from None
     if isinstance(content, dict) and {"state_dict", "global_step"} <= set(content):
-        return lightning.read(content, str(place))
+        return lightning.read(content, str(file))
     if isinstance(content, dict) and isinstance(content.get("model"), dict) and isinstance(content.get("config"), dict):
-        return dasheng.read(content, str(place))
-    raise UserError(f"{place} is neither a checkpoint of this project nor an official one (model and config)")
+        return dasheng.read(content, str(file))
+    raise UserError(f"{file} is neither a checkpoint of this project nor an official one (keys model and config)")
+
+
+def _check_content(file: Path) -> None:
+    """Recognize files that were not downloaded properly."""
+    try:
+        with open(file, "rb") as opened:
+            start = opened.read(64).removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+            empty = not opened.tell()
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror or error}") from None
+    if empty:
+        raise UserError(f"{file} is empty")
+    if start.startswith((b"<!doctype", b"<html")):
+        raise UserError(f"{file} is a web page, not a checkpoint; download it again")
+    if start.startswith(b"version https://git-lfs"):
+        raise UserError(f"{file} is a Git LFS pointer; run git lfs pull")

@@ -1,6 +1,6 @@
-"""An .onnx file with the mel front end inside: waveform in, embedding and tokens out, any batch and length.
+"""ONNX export with the mel front end included: waveform in, embedding and tokens out, any batch size and length.
 
-Chunks of long clips are folded into the batch, so that no loop depends on the length.
+Chunks of long clips are folded into the batch dimension, so that no loop depends on the length.
 """
 
 import contextlib
@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from src.errors import UserError
 from src.models.vit import AudioViT, Layer, Pooling, pool
 
-MOST_BYTES = 2**31 - 2**20  # of weights in one file, a limit of protobuf
+MAX_BYTES = 2**31 - 2**20  # weights in one file; a limit of protobuf
 
 
 class _WaveformToEmbedding(nn.Module):
-    """`AudioViT.forward` and `embed` of clips that fill their row, in operations that do not branch on the length."""
+    """`AudioViT.forward` and `embed` for clips without padding, without control flow that depends on the length."""
 
     def __init__(self, encoder: AudioViT, layer: Layer, pooling: Pooling) -> None:
         super().__init__()
@@ -33,9 +33,9 @@ class _WaveformToEmbedding(nn.Module):
         encoder = self.encoder
         patches, _, _ = encoder.tokenize(waveform, None)
         batch, num_tokens = patches.shape[0], patches.shape[1]
-        size = torch.sym_min(num_tokens, encoder.max_tokens)  # of a chunk
+        size = torch.sym_min(num_tokens, encoder.max_tokens)  # tokens per chunk
         num_chunks = (num_tokens + size - 1) // size
-        missing: int = num_chunks * size - num_tokens  # type: ignore[assignment]  # SymInt while it is exported
+        missing: int = num_chunks * size - num_tokens  # type: ignore[assignment]  # SymInt during export
         patches = nn.functional.pad(patches, (0, 0, 0, missing))
         valid = torch.arange(num_chunks * size, device=patches.device) < num_tokens
         folded = patches.reshape(batch * num_chunks, size, patches.shape[2])
@@ -47,10 +47,10 @@ class _WaveformToEmbedding(nn.Module):
 
 
 def export_onnx(encoder: AudioViT, file: Path, layer: Layer = None, pooling: Pooling = "mean") -> None:
-    """Write `encoder` for onnxruntime: input `waveform` (B, T), outputs `embedding` (B, D) and `tokens` (B, N, D).
+    """Export `encoder` for onnxruntime: input `waveform` (B, T), outputs `embedding` (B, D) and `tokens` (B, N, D).
 
-    T is at least `encoder.log_mel.shortest_samples` (50 ms); pad shorter clips with zeros to it, as the encoder does.
-    Models of 2 GB and more have their weights beside them in `<file>.data`.
+    T has to be at least `encoder.log_mel.min_samples` (50 ms); zero-pad shorter clips, as the encoder does.
+    Weights of 2 GB and more are stored in a separate file, `<file>.data`.
 
     Raises:
         UserError: onnx or onnxscript is not installed.
@@ -58,12 +58,12 @@ def export_onnx(encoder: AudioViT, file: Path, layer: Layer = None, pooling: Poo
     try:
         import onnxscript  # noqa: F401
     except ImportError:
-        raise UserError("an ONNX export needs two more packages: pip install onnx onnxscript") from None
+        raise UserError("ONNX export needs two more packages: pip install onnx onnxscript") from None
     network = _WaveformToEmbedding(encoder, layer, pooling)
     network.training = False
     example = torch.zeros(2, 20 * encoder.sample_rate)
     batch = torch.export.Dim("batch", min=1)
-    samples = torch.export.Dim("samples", min=encoder.log_mel.shortest_samples)
+    samples = torch.export.Dim("samples", min=encoder.log_mel.min_samples)
     with _quiet(), _evaluating(encoder):
         program = torch.onnx.export(
             network,
@@ -76,16 +76,16 @@ def export_onnx(encoder: AudioViT, file: Path, layer: Layer = None, pooling: Poo
         assert program is not None
         for node in program.model.graph.all_nodes():
             node.metadata_props.clear()  # stack traces with this machine's paths
-        large = sum(parameter.numel() for parameter in encoder.parameters()) * 4 > MOST_BYTES
+        large = sum(parameter.numel() for parameter in encoder.parameters()) * 4 > MAX_BYTES
         with tempfile.TemporaryDirectory(dir=file.parent) as folder:
             program.save(Path(folder, file.name), external_data=large)
             for written in sorted(Path(folder).iterdir(), key=lambda path: path.name == file.name):
-                os.replace(written, file.parent / written.name)  # the weights first
+                os.replace(written, file.parent / written.name)  # weights first, the .onnx file last
 
 
 @contextlib.contextmanager
 def _evaluating(encoder: AudioViT) -> Iterator[None]:
-    """Evaluation mode, and the caller's afterwards."""
+    """Switch to evaluation mode; restores the mode afterwards."""
     was_training = encoder.training
     encoder.eval()
     try:
@@ -96,7 +96,7 @@ def _evaluating(encoder: AudioViT) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter talks to stdout and to the log."""
+    """Silence the exporter, which writes to stdout and the log."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "torch.export")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

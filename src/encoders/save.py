@@ -1,4 +1,4 @@
-"""An encoder to a folder that says all about itself; files and folders that are there whole or not at all."""
+"""Save an encoder to a self-contained folder; write files and folders atomically."""
 
 import contextlib
 import os
@@ -28,16 +28,16 @@ def save_encoder(
     classifier: AudioClassifier | None = None,
     record: dict[str, Any] | None = None,
 ) -> None:
-    """Write an export folder, whole or not at all.
+    """Write an export folder, atomically.
 
     Args:
-        path: a folder that is not there yet.
-        decoder: of the masked autoencoder, so that pretraining can go on from the folder.
-        classifier: that has this encoder: its head and class names go along.
+        path: a folder that does not exist yet.
+        decoder: of the masked autoencoder, to continue pretraining from the folder.
+        classifier: a classifier with this encoder; its head and class names are saved too.
         record: how it was trained; plain values.
 
     Raises:
-        UserError: the folder is there already, no permission, no room.
+        UserError: the folder already exists, no permission, disk full.
     """
     stored = Stored(
         encoder.architecture,

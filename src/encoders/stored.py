@@ -1,4 +1,4 @@
-"""What every format is read into and written from, and how foreign names of weights become ours."""
+"""`Stored`, the common form of all formats, and the renaming of foreign weights."""
 
 import re
 from collections.abc import Mapping
@@ -10,19 +10,20 @@ from torch import Tensor
 from src.errors import UserError
 from src.models.sizes import build_encoder
 
-Keys = Mapping[str, str | None]  # pattern of a foreign name: our name (re.sub), None for what is dropped on purpose
+Keys = Mapping[str, str | None]  # regex of a foreign name: our name (for re.sub), or None to drop the weight
 
 
 @dataclass
 class Stored:
-    """An encoder with all that belongs to it, as plain values and tensors.
+    """Content of a checkpoint, as plain values and tensors.
 
     Attributes:
-        architecture: as `AudioViT.architecture`. encoder: its state, our names.
-        decoder_architecture, decoder: the same of the pretraining decoder; None and empty if the file has none.
-        head: state of `src.models.classifier.make_head`; empty if there is none.
-        classifier: of the head, as `AudioClassifier.settings`; None if there is no head.
-        record: how it was trained: settings, steps, versions; whatever the file says.
+        architecture: as `AudioViT.architecture`.
+        encoder: state dict of the encoder, with our names.
+        decoder_architecture, decoder: the same for the pretraining decoder; None and empty if there is none.
+        head: state dict of `src.models.classifier.make_head`; empty if there is none.
+        classifier: `AudioClassifier.settings`; None if there is no head.
+        record: how it was trained (settings, steps, versions), as far as the file says.
     """
 
     architecture: dict[str, Any]
@@ -34,11 +35,11 @@ class Stored:
     record: dict[str, Any] = field(default_factory=dict)
 
 
-def rename(state: Mapping[str, Tensor], keys: Keys, place: str) -> dict[str, Tensor]:
-    """`state` with our names.
+def rename(state: Mapping[str, Tensor], keys: Keys, path: str) -> dict[str, Tensor]:
+    """Rename the weights in `state` to our names.
 
     Raises:
-        UserError: a name that no pattern covers; the sentence lists all of them.
+        UserError: names that no pattern matches; the message lists them.
     """
     renamed, unknown = {}, []
     for name, value in state.items():
@@ -48,15 +49,15 @@ def rename(state: Mapping[str, Tensor], keys: Keys, place: str) -> dict[str, Ten
         elif (ours := keys[pattern]) is not None:
             renamed[re.sub(pattern, ours, name)] = value
     if unknown:
-        raise UserError(f"{place} holds weights that this encoder does not have: {_some(unknown)}")
+        raise UserError(f"{path} has weights that this encoder does not have: {_some(unknown)}")
     return renamed
 
 
-def check_fit(state: Mapping[str, Tensor], architecture: dict[str, Any], place: str) -> None:
-    """That the weights are those of the architecture.
+def check_fit(state: Mapping[str, Tensor], architecture: dict[str, Any], path: str) -> None:
+    """Check that the weights match the architecture.
 
     Raises:
-        UserError: lists what is missing, unknown or of another shape.
+        UserError: weights are missing, unknown or of another shape; the message lists them.
     """
     expected = build_encoder(architecture).state_dict()
     wrong = [
@@ -65,15 +66,15 @@ def check_fit(state: Mapping[str, Tensor], architecture: dict[str, Any], place: 
         if name in state and state[name].shape != value.shape
     ]
     faults = {
-        "lacks": [name for name in expected if name not in state],
-        "holds weights that this encoder does not have:": [name for name in state if name not in expected],
-        "has other shapes:": wrong,
+        "has no": [name for name in expected if name not in state],
+        "has weights that this encoder does not have:": [name for name in state if name not in expected],
+        "has weights of other shapes:": wrong,
     }
-    said = "; ".join(f"{what} {_some(names)}" for what, names in faults.items() if names)
-    if said:
-        raise UserError(f"{place} {said}; it is not a whole encoder of this architecture")
+    if any(faults.values()):
+        listed = "; ".join(f"{what} {_some(names)}" for what, names in faults.items() if names)
+        raise UserError(f"{path} {listed}; it is not a complete encoder of this architecture")
 
 
-def _some(names: list[str], most: int = 12) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+def _some(names: list[str], limit: int = 12) -> str:
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more

@@ -1,1 +1,1 @@
-"""Measuring an encoder: embeddings of labelled clips, probes and statistics on them. Pure functions of arrays."""
+"""Evaluation of an encoder: embeddings of labeled clips, probes and metrics. Mostly pure functions of arrays."""

@@ -17,7 +17,7 @@ from src.audio.decode import AudioError, decode_blocks
 from src.data.sources.source import Source
 from src.evaluation.embedding_file import EmbeddingFile, rows
 from src.evaluation.embeddings import embed_clips, embed_frames
-from src.models.pieces import pool_pieces, tokens_in_pieces
+from src.models.long_clips import encode_long_clip, pool_chunks
 from src.models.vit import AudioViT, Layer, Pooling
 
 Level = Literal["clip", "frame"]
@@ -156,9 +156,9 @@ def _rows(
 def _long_rows(encoder: AudioViT, clip: Clip, settings: Settings) -> Iterator[pa.Table]:
     """As `_rows` for one clip that is read in pieces."""
     encoder.eval()
-    pieces = tokens_in_pieces(encoder, lambda: decode_blocks(clip.source.read(clip.number)), settings.layers)
+    pieces = encode_long_clip(encoder, lambda: decode_blocks(clip.source.read(clip.number)), settings.layers)
     if settings.level == "clip":
-        embedding = pool_pieces(pieces, settings.pooling).cpu().numpy()
+        embedding = pool_chunks(pieces, settings.pooling).cpu().numpy()
         yield rows([clip.path], [clip.seconds], [clip.label], embedding[None])
         return
     first = 0

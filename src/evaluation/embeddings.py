@@ -1,4 +1,4 @@
-"""Clips to embeddings: by the encoder, and by plain mel statistics, the floor an encoder has to beat."""
+"""Embeddings of clips: from the encoder, and from mel statistics, the floor an encoder has to beat."""
 
 from collections.abc import Iterator, Sequence
 
@@ -16,10 +16,13 @@ def embed_clips(
     pooling: Pooling = "mean",
     batch_seconds: float = 30.0,
 ) -> np.ndarray:
-    """(n, D) fp32 as `AudioViT.embed`, in the order of `waveforms` ((T,) each, at the encoder's rate).
+    """Embed clips as `AudioViT.embed` does; returns (n, D) fp32 in the order of `waveforms`.
 
-    Clips of like length go through together, at most `batch_seconds` of padded sound at a time. The encoder's
-    training mode is left as it was found.
+    Clips of similar length are batched, with at most `batch_seconds` of padded audio per batch. The encoder's training
+    mode is restored afterwards.
+
+    Args:
+        waveforms: (T,) each, at the encoder's sample rate.
     """
     rows: dict[int, np.ndarray] = {}
     for chosen, tokens, num_tokens in _token_batches(encoder, waveforms, layer, batch_seconds):
@@ -30,7 +33,7 @@ def embed_clips(
 def embed_frames(
     encoder: AudioViT, waveforms: list[np.ndarray], layer: Layer | Sequence[Layer] = None, batch_seconds: float = 30.0
 ) -> list[np.ndarray]:
-    """(N, D) fp32 of each clip: its real tokens. Otherwise as `embed_clips`."""
+    """Real tokens of each clip, (N, D) fp32. Otherwise as `embed_clips`."""
     rows: dict[int, np.ndarray] = {}
     for chosen, tokens, num_tokens in _token_batches(encoder, waveforms, layer, batch_seconds):
         values = tokens.float().cpu().numpy()
@@ -44,7 +47,7 @@ def embed_frames(
 def _token_batches(
     encoder: AudioViT, waveforms: list[np.ndarray], layer: Layer | Sequence[Layer], batch_seconds: float
 ) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
-    """Numbers of the clips of a batch, their tokens (B, N, D), how many of them are real (B,)."""
+    """Yield indices of the clips in a batch, their tokens (B, N, D) and how many of them are real (B,)."""
     was_training = encoder.training
     encoder.eval()
     device = encoder.time_pos_embed.device
@@ -57,7 +60,7 @@ def _token_batches(
 
 @torch.no_grad()
 def calibrate_norm(encoder: AudioViT, waveforms: list[np.ndarray]) -> None:
-    """Take the batch-norm statistics of an untrained encoder from `waveforms`, as a training's first steps would."""
+    """Set the batch-norm statistics of an untrained encoder from `waveforms`, as the first training steps would."""
     was_training = encoder.training
     encoder.init_bn.reset_running_stats()
     encoder.train()
@@ -70,7 +73,7 @@ def calibrate_norm(encoder: AudioViT, waveforms: list[np.ndarray]) -> None:
 
 @torch.no_grad()
 def mel_statistics(waveforms: list[np.ndarray]) -> np.ndarray:
-    """(n, 128): mean and deviation over time of each of the 64 log-mel bands."""
+    """(n, 128): mean and standard deviation over time of each of the 64 log-mel bands."""
     log_mel = LogMel()
     rows = []
     for waveform in waveforms:
@@ -79,11 +82,11 @@ def mel_statistics(waveforms: list[np.ndarray]) -> np.ndarray:
     return np.stack(rows)
 
 
-def batches_by_length(lengths: list[int], most_samples: int) -> list[list[int]]:
-    """Indices sorted by length, cut so that number x longest stays within `most_samples` (a longer clip goes alone)."""
+def batches_by_length(lengths: list[int], max_samples: int) -> list[list[int]]:
+    """Batches of indices, by length, of at most `max_samples` including padding; a longer clip is a batch by itself."""
     batches: list[list[int]] = []
     for i in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if batches and (len(batches[-1]) + 1) * lengths[i] <= most_samples:
+        if batches and (len(batches[-1]) + 1) * lengths[i] <= max_samples:
             batches[-1].append(i)
         else:
             batches.append([i])

@@ -1,4 +1,4 @@
-"""k-nearest-neighbour accuracy, the probe without learning: cosine, votes weighted by similarity (Wu et al., 2018)."""
+"""k-nearest-neighbor accuracy: cosine similarity, votes weighted by similarity (Wu et al., 2018)."""
 
 import numpy as np
 
@@ -6,11 +6,11 @@ import numpy as np
 def knn_accuracy(
     train: np.ndarray, train_labels: np.ndarray, test: np.ndarray, test_labels: np.ndarray, k: int = 10
 ) -> float:
-    """Share of test rows whose neighbours vote for their class.
+    """Test accuracy, 0 to 1, of the vote of each row's `k` nearest neighbors in train.
 
     Args:
-        train: (n, D), test: (m, D), standardised. train_labels, test_labels: integers from 0.
-        k: neighbours; all of train if it has fewer.
+        train: (n, D), test: (m, D), standardized. train_labels, test_labels: integers from 0.
+        k: number of neighbors; all of train if it has fewer rows.
     """
     similarity = _unit(test) @ _unit(train).T  # (m, n)
     k = min(k, len(train))

@@ -9,17 +9,17 @@ from sklearn.model_selection import train_test_split
 from threadpoolctl import threadpool_limits
 
 STRENGTHS = (0.01, 0.1, 1.0, 10.0)
-_MOST_ROWS = 20_000
-_NEVER = -10.0  # bias of a class that no row has
+_MAX_ROWS = 20_000
+_NEVER = -10.0  # bias of a class without rows
 
 
 def linear_accuracy(
     train: np.ndarray, train_labels: np.ndarray, test: np.ndarray, test_labels: np.ndarray, seed: int = 0
 ) -> float:
-    """Test accuracy; the inverse regularisation is the one of STRENGTHS that does best on a held-out quarter of train.
+    """Test accuracy, 0 to 1; the inverse regularization strength is chosen on a held-out quarter of train.
 
     Args:
-        train: (n, D), test: (m, D), standardised. train_labels, test_labels: integers.
+        train: (n, D), test: (m, D), standardized. train_labels, test_labels: integers.
     """
     counts = np.bincount(train_labels)
     stratify = train_labels if counts[counts > 0].min() >= 2 else None
@@ -33,14 +33,16 @@ def linear_accuracy(
 def fit_linear(
     train: np.ndarray, targets: np.ndarray, multi: bool, balanced: bool = False, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Weights (C, D) and biases (C,) of logistic regression, regularised as `linear_accuracy`.
+    """Weights (C, D) and biases (C,) of logistic regression; the regularization is chosen on a held-out quarter.
 
     Args:
-        train: (n, D), standardised; of more than 20,000 rows that many are drawn. targets: (n, C) 0 or 1.
-        multi: several classes a row, a regression a class. balanced: classes count alike, however many rows they have.
+        train: (n, D), standardized; a random subset of 20,000 rows is used if there are more.
+        targets: (n, C), 0 or 1.
+        multi: rows may have several classes; fits one regression per class.
+        balanced: weight classes equally, whatever their number of rows.
     """
-    if len(train) > _MOST_ROWS:
-        chosen = np.random.default_rng(seed).choice(len(train), _MOST_ROWS, replace=False)
+    if len(train) > _MAX_ROWS:
+        chosen = np.random.default_rng(seed).choice(len(train), _MAX_ROWS, replace=False)
         train, targets = train[chosen], targets[chosen]
     weight, bias = np.zeros((targets.shape[1], train.shape[1])), np.full(targets.shape[1], _NEVER)
     kind = "balanced" if balanced else None
@@ -49,7 +51,7 @@ def fit_linear(
         fitted = _fit(train, targets.argmax(1), strength, kind)
         if len(fitted.classes_) > 2:
             weight[fitted.classes_], bias[fitted.classes_] = fitted.coef_, fitted.intercept_
-        else:  # one row for two classes
+        else:  # scikit-learn fits one set of weights for two classes
             half = np.array([-0.5, 0.5])
             weight[fitted.classes_] = half[:, None] * fitted.coef_
             bias[fitted.classes_] = half * fitted.intercept_
@@ -64,7 +66,7 @@ def fit_linear(
 
 
 def _best_strength(train: np.ndarray, targets: np.ndarray, multi: bool, seed: int) -> float:
-    """By log loss on a held-out quarter; of several labels a row by that of the class nearest to half of them."""
+    """The strength of lowest log loss on a held-out quarter; multi-label: of the class closest to half the rows."""
     labels = targets[:, np.abs(targets.mean(0) - 0.5).argmin()].astype(int) if multi else targets.argmax(1)
     held = np.random.default_rng(seed).permutation(len(train)) < len(train) // 4
     if len(set(labels[~held])) < 2 or not held.any():
@@ -73,14 +75,14 @@ def _best_strength(train: np.ndarray, targets: np.ndarray, multi: bool, seed: in
     for strength in STRENGTHS:
         fitted = _fit(train[~held], labels[~held], strength)
         known = np.isin(labels[held], fitted.classes_)
-        chance = fitted.predict_proba(train[held])[known]
+        predicted = fitted.predict_proba(train[held])[known]
         column = np.searchsorted(fitted.classes_, labels[held][known])
-        losses.append(-np.log(chance[np.arange(len(chance)), column] + 1e-9).mean() if known.any() else 0.0)
+        losses.append(-np.log(predicted[np.arange(len(predicted)), column] + 1e-9).mean() if known.any() else 0.0)
     return STRENGTHS[int(np.argmin(losses))]
 
 
 def _fit(rows: np.ndarray, labels: np.ndarray, strength: float, class_weight: str | None = None) -> LogisticRegression:
-    # Two threads take ten times as long on problems of this size; the weakest strengths need not converge to be ranked.
+    # Two threads are ten times slower on problems of this size; weakly regularized fits need not converge to be ranked.
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         return LogisticRegression(C=strength, max_iter=100, class_weight=class_weight).fit(rows, labels)

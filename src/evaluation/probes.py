@@ -1,4 +1,4 @@
-"""k-NN and linear probe of one set of embeddings, and what the embeddings look like."""
+"""k-NN and linear probe of a set of embeddings, and statistics of the embeddings."""
 
 from dataclasses import dataclass
 
@@ -10,8 +10,8 @@ from src.evaluation.linear import linear_accuracy
 
 @dataclass(frozen=True)
 class ProbeScores:
-    """Accuracies from 0 to 1; deviation: mean over dimensions of the embeddings' deviation over clips;
-    effective_rank: how many directions carry them, 1 to D."""
+    """knn, linear: accuracies, 0 to 1. deviation: standard deviation over clips, averaged over dimensions.
+    effective_rank: effective number of dimensions, 1 to D."""
 
     knn: float
     linear: float
@@ -20,7 +20,7 @@ class ProbeScores:
 
 
 def probe(train: np.ndarray, train_labels: np.ndarray, test: np.ndarray, test_labels: np.ndarray) -> ProbeScores:
-    """Scores of embeddings (n, D) and (m, D); both probes see them standardised with the train statistics."""
+    """Scores of embeddings (n, D) and (m, D), standardized with the train statistics for both probes."""
     mean, deviation = train.mean(0), train.std(0) + 1e-6
     train_rows, test_rows = (train - mean) / deviation, (test - mean) / deviation
     return ProbeScores(
@@ -32,12 +32,12 @@ def probe(train: np.ndarray, train_labels: np.ndarray, test: np.ndarray, test_la
 
 
 def majority_accuracy(train_labels: np.ndarray, test_labels: np.ndarray) -> float:
-    """Accuracy of always naming the commonest class of train."""
+    """Accuracy of always predicting the most frequent class of train."""
     return float((test_labels == np.bincount(train_labels).argmax()).mean())
 
 
 def effective_rank(embeddings: np.ndarray) -> float:
-    """exp of the entropy of the normalised singular values of centred (n, D) embeddings (Roy and Vetterli, 2007)."""
+    """exp of the entropy of the normalized singular values of centered (n, D) embeddings (Roy and Vetterli, 2007)."""
     singular = np.linalg.svd(embeddings - embeddings.mean(0), compute_uv=False)
     share = singular / max(singular.sum(), 1e-12)
     share = share[share > 0]

@@ -1,5 +1,6 @@
-"""How good a classifier is on a test set: metrics with bootstrap intervals, a row a class, confusions."""
+"""Report of a classifier on a test set: scores with bootstrap intervals, classes, confusion matrix, mistakes."""
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,110 +10,141 @@ _RESAMPLES = 1000
 
 
 def scores(targets: np.ndarray, probabilities: np.ndarray, multi: bool) -> dict[str, float]:
-    """Single: accuracy and macro F1. Multi: mean average precision and macro F1 (at 0.5), over classes that occur.
+    """Single label: accuracy and macro F1. Multi-label: mean average precision and macro F1 at 0.5.
+
+    Averages are over classes that occur.
 
     Args:
         targets: (n, C) 0 or 1. probabilities: (n, C).
     """
     if not multi:
-        true, said = targets.argmax(1), probabilities.argmax(1)
-        f1 = f1_score(true, said, average="macro", labels=np.unique(true), zero_division=0)
-        return {"accuracy": float(accuracy_score(true, said)), "f1": float(f1)}
-    there = np.flatnonzero((targets > 0).any(0))
-    truth, chance = targets[:, there] > 0, probabilities[:, there]
+        true, predicted = targets.argmax(1), probabilities.argmax(1)
+        f1 = f1_score(true, predicted, average="macro", labels=np.unique(true), zero_division=0)
+        return {"accuracy": float(accuracy_score(true, predicted)), "f1": float(f1)}
+    occurring = np.flatnonzero((targets > 0).any(0))
+    has_class, probabilities = targets[:, occurring] > 0, probabilities[:, occurring]
     return {
-        "map": float(average_precision_score(truth, chance, average="macro")),
-        "f1": float(f1_score(truth, chance >= 0.5, average="macro", zero_division=0)),
+        "map": float(average_precision_score(has_class, probabilities, average="macro")),
+        "f1": float(f1_score(has_class, probabilities >= 0.5, average="macro", zero_division=0)),
     }
 
 
-def intervals(targets: np.ndarray, probabilities: np.ndarray, multi: bool, seed: int = 0) -> dict[str, list[float]]:
-    """95 % intervals of `scores` over resampled clips (percentile bootstrap, Efron and Tibshirani, 1993)."""
-    random = np.random.default_rng(seed)
-    draws = [random.integers(len(targets), size=len(targets)) for _ in range(_RESAMPLES)]
-    samples = [scores(targets[draw], probabilities[draw], multi) for draw in draws]
+def intervals(
+    targets: np.ndarray, probabilities: np.ndarray, multi: bool, groups: Sequence[str] | None = None, seed: int = 0
+) -> dict[str, list[float]]:
+    """95 % intervals of `scores` (percentile bootstrap, Efron and Tibshirani, 1993). groups: as in `report`."""
+    draws = bootstrap_draws(len(targets), groups, seed)
+    samples = [scores(targets[draw], probabilities[draw], multi) for draw in draws if targets[draw].any()]
     return {
         name: [float(value) for value in np.percentile([sample[name] for sample in samples], [2.5, 97.5])]
         for name in samples[0]
     }
 
 
+def bootstrap_draws(num_clips: int, groups: Sequence[str] | None = None, seed: int = 0) -> Iterator[np.ndarray]:
+    """Yield indices of the clips in each of 1,000 resamples with replacement: of clips, or of whole groups of clips."""
+    random = np.random.default_rng(seed)
+    if groups is None:
+        for _ in range(_RESAMPLES):
+            yield random.integers(num_clips, size=num_clips)
+        return
+    clips_of: dict[str, list[int]] = {}
+    for clip, group in zip(range(num_clips), groups, strict=True):
+        clips_of.setdefault(group, []).append(clip)
+    members = [np.array(clips) for clips in clips_of.values()]
+    for _ in range(_RESAMPLES):
+        yield np.concatenate([members[group] for group in random.integers(len(members), size=len(members))])
+
+
 def report(
-    keys: list[str], targets: np.ndarray, probabilities: np.ndarray, class_names: list[str], multi: bool
+    keys: list[str],
+    targets: np.ndarray,
+    probabilities: np.ndarray,
+    class_names: list[str],
+    multi: bool,
+    groups: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """Plain values: scores with intervals, a row a class, calibration, the confusion matrix (single), the worst
-    mistakes.
+    """Scores with intervals, a row per class, calibration, mistakes, confusion matrix (single label); plain values.
 
     Args:
         targets, probabilities: (n, C).
+        groups: of each clip, e.g. its recording or speaker; the bootstrap draws groups instead of clips.
     """
-    truth = targets > 0
-    said = probabilities >= 0.5 if multi else np.eye(len(class_names), dtype=bool)[probabilities.argmax(1)]
-    found: dict[str, Any] = {
+    true = targets > 0
+    predicted = probabilities >= 0.5 if multi else np.eye(len(class_names), dtype=bool)[probabilities.argmax(1)]
+    result: dict[str, Any] = {
         "clips": len(keys),
         "scores": scores(targets, probabilities, multi),
-        "intervals": intervals(targets, probabilities, multi),
-        "classes": class_rows(truth, said, class_names),
-        "calibration": calibration(truth, probabilities, multi),
-        "mistakes": mistakes(keys, truth, said, probabilities, class_names, multi),
+        "intervals": intervals(targets, probabilities, multi, groups),
+        "classes": class_rows(true, predicted, class_names),
+        "calibration": calibration(true, probabilities, multi),
+        "mistakes": mistakes(keys, true, predicted, probabilities, class_names, multi),
     }
     if not multi:
-        matrix = confusion_matrix(truth.argmax(1), said.argmax(1), labels=range(len(class_names)))
-        found["confusion"] = matrix.tolist()
-    return found
+        matrix = confusion_matrix(true.argmax(1), predicted.argmax(1), labels=range(len(class_names)))
+        result["confusion"] = matrix.tolist()
+    return result
 
 
-def class_rows(truth: np.ndarray, said: np.ndarray, class_names: list[str]) -> list[dict[str, Any]]:
-    """truth, said: (n, C), True where a clip (or token) has the class, or is said to have it."""
+def class_rows(true: np.ndarray, predicted: np.ndarray, class_names: list[str]) -> list[dict[str, Any]]:
+    """Count, precision and recall of each class. true, predicted: (n, C) bool of clips or tokens."""
     return [
         {
             "name": name,
-            "clips": int(truth[:, c].sum()),
-            "precision": _share((truth & said)[:, c].sum(), said[:, c].sum()),
-            "recall": _share((truth & said)[:, c].sum(), truth[:, c].sum()),
+            "clips": int(true[:, c].sum()),
+            "precision": _ratio((true & predicted)[:, c].sum(), predicted[:, c].sum()),
+            "recall": _ratio((true & predicted)[:, c].sum(), true[:, c].sum()),
         }
         for c, name in enumerate(class_names)
     ]
 
 
-def calibration(truth: np.ndarray, probabilities: np.ndarray, multi: bool) -> dict[str, Any]:
-    """How far probabilities can be believed: of the likeliest class (single), of every class (multi), in ten bins.
+def calibration(true: np.ndarray, probabilities: np.ndarray, multi: bool) -> dict[str, Any]:
+    """Calibration in ten bins: of the most probable class (single label) or of all classes (multi-label).
 
     Returns:
-        error: expected calibration error, 0 to 1 (Guo et al., 2017). bins: mean probability, share that was right,
-        number.
+        error: expected calibration error, 0 to 1 (Guo et al., 2017). bins: mean probability, fraction correct, count.
     """
     if multi:
-        chance, right = probabilities.ravel(), truth.ravel()
+        probability, right = probabilities.ravel(), true.ravel()
     else:
-        chance, right = probabilities.max(1), truth[np.arange(len(truth)), probabilities.argmax(1)]
-    place = np.minimum((chance * 10).astype(int), 9)
+        probability, right = probabilities.max(1), true[np.arange(len(true)), probabilities.argmax(1)]
+    bin_of = np.minimum((probability * 10).astype(int), 9)
     bins = [
-        {"probability": float(chance[here].mean()), "right": float(right[here].mean()), "number": int(here.sum())}
-        for here in (place == b for b in range(10))
-        if here.any()
+        {
+            "probability": float(probability[inside].mean()),
+            "right": float(right[inside].mean()),
+            "number": int(inside.sum()),
+        }
+        for inside in (bin_of == b for b in range(10))
+        if inside.any()
     ]
-    error = sum(each["number"] * abs(each["probability"] - each["right"]) for each in bins) / len(chance)
+    error = sum(each["number"] * abs(each["probability"] - each["right"]) for each in bins) / len(probability)
     return {"error": float(error), "bins": bins}
 
 
 def mistakes(
-    keys: list[str], truth: np.ndarray, said: np.ndarray, probabilities: np.ndarray, class_names: list[str], multi: bool
+    keys: list[str],
+    true: np.ndarray,
+    predicted: np.ndarray,
+    probabilities: np.ndarray,
+    class_names: list[str],
+    multi: bool,
 ) -> list[dict[str, Any]]:
-    """The 20 clips that were missed most surely; of several classes a clip the class that was missed most counts."""
+    """The 20 most confident mistakes; with several classes per clip, the class with the largest error counts."""
     names = np.array(class_names)
-    miss = np.abs(probabilities - truth).max(1) if multi else probabilities.max(1)
-    wrong = np.flatnonzero((truth != said).any(1))
+    error = np.abs(probabilities - true).max(1) if multi else probabilities.max(1)
+    wrong = np.flatnonzero((true != predicted).any(1))
     return [
         {
             "path": keys[i],
-            "label": "; ".join(names[truth[i]]),
-            "predicted": "; ".join(names[said[i]]),
+            "label": "; ".join(names[true[i]]),
+            "predicted": "; ".join(names[predicted[i]]),
             "probability": float(probabilities[i].max()),
         }
-        for i in wrong[np.argsort(-miss[wrong], kind="stable")][:20].tolist()
+        for i in wrong[np.argsort(-error[wrong], kind="stable")][:20].tolist()
     ]
 
 
-def _share(part: int, whole: int) -> float | None:
+def _ratio(part: int, whole: int) -> float | None:
     return float(part / whole) if whole else None

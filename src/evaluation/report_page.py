@@ -1,4 +1,4 @@
-"""The report of a classifier as one HTML page that needs nothing else: numbers, pictures, players."""
+"""The report of a classifier as one self-contained HTML page: scores, plots, audio players."""
 
 import base64
 import html
@@ -24,30 +24,31 @@ audio { vertical-align: middle; height: 2rem; }
 
 def report_page(
     title: str,
-    found: Mapping[str, Any],
+    result: Mapping[str, Any],
     curves: Mapping[str, Sequence[tuple[float, float]]],
     players: Mapping[str, str],
 ) -> str:
-    """HTML.
+    """The page as HTML.
 
     Args:
-        found: as `report` gives it, with "floors", and where there were folds "folds", "mean" and "deviation".
-        curves: of each value logged, (step, value). players: `player` of the paths of the mistakes.
+        result: of `report`, with "floors" and, after cross-validation, "folds", "mean" and "deviation".
+        curves: (step, value) pairs of each logged metric.
+        players: `player` of each mistake, by path.
     """
-    parts = [_score_table(found)]
-    if "folds" in found:
-        parts += ["<h2>Folds</h2>", _fold_table(found["folds"])]
+    parts = [_score_table(result)]
+    if "folds" in result:
+        parts += ["<h2>Folds</h2>", _fold_table(result["folds"])]
     pictures = [_curves(curves)] if curves else []
-    if found.get("calibration"):
-        pictures.append(_calibration(found["calibration"]))
-    if "confusion" in found:
-        pictures.append(_confusion(found["confusion"], [each["name"] for each in found["classes"]]))
+    if result.get("calibration"):
+        pictures.append(_calibration(result["calibration"]))
+    if "confusion" in result:
+        pictures.append(_confusion(result["confusion"], [each["name"] for each in result["classes"]]))
     parts.append("".join(f"<figure>{picture}</figure>" for picture in pictures))
-    parts += ["<h2>Classes</h2>", _class_table(found["classes"], found.get("unit", "clips"))]
-    if found.get("mistakes"):
-        parts += ["<h2>Worst mistakes</h2>", _mistake_table(found["mistakes"], players)]
-    if found.get("notes"):
-        parts += ["<h2>Notes</h2><ul>", *(f"<li>{html.escape(note)}</li>" for note in found["notes"]), "</ul>"]
+    parts += ["<h2>Classes</h2>", _class_table(result["classes"], result.get("unit", "clips"))]
+    if result.get("mistakes"):
+        parts += ["<h2>Worst mistakes</h2>", _mistake_table(result["mistakes"], players)]
+    if result.get("notes"):
+        parts += ["<h2>Notes</h2><ul>", *(f"<li>{html.escape(note)}</li>" for note in result["notes"]), "</ul>"]
     body = "\n".join(parts)
     return f"""<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
@@ -60,7 +61,7 @@ def report_page(
 
 
 def player(samples: np.ndarray, sample_rate: int) -> str:
-    """An `<audio>` element that holds the sound itself (FLAC). samples: (T,) in [-1, 1]."""
+    """An `<audio>` element with the audio embedded as FLAC. samples: (T,) in [-1, 1]."""
     file = io.BytesIO()
     soundfile.write(file, np.clip(samples, -1, 1), sample_rate, format="FLAC", subtype="PCM_16")
     data = base64.b64encode(file.getvalue()).decode()
@@ -68,7 +69,7 @@ def player(samples: np.ndarray, sample_rate: int) -> str:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Cells are HTML; those that begin with a digit stand to the right."""
+    """Cells are HTML; those that start with a digit are right-aligned."""
     lines = "".join(
         "<tr>"
         + "".join(f'<td class="number">{c}</td>' if c[:1].isdigit() else f"<td>{c}</td>" for c in row)
@@ -78,18 +79,20 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return f"<table><thead><tr>{''.join(f'<th>{h}</th>' for h in head)}</tr></thead><tbody>\n{lines}</tbody></table>"
 
 
-def _score_table(found: Mapping[str, Any]) -> str:
+def _score_table(result: Mapping[str, Any]) -> str:
     rows = []
-    for name, value in found["scores"].items():
-        low, high = found["intervals"].get(name, (None, None))
+    for name, value in result["scores"].items():
+        low, high = result["intervals"].get(name, (None, None))
         interval = f"{low:.3f} to {high:.3f}" if low is not None else ""
-        folds = f"{found['mean'][name]:.3f} ± {found['deviation'][name]:.3f}" if "mean" in found else ""
+        folds = f"{result['mean'][name]:.3f} ± {result['deviation'][name]:.3f}" if "mean" in result else ""
         rows.append([html.escape(name), f"{value:.3f}", interval, folds])
-    rows += [[f"floor: {html.escape(name)}", f"{value:.3f}", "", ""] for name, value in found.get("floors", {}).items()]
-    if found.get("calibration"):
-        rows.append(["calibration error", f"{found['calibration']['error']:.3f}", "", ""])
-    head = ["", f"test, {found['clips']} clips", "95 % interval (bootstrap)", "folds: mean ± deviation"]
-    return _table(head, rows) if "mean" in found else _table(head[:3], [row[:3] for row in rows])
+    rows += [
+        [f"floor: {html.escape(name)}", f"{value:.3f}", "", ""] for name, value in result.get("floors", {}).items()
+    ]
+    if result.get("calibration"):
+        rows.append(["calibration error", f"{result['calibration']['error']:.3f}", "", ""])
+    head = ["", f"test, {result['clips']} clips", "95 % interval (bootstrap)", "folds: mean ± deviation"]
+    return _table(head, rows) if "mean" in result else _table(head[:3], [row[:3] for row in rows])
 
 
 def _fold_table(folds: Sequence[Mapping[str, Any]]) -> str:
@@ -109,10 +112,10 @@ def _class_table(classes: Sequence[Mapping[str, Any]], unit: str) -> str:
 def _mistake_table(mistakes: Sequence[Mapping[str, Any]], players: Mapping[str, str]) -> str:
     rows = [
         [html.escape(each["label"]), html.escape(each["predicted"]) or "nothing", f"{each['probability']:.3f}",
-         players.get(each["path"], "cannot be read now"), html.escape(each["path"])]
+         players.get(each["path"], "cannot be read"), html.escape(each["path"])]
         for each in mistakes
     ]  # fmt: skip
-    return _table(["is", "predicted", "probability", "sound", "path"], rows)
+    return _table(["true", "predicted", "probability", "audio", "path"], rows)
 
 
 def _curves(curves: Mapping[str, Sequence[tuple[float, float]]]) -> str:
@@ -125,13 +128,13 @@ def _curves(curves: Mapping[str, Sequence[tuple[float, float]]]) -> str:
     return _svg(figure)
 
 
-def _calibration(found: Mapping[str, Any]) -> str:
+def _calibration(calibration: Mapping[str, Any]) -> str:
     figure = Figure(figsize=(4.5, 4), layout="constrained")
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color="0.7")
-    bins = found["bins"]
+    bins = calibration["bins"]
     axes.plot([b["probability"] for b in bins], [b["right"] for b in bins], marker="o")
-    axes.set(xlabel="probability given", ylabel="share that was right", title="calibration", xlim=(0, 1), ylim=(0, 1))
+    axes.set(xlabel="predicted probability", ylabel="fraction correct", title="calibration", xlim=(0, 1), ylim=(0, 1))
     return _svg(figure)
 
 
@@ -143,12 +146,12 @@ def _confusion(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> str:
     axes = figure.subplots()
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     if len(names) <= 40:
-        for true, said in np.argwhere(counts).tolist():
-            colour = "white" if share[true, said] > 0.6 else "black"
-            axes.text(said, true, str(counts[true, said]), ha="center", va="center", color=colour, fontsize=8)
-        axes.set_xticks(range(len(names)), names, rotation=90)
-        axes.set_yticks(range(len(names)), names)
-    axes.set(xlabel="predicted", ylabel="is", title="confusions (clips; colour: share of the row)")
+        for true, predicted in np.argwhere(counts).tolist():
+            color = "white" if share[true, predicted] > 0.6 else "black"
+            axes.text(predicted, true, str(counts[true, predicted]), ha="center", va="center", color=color, fontsize=8)
+        axes.set_xticks(range(len(names)), names, rotation=90, parse_math=False)  # "$" in a name is no formula
+        axes.set_yticks(range(len(names)), names, parse_math=False)
+    axes.set(xlabel="predicted", ylabel="true", title="confusion matrix (clips; color: share of the row)")
     return _svg(figure)
 
 

@@ -1,8 +1,8 @@
-"""Networks: waveform in; tokens, embeddings or a reconstruction loss out. Nothing here knows of training or data.
+"""Networks: waveform in; tokens, embeddings or a reconstruction loss out. Independent of training and data.
 
-Letters in shapes: B clips, T samples, F frames (10 ms), N tokens (40 ms), K tokens the encoder sees,
-M masked tokens of the whole batch, D width, P values of a patch (64 mel bands x 4 frames = 256).
-`mask` is True where a token is hidden from the encoder; `valid` is True where a token or frame is sound, not padding.
+Shapes: B clips, T samples, F frames (10 ms), N tokens (40 ms), K visible tokens of a clip, M masked tokens of the
+whole batch, D width, P values of a patch (64 mel bands x 4 frames = 256).
+`mask` is True where a token is hidden from the encoder; `valid` is True where a token or frame is audio, not padding.
 """
 
 from src.models.sizes import SIZES, build_encoder, build_mae, create_encoder, create_mae

@@ -1,4 +1,4 @@
-"""An encoder with a linear head: waveform in, logits of the classes out, for each clip or each token."""
+"""An encoder with a linear head: waveform in, class logits out, per clip or per token."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,11 +9,10 @@ from torch import Tensor, nn
 from src.models.vit import AudioViT, Layer, Pooling
 
 
-class Standardise(nn.Module):
-    """Each of the last axis' values less its mean, over its deviation: constants that `fit` takes from embeddings;
-    before, identity.
+class Standardize(nn.Module):
+    """Subtract the mean of each dimension and divide by its standard deviation. The identity until `fit` is called.
 
-    With it a linear layer learns at one rate in all dimensions; unlike a LayerNorm it keeps each embedding's level.
+    Lets a linear layer use one learning rate for all dimensions; unlike LayerNorm, it keeps each embedding's level.
     """
 
     mean: Tensor  # (D,)
@@ -26,7 +25,7 @@ class Standardise(nn.Module):
 
     @torch.no_grad()
     def fit(self, embeddings: Tensor) -> None:
-        """embeddings: (n, D)."""
+        """Take mean and standard deviation from `embeddings` (n, D)."""
         self.mean.copy_(embeddings.mean(0))
         self.deviation.copy_(embeddings.std(0) + 1e-6 if len(embeddings) > 1 else torch.ones_like(self.mean))
 
@@ -36,21 +35,21 @@ class Standardise(nn.Module):
 
 
 def make_head(embed_dim: int, pooling: Pooling | None, num_classes: int) -> nn.Sequential:
-    """`Standardise`, and a linear layer that begins at zero: all classes alike. pooling: None reads tokens."""
+    """`Standardize` and a zero-initialized linear layer. pooling: as in `AudioViT.embed`; None classifies tokens."""
     width = embed_dim * (2 if pooling in ("mean_std", "mean_max") else 1)
     linear = nn.Linear(width, num_classes)
     for parameter in linear.parameters():
         nn.init.zeros_(parameter)
-    return nn.Sequential(Standardise(width), linear)
+    return nn.Sequential(Standardize(width), linear)
 
 
 class AudioClassifier(nn.Module):
-    """Standardised embedding and a linear layer.
+    """An encoder, `Standardize` and a linear layer.
 
     Args:
-        class_names: of the logits, in their order. layer: the read-out, as `AudioViT.embed`. pooling: the same, None
-            answers for each token (40 ms), not each clip.
-        multi: whether a clip or token may have several classes: then a sigmoid belongs on the logits, else a softmax.
+        class_names: one per logit, in order.
+        layer, pooling: as in `AudioViT.embed`; pooling=None gives logits per token (40 ms) instead of per clip.
+        multi: whether a clip or token may have several classes (sigmoid) or has exactly one (softmax).
     """
 
     def __init__(
@@ -70,19 +69,19 @@ class AudioClassifier(nn.Module):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Plain values: with the encoder they make the same network."""
+        """The arguments of the constructor except the encoder, as plain values."""
         return {"class_names": self.class_names, "layer": self.layer, "pooling": self.pooling, "multi": self.multi}
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """(..., C), from 0 to 1."""
+        """Logits (..., C) -> (..., C) in [0, 1]."""
         return logits.sigmoid() if self.multi else logits.softmax(-1)
 
     def forward(self, waveform: Tensor, length: Tensor | None = None) -> Tensor:
-        """(B, T), (B,) samples -> logits (B, C), or (B, N, C) of tokens."""
+        """(B, T), (B,) samples -> logits (B, C), or (B, N, C) per token."""
         return self.head(self.embed(waveform, length))
 
     def embed(self, waveform: Tensor, length: Tensor | None = None) -> Tensor:
-        """What the head sees: (B, D), (B, 2 D), or (B, N, D) of tokens."""
+        """Input of the head: (B, D) or (B, 2 D), or tokens (B, N, D)."""
         if self.pooling is None:
             return self.encoder(waveform, length, self.layer)
         return self.encoder.embed(waveform, length, self.layer, self.pooling)

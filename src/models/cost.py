@@ -1,4 +1,4 @@
-"""What a masked autoencoder costs: parameters, operations and memory of a step."""
+"""Parameters, FLOPs and memory of a training step of a masked autoencoder."""
 
 from src.models.mae import MaskedAutoencoder
 
@@ -8,7 +8,7 @@ def count_parameters(module) -> int:
 
 
 def forward_flops(model: MaskedAutoencoder, tokens: int, kept: int) -> float:
-    """Multiplications and additions of the matrix products of one clip; a training step takes three times as many."""
+    """FLOPs of the matrix products of one clip's forward pass; forward and backward take three times as many."""
     masked = tokens - kept
     output = 2 * masked * model.decoder.outputlayer.weight.numel()
     embed = 2 * kept * (model.encoder.patch_embed.proj.weight.numel() + model.decoder.input_proj.weight.numel())
@@ -38,23 +38,24 @@ def memory_bytes(
     num_shards: int = 1,
     state_bytes: int = 16,
 ) -> float:
-    """Peak of one process: what is kept for each parameter, and what the backward pass needs.
+    """Peak memory of one process: parameters with their state, and activations for the backward pass.
 
-    The 16 bytes a parameter are fp32 weight, gradient and AdamW's two moments. Of `num_shards` pieces a process has
-    one, and with it, whole for a while, the weights of two blocks (the next is gathered meanwhile), the gradient of
-    one, and that gradient once more, laid out for the sum over processes.
+    The 16 bytes per parameter are the fp32 weight, its gradient and AdamW's two moments. Each of `num_shards` processes
+    holds one shard and, temporarily unsharded, the weights of two blocks (one is prefetched), the gradient of one block
+    and a copy of that gradient for the reduce-scatter.
 
-    A block keeps 16 values of its width a token: two norms' inputs and outputs, query, key, value, attention's output,
-    the MLP's hidden layer before and after GELU. With recomputation the encoder keeps one a block, and one block's all.
+    A block keeps 16 x width values per token: inputs and outputs of two norms, query, key, value, the attention output,
+    and the MLP's hidden layer before and after GELU. With recomputation the encoder keeps one x width per block, and
+    all 16 of one block.
     """
-    bytes_a_value = 2 if bf16 else 4
+    bytes_per_value = 2 if bf16 else 4
     state = state_bytes * (count_parameters(model.encoder) + count_parameters(model.decoder)) / num_shards
     if num_shards > 1:
         largest = max(count_parameters(part.blocks[0]) for part in (model.encoder, model.decoder))
-        state += largest * (3 * bytes_a_value + 4)
+        state += largest * (3 * bytes_per_value + 4)
     depth, width = len(model.encoder.blocks), model.encoder.embed_dim
-    values_a_token = (depth + 16) * width if recompute else depth * 16 * width
+    values_per_token = (depth + 16) * width if recompute else depth * 16 * width
     decoder_width = model.decoder.mask_token.shape[-1]
-    values = kept * values_a_token + tokens * len(model.decoder.blocks) * 16 * decoder_width
+    values = kept * values_per_token + tokens * len(model.decoder.blocks) * 16 * decoder_width
     front_end = tokens * 4 * (2 * 512 + 2 * 257 + 4 * 64) * 4  # frames, spectrum and mel, fp32
-    return state + clips * (values * bytes_a_value + front_end)
+    return state + clips * (values * bytes_per_value + front_end)

@@ -1,4 +1,4 @@
-"""The decoder of the masked autoencoder: visible tokens and mask tokens in, predictions for the masked ones out."""
+"""Decoder of the masked autoencoder: visible tokens and mask tokens in, predicted patches of the masked tokens out."""
 
 import torch
 from timm.layers import LayerNorm
@@ -9,7 +9,14 @@ from src.models.vit import make_block, run_blocks
 
 
 class Decoder(nn.Module):
-    """Args: input_width: of the encoder. patch_size: values it predicts a token. max_tokens: longest clip."""
+    """Transformer decoder.
+
+    Args:
+        input_width: width of the encoder.
+        width, depth, num_heads: of the decoder.
+        patch_size: P, the values predicted per token.
+        max_tokens: size of the position table, hence the longest clip.
+    """
 
     def __init__(
         self, input_width: int, width: int, depth: int, num_heads: int, patch_size: int = 256, max_tokens: int = 252
@@ -35,15 +42,16 @@ class Decoder(nn.Module):
 
         Args:
             latent: (B, K, D) encoder output of the visible tokens.
-            mask: what was hidden. valid: (B, N) real tokens; None when all are.
+            mask: which tokens were hidden.
+            valid: (B, N) bool, True for real tokens; None when all are.
 
         Returns:
-            (M, P), in the order of `mask.mask.nonzero()`: only these pass the output layer.
+            (M, P), in the order of `mask.mask.nonzero()`; the output layer runs on masked tokens only.
         """
         seen = self.input_proj(latent)
         holes = self.mask_token.to(seen.dtype).expand(len(seen), mask.mask.shape[1], -1)
         index = mask.visible[..., None].expand_as(seen)
-        if mask.visible_valid is not None:  # the surplus of shorter clips leaves its mask token where it is
+        if mask.visible_valid is not None:  # surplus entries of shorter clips write back the mask token
             seen = torch.where(mask.visible_valid[..., None], seen, holes[:, : seen.shape[1]])
         tokens = holes.scatter(1, index, seen) + self.pos_embed[:, : holes.shape[1]]
         tokens = run_blocks(self.blocks, tokens, valid)

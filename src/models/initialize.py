@@ -1,6 +1,6 @@
 """Initial weights as a pure function of (seed, parameter name), on any device, whole or sharded.
 
-The distributions are the official code's: Xavier in the encoder, truncated normal 0.02 in the decoder.
+Distributions follow the official code: Xavier uniform in the encoder, truncated normal (std 0.02) in the decoder.
 """
 
 import hashlib
@@ -16,11 +16,11 @@ from src.models.log_mel import LogMel
 
 @torch.no_grad()
 def initialize(module: nn.Module, seed: int, part: str) -> None:
-    """Fill all parameters and buffers of an encoder or decoder in place.
+    """Initialize all parameters and buffers of an encoder or decoder in place.
 
     Args:
-        module: its parameters may be uninitialised (`to_empty`).
-        part: "encoder" or "decoder": chooses the distribution of the matrices and enters the names.
+        module: may hold uninitialized memory (`to_empty`).
+        part: "encoder" or "decoder"; selects the distribution of the matrices and is the prefix of the names.
     """
     for name, parameter in module.named_parameters():
         fill(parameter, initial_value(f"{part}.{name}", parameter.shape, seed, _scale_of(module, name)))
@@ -32,7 +32,7 @@ def initialize(module: nn.Module, seed: int, part: str) -> None:
 
 
 def fill(parameter: Tensor, value: Tensor) -> None:
-    """Copy a whole `value`, which each process has, into `parameter`; of a sharded one each process takes its piece."""
+    """Copy the full tensor `value`, the same on each process, into `parameter`; a DTensor takes its local shard."""
     if isinstance(parameter, DTensor):
         local = distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)
         parameter.to_local().copy_(local.to_local())
@@ -41,7 +41,7 @@ def fill(parameter: Tensor, value: Tensor) -> None:
 
 
 def initial_value(name: str, shape: torch.Size, seed: int, layer_scale: float = 1.0) -> Tensor:
-    """Value of one parameter, fp32 on the CPU. `name` starts with "encoder." or "decoder."."""
+    """Initial value of one parameter, fp32 on the CPU. `name` starts with "encoder." or "decoder."."""
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") % 2**63)
     value = torch.empty(shape, device="cpu")
@@ -49,7 +49,7 @@ def initial_value(name: str, shape: torch.Size, seed: int, layer_scale: float = 
         return value.fill_(layer_scale)
     if name.endswith(("time_pos_embed", "freq_pos_embed", "mask_token")):
         return value.normal_(std=0.02, generator=generator)
-    if "patch_embed.proj" in name:  # PyTorch's own for a convolution of 256 inputs
+    if "patch_embed.proj" in name:  # PyTorch's default for a convolution with 256 inputs
         bound = 1 / math.sqrt(256 if len(shape) == 1 else value[0].numel())
         return value.uniform_(-bound, bound, generator=generator)
     if name.endswith("bias") or name.endswith("pos_embed"):

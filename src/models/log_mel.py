@@ -1,7 +1,7 @@
-"""Waveform to normalised log-mel spectrogram: the front end of Dasheng (STFT 512 / hop 160, 64 HTK mel bands).
+"""Waveform to normalized log-mel spectrogram: the front end of Dasheng (STFT 512 / hop 160, 64 HTK mel bands).
 
-Each clip is treated as if it were alone: reflection at its own end, dB floor under its own maximum,
-batch-norm statistics over real frames only. The filter bank is torchaudio's.
+A clip's result does not depend on its batch: reflection padding at the clip's own end, dB floor relative to its own
+maximum, batch-norm statistics over real frames only. The filter bank is torchaudio's.
 """
 
 import torch
@@ -15,16 +15,16 @@ class LogMel(nn.Module):
 
     Args:
         sample_rate: of the waveform, in Hz.
-        n_fft: samples of the periodic Hann window and of the Fourier transform.
-        hop_length: samples from one frame to the next.
-        n_mels: mel bands between f_min and f_max (Hz), HTK scale, triangles of height one.
-        floor_db: values further below the clip's maximum than this are raised to it.
+        n_fft: length of the FFT and of the periodic Hann window, in samples.
+        hop_length: samples between frames.
+        n_mels: number of mel bands between f_min and f_max (Hz); HTK scale, triangles of height one.
+        floor_db: values more than this below the clip's maximum are raised to that floor.
     """
 
     window: Tensor  # (n_fft,)
     filters: Tensor  # (n_fft // 2 + 1, n_mels)
-    amin = 1e-10  # power under this is taken as this, -100 dB (torchaudio's AmplitudeToDB)
-    shortest_seconds = 0.05  # shorter clips are padded with zeros: one token and the reflection need it
+    amin = 1e-10  # lower bound of the power, -100 dB (as torchaudio's AmplitudeToDB)
+    min_seconds = 0.05  # shorter clips are zero-padded: one token and the reflection padding need this much
 
     def __init__(
         self,
@@ -39,19 +39,19 @@ class LogMel(nn.Module):
         super().__init__()
         self.sample_rate, self.n_fft, self.hop_length, self.n_mels = sample_rate, n_fft, hop_length, n_mels
         self.f_min, self.f_max, self.floor_db = f_min, f_max, floor_db
-        self.shortest_samples = round(self.shortest_seconds * sample_rate)
+        self.min_samples = round(self.min_seconds * sample_rate)
         self.register_buffer("window", torch.empty(n_fft), persistent=False)
         self.register_buffer("filters", torch.empty(n_fft // 2 + 1, n_mels), persistent=False)
         self.reset_buffers()
 
     @property
     def settings(self) -> dict[str, float]:
-        """The arguments it was made with."""
+        """The arguments of the constructor."""
         names = ("sample_rate", "n_fft", "hop_length", "n_mels", "f_min", "f_max", "floor_db")
         return {name: getattr(self, name) for name in names}
 
     def reset_buffers(self) -> None:
-        """Compute window and filter bank, on whatever device they are; needed again after `to_empty`."""
+        """Compute window and filter bank on their current device; call it again after `to_empty`."""
         if self.window.is_meta:
             return
         with torch.device("cpu"):
@@ -63,10 +63,10 @@ class LogMel(nn.Module):
         self.filters.copy_(filters)
 
     def num_frames(self, length):
-        """Frames of a clip of `length` samples (int or tensor)."""
+        """Number of frames of a clip of `length` samples (int or tensor)."""
         if isinstance(length, Tensor):
-            return length.clamp(min=self.shortest_samples) // self.hop_length + 1
-        return max(length, self.shortest_samples) // self.hop_length + 1
+            return length.clamp(min=self.min_samples) // self.hop_length + 1
+        return max(length, self.min_samples) // self.hop_length + 1
 
     def forward(
         self, waveform: Tensor, length: Tensor | None = None, peak_db: Tensor | None = None
@@ -75,18 +75,18 @@ class LogMel(nn.Module):
 
         Args:
             waveform: (B, T) in [-1, 1].
-            length: (B,) samples of each clip; None when all fill their row.
-            peak_db: (B,) largest value of the whole clip, where `waveform` is a piece of one; None takes the rows'.
+            length: (B,) samples per clip; None when no row is padded.
+            peak_db: (B,) maximum over the whole clip, when `waveform` is only part of it; None uses each row's own.
 
         Returns:
-            (B, n_mels, F) in dB, fp32 also under autocast; and (B, F) bool, None when all frames are real.
+            (B, n_mels, F) in dB, fp32 even under autocast; and (B, F) bool, True for real frames, None when all are.
         """
         with torch.autocast(waveform.device.type, enabled=False):
             waveform = waveform.float()
             if length is not None:
                 waveform, length = self._hide_padding(waveform, length)
-            if waveform.shape[1] < self.shortest_samples:
-                waveform = nn.functional.pad(waveform, (0, self.shortest_samples - waveform.shape[1]))
+            if waveform.shape[1] < self.min_samples:
+                waveform = nn.functional.pad(waveform, (0, self.min_samples - waveform.shape[1]))
             frames = _reflect_ends(waveform, self._clip_end(waveform, length), self.n_fft // 2)
             frames = frames.unfold(-1, self.n_fft, self.hop_length) * self.window  # (B, F, n_fft)
             real, imaginary = torch.view_as_real(torch.fft.rfft(frames)).unbind(-1)
@@ -102,12 +102,12 @@ class LogMel(nn.Module):
             return torch.maximum(decibel, floor).transpose(1, 2), valid
 
     def _hide_padding(self, waveform: Tensor, length: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Zeros after clips under 50 ms (the reflection covers the rest); no length where all clips fill their row."""
+        """Zero the padding of clips under 50 ms (reflection covers the others); drop `length` when no row is padded."""
         num_samples = waveform.shape[1]
         shortest, longest = torch.stack(length.aminmax()).tolist()
         if longest > num_samples:
-            raise ValueError(f"a length of {longest} samples is more than the {num_samples} of the waveform")
-        if shortest < self.shortest_samples:
+            raise ValueError(f"length {longest} is more than the {num_samples} samples of the waveform")
+        if shortest < self.min_samples:
             beyond = torch.arange(num_samples, device=waveform.device) >= length[:, None]
             waveform = waveform.masked_fill(beyond, 0.0)
         return waveform, None if shortest == num_samples else length
@@ -115,14 +115,14 @@ class LogMel(nn.Module):
     def _clip_end(self, waveform: Tensor, length: Tensor | None) -> Tensor:
         if length is None:
             return torch.full((waveform.shape[0],), waveform.shape[1], device=waveform.device)
-        return length.clamp(min=self.shortest_samples)
+        return length.clamp(min=self.min_samples)
 
     def extra_repr(self) -> str:
         return f"{self.sample_rate} Hz, n_fft={self.n_fft}, hop_length={self.hop_length}, n_mels={self.n_mels}"
 
 
 def _reflect_ends(waveform: Tensor, length: Tensor, pad: int) -> Tensor:
-    """(B, T) -> (B, T + 2 pad), each row mirrored about its first sample and about its own last one (`length` - 1)."""
+    """(B, T) -> (B, T + 2 pad), each row reflected at its first sample and at its own last one (`length` - 1)."""
     step = torch.arange(1, pad + 1, device=waveform.device)
     extended = nn.functional.pad(waveform, (pad, pad))
     extended[:, :pad] = waveform[:, 1 : pad + 1].flip(1)
@@ -131,18 +131,18 @@ def _reflect_ends(waveform: Tensor, length: Tensor, pad: int) -> Tensor:
 
 
 class MelBatchNorm(nn.BatchNorm1d):
-    """BatchNorm over mel bands whose training statistics count real frames only, of all processes together.
+    """BatchNorm over mel bands; training statistics count real frames only and are synchronized across processes.
 
-    The running statistics are plain means over the first 1 / momentum steps and exponential means from then on, so that
-    they are unbiased from the first step (PyTorch's start from 0 and 1). Gradients do not flow through the statistics:
-    the front end has no parameters before this layer.
+    Running statistics are cumulative averages for the first 1 / momentum steps and exponential moving averages
+    afterwards, so they are unbiased from the first step (PyTorch's start from 0 and 1). No gradient flows through the
+    statistics: the front end has no parameters before this layer.
     """
 
     def __init__(self, n_mels: int, momentum: float = 0.01) -> None:
         super().__init__(n_mels, momentum=momentum)
 
     def forward(self, log_mel: Tensor, valid: Tensor | None = None) -> Tensor:
-        """(B, n_mels, F) in dB and (B, F) bool -> (B, n_mels, F), each band normalised, then the affine map."""
+        """(B, n_mels, F) in dB and (B, F) bool -> (B, n_mels, F), each band normalized, then the affine transform."""
         with torch.autocast(log_mel.device.type, enabled=False):
             mean, var = self._update_statistics(log_mel, valid) if self.training else self._running()
             scale = self.weight * torch.rsqrt(var + self.eps)

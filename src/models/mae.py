@@ -1,4 +1,4 @@
-"""Masked autoencoding of log-mel tokens: the encoder sees a quarter, the decoder fills in the rest.
+"""Masked autoencoding of log-mel tokens: the encoder sees a quarter of them, the decoder predicts the rest.
 
 Dasheng, section 2, after He et al. (2022).
 """
@@ -15,8 +15,8 @@ from src.models.vit import AudioViT
 
 
 class MAEOutput(NamedTuple):
-    """loss: scalar, mean over the M masked tokens. prediction, target: (M, P), normalised patches in the order of
-    `mask.nonzero()`. mask: (B, N) bool. mean, deviation: (M, 1) dB, what the target was normalised with."""
+    """loss: scalar, mean over the M masked tokens. prediction, target: (M, P), normalized patches in the order of
+    `mask.nonzero()`. mask: (B, N) bool. mean, deviation: (M, 1) in dB, used to normalize the target."""
 
     loss: Tensor
     prediction: Tensor
@@ -30,8 +30,8 @@ class MaskedAutoencoder(nn.Module):
     """Encoder and decoder with the paper's objective.
 
     Args:
-        mask_ratio: share of each clip's tokens that is hidden.
-        mask_group: neighbouring tokens that are hidden together.
+        mask_ratio: fraction of each clip's tokens that is masked.
+        mask_group: number of adjacent tokens masked together.
     """
 
     def __init__(self, encoder: AudioViT, decoder: Decoder, mask_ratio: float = 0.75, mask_group: int = 2) -> None:
@@ -50,12 +50,12 @@ class MaskedAutoencoder(nn.Module):
         }
 
     def forward(self, waveform: Tensor, length: Tensor | None = None, seeds: Tensor | None = None) -> MAEOutput:
-        """Hide, encode, decode, compare.
+        """Mask, encode, decode, compute the loss.
 
         Args:
-            waveform: (B, T), at most as long as the encoder's time table (10.08 s).
-            length: (B,) samples; None when all clips fill their row.
-            seeds: (B,) integers that fix each clip's mask, wherever it is computed; None draws them.
+            waveform: (B, T), no longer than the encoder's time table (10.08 s).
+            length: (B,) samples per clip; None when no row is padded.
+            seeds: (B,) integers that determine each clip's mask on any device; None draws them at random.
         """
         if seeds is None:
             seeds = torch.randint(2**62, (len(waveform),), device=waveform.device)
@@ -68,24 +68,24 @@ class MaskedAutoencoder(nn.Module):
         latent = self.encoder.encode(self.encoder.patch_embed(visible) + positions, mask.visible_valid)
         prediction = self.decoder(latent, mask, valid).float()
 
-        target, mean, deviation = normalise_patches(patches_db[mask.mask])
+        target, mean, deviation = normalize_patches(patches_db[mask.mask])
         error = (prediction - target).square().mean(-1)
         loss = error.sum() / max(1, len(error))
         return MAEOutput(loss, prediction, target, mask.mask, mean, deviation)
 
     def run(self, function: Callable, *arguments: Any) -> Any:
-        """`function(*arguments)`, which uses a part of this network; a sharded one gathers its weights for it."""
+        """Return `function(*arguments)`, which uses this network; FSDP gathers the weights before it runs."""
         return function(*arguments)
 
 
-def normalise_patches(patches: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(M, P) in dB -> the same with mean 0 and (unbiased) deviation 1 a patch, and both as (M, 1)."""
+def normalize_patches(patches: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(M, P) in dB -> patches with mean 0 and (unbiased) standard deviation 1; also both statistics, (M, 1) each."""
     mean = patches.mean(-1, keepdim=True)
-    centred = patches - mean
-    deviation = (centred.square().sum(-1, keepdim=True) / (patches.shape[-1] - 1) + 1e-6).sqrt()
-    return centred / deviation, mean, deviation
+    centered = patches - mean
+    deviation = (centered.square().sum(-1, keepdim=True) / (patches.shape[-1] - 1) + 1e-6).sqrt()
+    return centered / deviation, mean, deviation
 
 
 def _take(values: Tensor, index: Tensor) -> Tensor:
-    """(B, N, D) at (B, K) -> (B, K, D)."""
+    """Select tokens: values (B, N, D), index (B, K) -> (B, K, D)."""
     return values.gather(1, index[..., None].expand(-1, -1, values.shape[-1]))

@@ -1,4 +1,4 @@
-"""The four sizes, and how a network is made from one."""
+"""The four model sizes and the functions that create networks from them."""
 
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ class Size(NamedTuple):
     decoder: Shape
 
 
-# Base, 0.6B and 1.2B are the paper's (table 1); tiny is DeiT-tiny's.
+# base, 0.6b and 1.2b are from the paper (table 1); tiny is DeiT-tiny.
 SIZES = {
     "tiny": Size(Shape(192, 12, 3), Shape(192, 4, 3)),
     "base": Size(Shape(768, 12, 12), Shape(512, 8, 16)),
@@ -34,7 +34,7 @@ SIZES = {
 def build_encoder(
     architecture: dict[str, Any], drop_path: float = 0.0, gradient_checkpointing: bool = False
 ) -> AudioViT:
-    """A network without memory or weights (device "meta") from what `AudioViT.architecture` said."""
+    """Build an encoder on the meta device (no memory, no weights) from an `AudioViT.architecture`."""
     with torch.device("meta"):
         log_mel = LogMel(**architecture["log_mel"])
         rest = {name: value for name, value in architecture.items() if name != "log_mel"}
@@ -43,10 +43,10 @@ def build_encoder(
 
 def build_mae(architecture: dict[str, Any]) -> MaskedAutoencoder:
     """A network on the CPU, with initial weights, from what `MaskedAutoencoder.architecture` said."""
-    encoder = _materialise(build_encoder(architecture["encoder"]), 0, "encoder", "cpu")
+    encoder = _materialize(build_encoder(architecture["encoder"]), 0, "encoder", "cpu")
     with torch.device("meta"):
         decoder = Decoder(**architecture["decoder"])
-    decoder = _materialise(decoder, 0, "decoder", "cpu")
+    decoder = _materialize(decoder, 0, "decoder", "cpu")
     return MaskedAutoencoder(encoder, decoder, architecture["mask_ratio"], architecture["mask_group"])
 
 
@@ -58,15 +58,16 @@ def create_encoder(
     seed: int = 0,
     device: str = "cpu",
 ) -> AudioViT:
-    """An encoder with initial weights that depend on `seed` and the parameters' names only.
+    """Create an encoder whose initial weights depend only on `seed` and the parameter names.
 
     Args:
         size: a key of SIZES.
+        drop_path, layer_scale, gradient_checkpointing: as in `AudioViT`.
         device: "meta" gives shapes without memory or weights.
     """
     with torch.device("meta"):
         encoder = AudioViT(*SIZES[size].encoder, drop_path, layer_scale, gradient_checkpointing)
-    return _materialise(encoder, seed, "encoder", device)
+    return _materialize(encoder, seed, "encoder", device)
 
 
 def create_mae(
@@ -79,14 +80,14 @@ def create_mae(
     seed: int = 0,
     device: str = "cpu",
 ) -> MaskedAutoencoder:
-    """A masked autoencoder; its encoder equals `create_encoder` with the same arguments."""
+    """Create a masked autoencoder; its encoder equals that of `create_encoder` with the same arguments."""
     encoder = create_encoder(size, drop_path, layer_scale, gradient_checkpointing, seed, device)
     with torch.device("meta"):
         decoder = Decoder(encoder.embed_dim, *SIZES[size].decoder, max_tokens=encoder.max_tokens)
-    return MaskedAutoencoder(encoder, _materialise(decoder, seed, "decoder", device), mask_ratio, mask_group)
+    return MaskedAutoencoder(encoder, _materialize(decoder, seed, "decoder", device), mask_ratio, mask_group)
 
 
-def _materialise(module, seed: int, part: str, device: str):
+def _materialize(module, seed: int, part: str, device: str):
     if device != "meta":
         module.to_empty(device=device)
         initialize(module, seed, part)

@@ -1,6 +1,6 @@
 """The encoder: a ViT of timm blocks over log-mel tokens of 64 bands x 4 frames (Dasheng, section 2).
 
-Names of parameters follow timm and the official encoder, so that conversions of weights stay short.
+Parameter names follow timm and the official encoder, which keeps weight conversion short.
 """
 
 from collections.abc import Sequence
@@ -16,11 +16,11 @@ from torch.utils.checkpoint import checkpoint
 from src.models.log_mel import LogMel, MelBatchNorm
 
 Pooling = Literal["mean", "max", "mean_std", "mean_max"]
-Layer = int | None  # number of the block whose output is read, 0 for the patch embedding; None: the normed last one
+Layer = int | None  # block whose output is used: 1 to depth, 0 for the patch embedding; None: the final norm's output
 
 
 class PatchEmbed(nn.Module):
-    """Linear map of patches; its weight has the shape of timm's convolution."""
+    """Linear projection of patches; the weight has the shape of timm's convolution."""
 
     def __init__(self, n_mels: int, patch_frames: int, width: int) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(1, width, (n_mels, patch_frames), (n_mels, patch_frames))
 
     def patchify(self, log_mel: Tensor) -> Tensor:
-        """(B, n_mels, F) -> (B, N, P); frames that do not fill a patch are dropped. Values run band by band."""
+        """(B, n_mels, F) -> (B, N, P), values ordered by band, then frame. An incomplete last patch is dropped."""
         num_patches = log_mel.shape[2] // self.patch_frames
         log_mel = log_mel[:, :, : num_patches * self.patch_frames]
         return log_mel.unflatten(2, (num_patches, self.patch_frames)).transpose(1, 2).flatten(2)
@@ -42,13 +42,15 @@ class AudioViT(nn.Module):
     """Audio encoder.
 
     Args:
-        width: D. depth: number of blocks. num_heads: of each block; divides width.
-        drop_path: share of residual branches dropped in the last block, rising linearly from 0 in the first.
-        layer_scale: initial LayerScale value; None leaves it out.
+        width: embedding dimension D.
+        depth: number of blocks.
+        num_heads: attention heads per block; must divide `width`.
+        drop_path: stochastic depth rate of the last block, increasing linearly from 0 in the first.
+        layer_scale: initial value of LayerScale; None disables it.
         gradient_checkpointing: recompute activations in the backward pass.
-        max_tokens: entries of the time table; longer clips go through in consecutive chunks of this many tokens.
-        patch_frames: frames a token.
-        log_mel: front end; None makes the paper's.
+        max_tokens: size of the time position table; longer clips are encoded in consecutive chunks of this many tokens.
+        patch_frames: frames per token.
+        log_mel: front end; None uses the paper's.
     """
 
     def __init__(
@@ -69,7 +71,7 @@ class AudioViT(nn.Module):
         self.gradient_checkpointing = gradient_checkpointing
         self.log_mel = log_mel or LogMel()
         one_token = (patch_frames - 1) * self.log_mel.hop_length
-        self.log_mel.shortest_samples = max(self.log_mel.shortest_samples, one_token)
+        self.log_mel.min_samples = max(self.log_mel.min_samples, one_token)
         self.init_bn = MelBatchNorm(self.log_mel.n_mels)
         self.patch_embed = PatchEmbed(self.log_mel.n_mels, patch_frames, width)
         self.time_pos_embed = nn.Parameter(torch.zeros(1, width, 1, max_tokens))
@@ -81,7 +83,7 @@ class AudioViT(nn.Module):
 
     @property
     def architecture(self) -> dict[str, Any]:
-        """Plain values from which `src.models.build_encoder` makes a network that these weights fit."""
+        """Plain values from which `src.models.build_encoder` builds a network that can load these weights."""
         return {
             "width": self.embed_dim,
             "depth": self.depth,
@@ -98,29 +100,29 @@ class AudioViT(nn.Module):
 
     @property
     def hop_seconds(self) -> float:
-        """Seconds from one token to the next."""
+        """Seconds between tokens."""
         return self.patch_embed.patch_frames * self.log_mel.hop_length / self.sample_rate
 
     def num_tokens(self, length):
-        """Real tokens of a clip of `length` samples (int or tensor)."""
+        """Number of tokens of a clip of `length` samples (int or tensor)."""
         return self.log_mel.num_frames(length) // self.patch_embed.patch_frames
 
     def token_times(self, num_tokens: int) -> Tensor:
-        """(N,) seconds: where each token is centred, the mean of its frames' centres (15 ms, 55 ms, ...)."""
+        """(N,) centers of the tokens in seconds: the mean of their frames' centers (0.015, 0.055, ...)."""
         first = (self.patch_embed.patch_frames - 1) / 2 * self.log_mel.hop_length / self.sample_rate
         return first + torch.arange(num_tokens) * self.hop_seconds
 
     def forward(self, waveform: Tensor, length: Tensor | None = None, layer: Layer | Sequence[Layer] = None) -> Tensor:
-        """Tokens of each clip, the same as if it were alone.
+        """Tokens of each clip, independent of the rest of the batch.
 
         Args:
-            waveform: (B, T) at `sample_rate`, in [-1, 1]; what lies beyond `length` is not looked at.
-            length: (B,) samples; None when all clips fill their row.
-            layer: read the output of this block instead of the normed last one; 1 is the first, 0 the patch embedding.
-                Several are joined in the last dimension, in their order.
+            waveform: (B, T) at `sample_rate`, in [-1, 1]; samples beyond `length` are ignored.
+            length: (B,) samples per clip; None when no row is padded.
+            layer: return the output of this block (1 is the first, 0 the patch embedding) instead of the final norm's.
+                Several layers are concatenated along the last dimension, in the order given.
 
         Returns:
-            (B, N, D); rows beyond `num_tokens(length)` are zeros.
+            (B, N, D); tokens beyond `num_tokens(length)` are zero.
         """
         patches, _, valid = self.tokenize(waveform, length)
         chunks = []
@@ -138,13 +140,13 @@ class AudioViT(nn.Module):
         layer: Layer | Sequence[Layer] = None,
         pooling: Pooling = "mean",
     ) -> Tensor:
-        """One vector a clip: (B, D), or (B, 2 D) for "mean_std" and "mean_max"; arguments as in `forward`."""
+        """One vector per clip, (B, D) or (B, 2 D). Arguments as in `forward`; `pooling` as in `pool`."""
         tokens = self(waveform, length, layer)
         full = torch.full((len(waveform),), waveform.shape[1], device=waveform.device)
         return pool(tokens, self.num_tokens(full if length is None else length), pooling)
 
     def tokenize(self, waveform: Tensor, length: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Normalised patches (B, N, P), the same in dB (B, N, P), and which are real (B, N), None when all are."""
+        """Normalized patches (B, N, P), the same in dB, and (B, N) bool, True for real ones, None when all are."""
         log_mel, valid = self.log_mel(waveform, length)
         patchify = self.patch_embed.patchify
         frames = self.patch_embed.patch_frames
@@ -153,19 +155,19 @@ class AudioViT(nn.Module):
         return patchify(self.init_bn(log_mel, valid)), patchify(log_mel), None if valid is None else valid_tokens
 
     def positions(self) -> Tensor:
-        """(1, max_tokens, D)."""
+        """Position embeddings (1, max_tokens, D)."""
         return (self.time_pos_embed + self.freq_pos_embed).flatten(2).transpose(1, 2)
 
     def encode_chunk(self, patches: Tensor, valid: Tensor | None, layer: Layer | Sequence[Layer] = None) -> Tensor:
-        """Normalised patches (B, N, P) of at most `max_tokens` neighbours to (B, N, D); `layer` as in `forward`."""
+        """At most `max_tokens` consecutive normalized patches (B, N, P) -> (B, N, D). `layer` as in `forward`."""
         tokens = self.patch_embed(patches)
         return self.encode(tokens + self.positions()[:, : tokens.shape[1]], valid, layer)
 
     def encode(self, tokens: Tensor, valid: Tensor | None, layer: Layer | Sequence[Layer] = None) -> Tensor:
-        """(B, N, D) through the blocks; padding is not attended to. `layer` as in `forward`."""
+        """Run tokens (B, N, D) through the blocks; padding is not attended to. `layer` as in `forward`."""
         wanted = list(layer) if isinstance(layer, Sequence) else [layer]
         ends = [self.depth if number is None else number for number in wanted]
-        assert all(0 <= end <= self.depth for end in ends), f"layer {layer} of {self.depth}"
+        assert all(0 <= end <= self.depth for end in ends), f"layer {layer} is not in 0 to {self.depth}"
         outputs, start = {}, 0
         for end in sorted(set(ends)):
             recompute = self.gradient_checkpointing and self.training
@@ -184,10 +186,10 @@ def make_block(width: int, num_heads: int, drop_path: float = 0.0, layer_scale: 
 
 
 def run_blocks(blocks: nn.ModuleList, tokens: Tensor, valid: Tensor | None, recompute: bool = False) -> Tensor:
-    """(B, N, D) through timm blocks; `valid` (B, N) says which tokens may be attended to."""
+    """Run tokens (B, N, D) through timm blocks. valid: (B, N) bool, True for tokens that may be attended to."""
     attended = None
     if valid is not None:
-        # A row without any real token (a chunk beyond a short clip) attends to all; its output is dropped later.
+        # A row without real tokens (a chunk beyond the end of a short clip) attends to all; its output is discarded.
         attended = (valid | ~valid.any(1, keepdim=True))[:, None, None]
     for block in blocks:
         run = partial(checkpoint, block, use_reentrant=False) if recompute else block
@@ -196,12 +198,13 @@ def run_blocks(blocks: nn.ModuleList, tokens: Tensor, valid: Tensor | None, reco
 
 
 def pool(tokens: Tensor, num_tokens: Tensor, pooling: Pooling = "mean") -> Tensor:
-    """One vector of a clip's real tokens.
+    """Pool the real tokens of each clip into one vector.
 
     Args:
-        tokens: (B, N, D). num_tokens: (B,) real tokens of each row, from the left.
-        pooling: "mean" (B, D), the paper's; "max" (B, D); "mean_std" and "mean_max" (B, 2 D) append to the mean the
-            deviation over time or the largest values.
+        tokens: (B, N, D).
+        num_tokens: (B,) number of real tokens per row; they come first.
+        pooling: "mean" (as in the paper) and "max" give (B, D); "mean_std" and "mean_max" give (B, 2 D): the mean, then
+            the standard deviation or maximum over time.
     """
     valid = (torch.arange(tokens.shape[1], device=tokens.device) < num_tokens[:, None])[..., None]
     if pooling == "max":
@@ -213,4 +216,4 @@ def pool(tokens: Tensor, num_tokens: Tensor, pooling: Pooling = "mean") -> Tenso
     if pooling == "mean_max":
         return torch.cat([mean, pool(tokens, num_tokens, "max")], dim=1)
     variance = ((tokens - mean[:, None]).square() * valid).sum(1) / count
-    return torch.cat([mean, variance.clamp(min=1e-12).sqrt()], dim=1)  # the root has no slope at 0 (clips of one token)
+    return torch.cat([mean, variance.clamp(min=1e-12).sqrt()], dim=1)  # sqrt has no gradient at 0 (one-token clips)

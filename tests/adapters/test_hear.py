@@ -1,9 +1,9 @@
-"""What the HEAR 2021 API asks for: shapes, sizes, times, independence of the batch."""
+"""The requirements of the HEAR 2021 API: shapes, sizes, times, independence of the batch."""
 
 import pytest
 import torch
 
-from benchmarks.parity import randomise
+from benchmarks.parity import randomize
 from src.adapters import hear
 from src.encoders.save import save_encoder
 from src.models import create_mae
@@ -15,7 +15,7 @@ TOLERANCE = 1e-5
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hear") / "encoder"
-    save_encoder(randomise(create_mae("tiny"), 0).encoder, folder)
+    save_encoder(randomize(create_mae("tiny"), 0).encoder, folder)
     return hear.load_model(str(folder))
 
 
@@ -36,7 +36,7 @@ def test_shapes_types_and_times(model, long_audio, seconds):
     assert times[0, -1] <= 1000 * seconds
 
 
-def test_a_sound_does_not_depend_on_the_batch_nor_on_its_parts(model, long_audio, monkeypatch):
+def test_a_sound_does_not_depend_on_its_batch(model, long_audio, monkeypatch):
     audio = torch.stack([long_audio[:16000], 30 * long_audio[16000:32000], 1e-4 * long_audio[32000:48000]])
     together = hear.get_timestamp_embeddings(audio, model)[0]
     scenes = hear.get_scene_embeddings(audio, model)
@@ -49,8 +49,8 @@ def test_a_sound_does_not_depend_on_the_batch_nor_on_its_parts(model, long_audio
 
 
 @pytest.mark.parametrize("onset_ms", [400, 1234, 1999])
-def test_an_onset_lies_within_50_ms_of_the_token_that_hears_it_first(long_audio, onset_ms):
-    """An encoder without blocks, since attention spreads an onset over all tokens."""
+def test_an_onset_is_within_50_ms_of_the_first_token_it_changes(long_audio, onset_ms):
+    """With an encoder without blocks, since attention spreads an onset over all tokens."""
     torch.manual_seed(0)
     model = hear.HearModel(AudioViT(48, 0, 4)).eval()
     sound = long_audio[:48000] + 1e-3 * torch.randn(48000)
@@ -62,18 +62,18 @@ def test_an_onset_lies_within_50_ms_of_the_token_that_hears_it_first(long_audio,
     assert (times[0, changed] - onset_ms).abs().max() <= 50
 
 
-def test_a_long_sound_ends_where_its_last_token_is(model, long_audio):
+def test_a_long_sound_ends_at_its_last_token(model, long_audio):
     """No drift: a click near the end of 65 s."""
     audio = torch.stack([long_audio.repeat(3)[: 65 * 16000]] * 2) + 1e-3
     audio[1, round(64.5 * 16000)] += 0.5
     embeddings, times = hear.get_timestamp_embeddings(audio, model)
-    chunk = model.encoder.max_tokens  # attention does not leave it
+    chunk = model.encoder.max_tokens  # attention stays within a chunk
     changed = (embeddings[1] - embeddings[0]).norm(dim=1) > 1e-3
     assert changed.any() and not changed[: len(changed) // chunk * chunk].any()
     assert 1000 * 65 - 40 <= times[0, -1] <= 1000 * 65
 
 
-def test_float_64_comes_out_as_fp32_and_gradients_stay_out(model, long_audio):
+def test_float_64_input_gives_fp32_without_gradients(model, long_audio):
     audio = long_audio[None, :16000]
     expected = hear.get_scene_embeddings(audio, model)
     model.train()
@@ -82,7 +82,7 @@ def test_float_64_comes_out_as_fp32_and_gradients_stay_out(model, long_audio):
     assert (scene - expected).abs().max() <= TOLERANCE
 
 
-def test_no_part_is_longer_than_allowed(model, monkeypatch):
+def test_no_batch_is_longer_than_allowed(model, monkeypatch):
     seen = []
     monkeypatch.setattr(model.encoder, "forward", lambda part, *_: seen.append(part.shape) or part.new_zeros(1, 1, 192))
     hear.get_timestamp_embeddings(torch.zeros(100, 10 * 16000), model)

@@ -12,7 +12,7 @@ pytest.importorskip("transformers", reason="transformers is optional")
 
 from transformers import AutoFeatureExtractor, AutoModel, AutoModelForAudioClassification, pipeline
 
-from benchmarks.parity import randomise
+from benchmarks.parity import randomize
 from src.encoders.load import load_encoder
 from src.encoders.save import save_encoder
 from src.models import create_mae
@@ -25,7 +25,7 @@ TOLERANCE = 1e-5
 def exports(tmp_path_factory):
     """An encoder's folder, a classifier's, and the networks."""
     folder = tmp_path_factory.mktemp("exports")
-    encoder = randomise(create_mae("tiny"), 0).encoder.eval()
+    encoder = randomize(create_mae("tiny"), 0).encoder.eval()
     torch.manual_seed(0)
     classifier = AudioClassifier(encoder, ["dog", "cat", "bird"], layer=6, pooling="mean_std").eval()
     nn.init.normal_(classifier.head[1].weight, std=0.1)
@@ -34,7 +34,7 @@ def exports(tmp_path_factory):
     return folder, encoder, classifier
 
 
-def test_auto_model_equals_the_encoder_also_in_padded_batches(exports, clips):
+def test_auto_model_equals_the_encoder_even_in_padded_batches(exports, clips):
     folder, encoder, _ = exports
     model = AutoModel.from_pretrained(folder / "encoder", trust_remote_code=True)
     extractor = AutoFeatureExtractor.from_pretrained(folder / "encoder", trust_remote_code=True)
@@ -50,8 +50,8 @@ def test_auto_model_equals_the_encoder_also_in_padded_batches(exports, clips):
         extractor(chosen[0].numpy(), sampling_rate=44100)
 
 
-def test_a_folder_needs_nothing_of_this_project(exports, tmp_path, clips):
-    """Run from elsewhere, without `src` on the path."""
+def test_a_folder_does_not_need_this_project(exports, tmp_path, clips):
+    """Run in another folder, without `src` on the path."""
     folder, encoder, _ = exports
     np.save(tmp_path / "clip.npy", clips[0].numpy())
     program = (
@@ -71,10 +71,10 @@ def test_a_folder_needs_nothing_of_this_project(exports, tmp_path, clips):
 def test_the_audio_classification_pipeline(exports, clips):
     folder, _, classifier = exports
     classify = pipeline("audio-classification", model=str(folder / "classifier"), trust_remote_code=True)
-    found = {entry["label"]: entry["score"] for entry in classify(clips[0].numpy())}
+    scores = {entry["label"]: entry["score"] for entry in classify(clips[0].numpy())}
     with torch.no_grad():
         expected = classifier.probabilities(classifier(clips[0][None]))[0].tolist()
-    assert [found[name] for name in ("dog", "cat", "bird")] == pytest.approx(expected, abs=TOLERANCE)
+    assert [scores[name] for name in ("dog", "cat", "bird")] == pytest.approx(expected, abs=TOLERANCE)
     assert len(classify([clip.numpy() for clip in clips[:3]], batch_size=3)) == 3
 
 

@@ -1,4 +1,4 @@
-"""The real check of the `xares` package, its way of finding the class, and ten minutes of audio in one call."""
+"""The check of the `xares` package, how it finds the class, and ten minutes of audio in one call."""
 
 import os
 import re
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.parity import randomise
+from benchmarks.parity import randomize
 from src.adapters import xares
 from src.adapters.xares import DashengEncoder
 from src.encoders.save import save_encoder
@@ -19,17 +19,19 @@ from src.models import create_mae
 
 ROOT = Path(__file__).parents[2]
 TOLERANCE = 1e-5
-MOST_EXTRA_MEGABYTES = 120  # ten minutes beside one: 35 of samples, 10 of tokens, as much again while they are joined
+MAX_EXTRA_MEGABYTES = (
+    120  # ten minutes instead of one: 35 for samples, 10 for tokens, twice while they are concatenated
+)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("xares") / "encoder"
-    save_encoder(randomise(create_mae("tiny"), 0).encoder, folder)
+    save_encoder(randomize(create_mae("tiny"), 0).encoder, folder)
     return str(folder)
 
 
-def test_it_passes_the_real_check(folder, monkeypatch):
+def test_it_passes_the_check_of_xares(folder, monkeypatch):
     checker = pytest.importorskip("xares.audio_encoder_checker", reason="xares is a development dependency")
     utils = pytest.importorskip("xares.utils")
     monkeypatch.setenv("AUDIO_ENCODER", folder)
@@ -61,25 +63,25 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss has another unit elsewhere")
 def test_ten_minutes_in_bounded_memory(folder, long_audio, tmp_path):
-    """In a process of its own, since the peak counts from a process's start."""
+    """In a separate process, since the peak is counted from the start of a process."""
     np.save(tmp_path / "minute.npy", long_audio.repeat(2)[: 60 * 16000].numpy())
     command = [sys.executable, "-c", PEAK, folder, tmp_path / "minute.npy"]
     run = subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    assert int(run.stdout) / 1024 <= MOST_EXTRA_MEGABYTES
+    assert int(run.stdout) / 1024 <= MAX_EXTRA_MEGABYTES
 
 
-def test_a_long_sound_and_parts_of_a_batch_are_as_the_whole(encoder, long_audio, monkeypatch):
+def test_a_long_sound_and_small_batches_give_the_same_tokens(encoder, long_audio, monkeypatch):
     batch = torch.stack([long_audio[:400000], 1e-4 * long_audio[:400000], 0.3 * long_audio[:400000].flip(0)])
     with torch.no_grad():
         whole = encoder.encoder(batch)
-    for seconds in (30.0, 10.0):  # one sound at a time; each in pieces
+    for seconds in (30.0, 10.0):  # one sound at a time; each in chunks
         monkeypatch.setattr(xares, "_BATCH_SECONDS", seconds)
         assert (encoder(batch) - whole).abs().max() <= TOLERANCE
     assert torch.equal(encoder(batch[2:]), encoder(batch[2]))
 
 
-def test_no_part_is_longer_than_allowed(encoder, monkeypatch):
+def test_no_batch_is_longer_than_allowed(encoder, monkeypatch):
     seen = []
     monkeypatch.setattr(encoder.encoder, "forward", lambda part: seen.append(part.shape) or part.new_zeros(1, 1, 192))
     encoder(torch.zeros(100, 10 * 16000))
@@ -104,12 +106,12 @@ def test_a_wrong_shape_is_refused(encoder, shape):
         encoder(torch.zeros(shape))
 
 
-def test_the_adapter_does_without_the_package():
+def test_the_adapter_does_not_import_xares():
     source = Path(xares.__file__).read_text(encoding="utf-8")
     assert not re.search(r"^\s*(import|from) xares", source, re.MULTILINE)
 
 
-def test_no_path_is_said(monkeypatch):
+def test_a_missing_path_is_reported(monkeypatch):
     monkeypatch.delenv("AUDIO_ENCODER", raising=False)
     with pytest.raises(UserError, match="set AUDIO_ENCODER"):
         DashengEncoder()

@@ -8,7 +8,7 @@ pytest.importorskip("dasheng", reason="the official package is a development dep
 from dasheng.pretrained.pretrained import Dasheng
 from safetensors.torch import load_file, save_file
 
-from benchmarks.parity import randomise
+from benchmarks.parity import randomize
 from src.encoders.load import load_encoder, read_checkpoint
 from src.encoders.save import save_encoder
 from src.errors import UserError
@@ -28,7 +28,7 @@ def make_encoder(width: int, depth: int, heads: int, **more) -> AudioViT:
     initialize(encoder, 0, "encoder")
     decoder = Decoder(width, 16, 1, 1)
     initialize(decoder, 0, "decoder")
-    return randomise(MaskedAutoencoder(encoder, decoder), 0).encoder.eval()
+    return randomize(MaskedAutoencoder(encoder, decoder), 0).encoder.eval()
 
 
 def differences(ours: AudioViT, theirs: Dasheng, audio: torch.Tensor, seconds: list[float]) -> list[float]:
@@ -43,7 +43,7 @@ def differences(ours: AudioViT, theirs: Dasheng, audio: torch.Tensor, seconds: l
 
 @pytest.fixture(scope="module")
 def official(tmp_path_factory):
-    """An official file, made by the official code, and its network."""
+    """A file written by the official code, and its network."""
     torch.manual_seed(0)
     arguments = {"embed_dim": 192, "depth": 3, "num_heads": 3, "init_values": 0.3}
     theirs = Dasheng(**arguments).eval()
@@ -57,7 +57,7 @@ def official(tmp_path_factory):
     return file, theirs
 
 
-def test_their_file_here(official, long_audio):
+def test_we_read_their_file(official, long_audio):
     file, theirs = official
     assert max(differences(load_encoder(file), theirs, long_audio, SECONDS)) <= TOLERANCE
 
@@ -72,8 +72,8 @@ def test_a_classifier_is_read_without_its_head(official, tmp_path):
 
 
 @pytest.mark.parametrize("size", ["tiny", "base", "0.6b", "1.2b"])
-def test_our_file_there(size, tmp_path, long_audio):
-    """Widths and heads of each size, two blocks deep (all blocks: the slow test)."""
+def test_they_read_our_file(size, tmp_path, long_audio):
+    """Width and heads of each size, with two blocks (all blocks: the slow test)."""
     shape = SIZES[size].encoder
     ours = make_encoder(shape.width, 2, shape.num_heads)
     save_encoder(ours, tmp_path / "folder")
@@ -98,7 +98,7 @@ def test_whole_sizes_both_ways(size, tmp_path, long_audio):
 
 
 def test_batches_differ_by_design(official, long_audio):
-    """The official floor is under the batch's loudest value: a quiet clip's tokens there depend on its neighbour."""
+    """The official dB floor is relative to the batch's maximum: a quiet clip's tokens depend on the other clips."""
     file, theirs = official
     ours, quiet, loud = load_encoder(file), 1e-4 * long_audio[:16000], 30 * long_audio[16000:32000]
     batch = torch.stack([quiet, loud])
@@ -107,8 +107,8 @@ def test_batches_differ_by_design(official, long_audio):
         assert (ours(batch)[:1] - ours(quiet[None])).abs().max() <= TOLERANCE
 
 
-def test_the_hugging_face_form(official, tmp_path, long_audio):
-    """Names under `encoder.`, no front-end weights, shape in the config; as DashengModel.save_pretrained writes it."""
+def test_the_hugging_face_format(official, tmp_path, long_audio):
+    """Names under `encoder.`, no front-end weights, shape in the config, as DashengModel.save_pretrained writes it."""
     file, theirs = official
     export(str(file), "huggingface", tmp_path / "hub")
     weights = load_file(tmp_path / "hub/model.safetensors")
@@ -119,7 +119,7 @@ def test_the_hugging_face_form(official, tmp_path, long_audio):
 
 
 @pytest.mark.parametrize("target_length", [504, 2016])
-def test_another_time_table_is_theirs_too(official, target_length, long_audio):
+def test_a_resized_time_table_equals_theirs(official, target_length, long_audio):
     file, _ = official
     with pytest.warns(UserWarning, match="time table"):
         ours = load_encoder(file, target_length=target_length)
@@ -127,7 +127,7 @@ def test_another_time_table_is_theirs_too(official, target_length, long_audio):
     assert max(differences(ours, theirs, long_audio, [1.0, 7.0, 31.0])) <= TOLERANCE
 
 
-def test_another_mel_grid_is_resampled_and_said(official, long_audio):
+def test_another_mel_grid_is_resampled_with_a_warning(official, long_audio):
     file, _ = official
     with pytest.warns(UserWarning, match=r"patch projection.*\[80, 8\]"):
         encoder = load_encoder(file, n_mels=80, patch_frames=8)
@@ -144,14 +144,14 @@ def test_another_mel_grid_is_resampled_and_said(official, long_audio):
         ({"attention_type": "Other"}, "attention_type"),
     ],
 )
-def test_what_this_encoder_cannot_follow_is_refused(official, tmp_path, change, words):
+def test_unsupported_arguments_are_refused(official, tmp_path, change, words):
     content = torch.load(official[0], weights_only=True)
     torch.save({**content, "config": {**content["config"], **change}}, tmp_path / "other.pt")
     with pytest.raises(UserError, match=words):
         read_checkpoint(tmp_path / "other.pt")
 
 
-def test_releases_say_heads_by_their_width(official, tmp_path):
+def test_num_heads_of_a_release_follows_from_its_width(official, tmp_path):
     content = torch.load(official[0], weights_only=True)
     torch.save({**content, "config": {}}, tmp_path / "bare.pt")
     assert load_encoder(tmp_path / "bare.pt").num_heads == 3

@@ -1,7 +1,9 @@
-"""Round trips between all forms in a fresh process, sharded checkpoints, and what is refused."""
+"""Round trips between all formats in a fresh process, sharded checkpoints, and error messages."""
 
 import json
 import pickle
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +13,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 from safetensors.torch import load_file
 
-from benchmarks.parity import randomise
+from benchmarks.parity import randomize
 from src import export
 from src.encoders.load import load_classifier, load_encoder, read_checkpoint
 from src.encoders.save import save_encoder
@@ -25,14 +27,14 @@ FORMS = ("file", "shards", "folder", "dasheng", "huggingface")
 
 
 def lightning_content(mae) -> dict:
-    """A checkpoint as training writes it (tests/training/test_run.py loads a real one)."""
+    """A checkpoint as training writes it (tests/pretraining/test_run.py loads a real one)."""
     architecture = {"encoder": mae.encoder.architecture, "decoder": mae.decoder.architecture}
     state = {f"model.{name}": value for name, value in mae.state_dict().items()}
     return {"state_dict": state, "global_step": 7, "run": {"architecture": architecture, "config": {"seed": 0}}}
 
 
 def write_shards(content: dict, folder: Path) -> None:
-    """As Lightning's ModelParallelStrategy: tensors as shards, the rest in meta.pt."""
+    """As Lightning's ModelParallelStrategy writes them: tensors as shards, the rest in meta.pt."""
     optimizer = {"state": {"w": torch.zeros(3)}, "param_groups": [{"lr": 0.1}]}
     dcp.save({"state_dict": content["state_dict"], "optimizer_0": optimizer}, checkpoint_id=folder, no_dist=True)
     torch.save({key: value for key, value in content.items() if key != "state_dict"}, folder / "meta.pt")
@@ -40,16 +42,16 @@ def write_shards(content: dict, folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def forms(tmp_path_factory):
-    """One masked autoencoder in every form, and the network itself."""
+    """One masked autoencoder in every format, and the network itself."""
     folder = tmp_path_factory.mktemp("forms")
-    mae = randomise(create_mae("tiny"), 0).eval()
+    mae = randomize(create_mae("tiny"), 0).eval()
     content = lightning_content(mae)
     torch.save(content, folder / "file.ckpt")
     write_shards(content, folder / "shards")
     for form, name in (("folder", "folder"), ("dasheng", "dasheng.pt"), ("huggingface", "huggingface")):
         assert export.main([str(folder / "file.ckpt"), "--format", form, "--out", str(folder / name)]) == 0
-    places = {form: next(folder.glob(f"{form}*")) for form in FORMS}
-    return places, mae
+    paths_by_form = {form: next(folder.glob(f"{form}*")) for form in FORMS}
+    return paths_by_form, mae
 
 
 FRESH = """
@@ -67,13 +69,13 @@ torch.save(result, sys.argv[1])
 """
 
 
-def test_each_pair_of_forms_round_trips_in_a_fresh_process(forms, tmp_path, long_audio):
-    places, mae = forms
-    paths = [str(place) for place in places.values()]
-    for source, place in places.items():
+def test_each_pair_of_formats_round_trips_in_a_fresh_process(forms, tmp_path, long_audio):
+    paths_by_form, mae = forms
+    paths = [str(path) for path in paths_by_form.values()]
+    for source, path in paths_by_form.items():
         for target, name in (("folder", "a"), ("dasheng", "a.pt"), ("huggingface", "b")):
             out = tmp_path / f"{source}-{name}"
-            assert export.main([str(place), "--format", target, "--out", str(out)]) == 0
+            assert export.main([str(path), "--format", target, "--out", str(out)]) == 0
             paths.append(str(out))
     audio = long_audio[None, : 31 * 16000]
     torch.save(audio, tmp_path / "exchange")
@@ -84,14 +86,14 @@ def test_each_pair_of_forms_round_trips_in_a_fresh_process(forms, tmp_path, long
         expected = mae.encoder(audio)
     state = mae.encoder.state_dict()
     assert len(loaded) == 5 + 15
-    for path, found in loaded.items():
-        assert found["state"].keys() == state.keys(), path
-        assert all(torch.equal(found["state"][name], value) for name, value in state.items()), path
-        assert (found["tokens"] - expected).abs().max() <= TOLERANCE, path
+    for path, result in loaded.items():
+        assert result["state"].keys() == state.keys(), path
+        assert all(torch.equal(result["state"][name], value) for name, value in state.items()), path
+        assert (result["tokens"] - expected).abs().max() <= TOLERANCE, path
 
 
-def test_an_export_needs_little_to_load(forms):
-    """Neither lightning nor wandb, datasets, omegaconf, soundfile nor the hub's client."""
+def test_an_export_loads_with_few_packages(forms):
+    """Without lightning, wandb, datasets, omegaconf, soundfile or the Hub client."""
     missing = "wandb lightning datasets omegaconf soundfile soxr pyarrow huggingface_hub transformers rich matplotlib"
     program = (
         f"import sys\nfor name in {missing.split()!r}: sys.modules[name] = None\n"
@@ -101,17 +103,17 @@ def test_an_export_needs_little_to_load(forms):
     assert done.stdout.strip() == "192", done.stderr
 
 
-def test_the_decoder_travels_with_our_forms(forms):
-    places, mae = forms
+def test_our_formats_include_the_decoder(forms):
+    paths_by_form, mae = forms
     for form in ("file", "shards", "folder"):
-        stored = read_checkpoint(places[form])
+        stored = read_checkpoint(paths_by_form[form])
         assert stored.decoder_architecture == mae.decoder.architecture
         assert all(torch.equal(stored.decoder[name], value) for name, value in mae.decoder.state_dict().items())
         assert stored.record["step"] == 7
-    assert not read_checkpoint(places["dasheng"]).decoder
+    assert not read_checkpoint(paths_by_form["dasheng"]).decoder
 
 
-def test_a_folder_says_all_about_itself(tmp_path):
+def test_a_folder_is_self_contained(tmp_path):
     mae = create_mae("tiny")
     classifier = AudioClassifier(mae.encoder, ["dog", "cat", "Ü"], layer=6, pooling="mean_std", multi=True)
     save_encoder(mae.encoder, tmp_path / "a", classifier=classifier, record={"step": 5})
@@ -125,7 +127,7 @@ def test_a_folder_says_all_about_itself(tmp_path):
     assert "dog, cat, Ü" in (tmp_path / "a/README.md").read_text() and not (tmp_path / "a/decoder.safetensors").exists()
     assert load_file(tmp_path / "a/model.safetensors")["head.1.weight"].shape == (3, 384)
     assert load_classifier(tmp_path / "a").settings == classifier.settings
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match="already"):
         save_encoder(mae.encoder, tmp_path / "a")
     assert not list(tmp_path.glob("*.partial"))
 
@@ -149,13 +151,13 @@ def broken(forms, tmp_path: Path, change) -> Path:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda w: w.pop("blocks.3.mlp.fc1.bias"), r"lacks blocks\.3\.mlp\.fc1\.bias"),
+        (lambda w: w.pop("blocks.3.mlp.fc1.bias"), r"has no blocks\.3\.mlp\.fc1\.bias"),
         (
             lambda w: w.update({"cls_token": torch.zeros(1), "extra.weight": torch.zeros(1)}),
             r"cls_token, extra\.weight",
         ),
         (lambda w: w.update({"blocks.1.attn.qkv.weight": torch.zeros(3, 3)}), r"qkv\.weight \[3, 3\] instead of"),
-        (lambda w: w.pop("patch_embed.proj.weight"), r"lacks patch_embed"),
+        (lambda w: w.pop("patch_embed.proj.weight"), r"has no patch_embed"),
     ],
     ids=["missing", "unknown", "shape", "no patch"],
 )
@@ -180,7 +182,7 @@ def test_a_pickle_that_would_run_code_is_refused(forms, tmp_path, capsys):
     assert "this ran" not in capsys.readouterr().out
 
 
-def test_a_sharded_save_that_was_cut_off_says_so(forms, tmp_path):
+def test_an_interrupted_sharded_save_is_reported(forms, tmp_path):
     write_shards(lightning_content(forms[1]), tmp_path / "cut")
     (tmp_path / "cut/meta.pt").unlink()
     with pytest.raises(UserError, match=r"no meta\.pt"):
@@ -200,22 +202,56 @@ def damage(tmp_path: Path) -> dict[str, Path]:
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text(config)
     return {
-        "text.pt": "not a checkpoint, or is damaged", "other.pt": "neither a checkpoint", 
-        "foreign.ckpt": "not one of this",
-        "empty": "no config.json", "bert": "not that of an encoder", "torn": "not that of an encoder",
+        "text.pt": "damaged or not a checkpoint", "other.pt": "neither a checkpoint",
+        "foreign.ckpt": "not from this project",
+        "empty": "no config.json", "bert": "does not describe an encoder", "torn": "does not describe an encoder",
         "bare": "no model.safetensors", "absent.pt": "there is no checkpoint", "absent": "there is no checkpoint",
     }  # fmt: skip
 
 
-def test_what_is_not_an_encoder_is_said_in_one_sentence(tmp_path, capsys):
+def test_what_is_not_an_encoder_is_reported_in_one_sentence(tmp_path, capsys):
     for name, words in damage(tmp_path).items():
         assert export.main([str(tmp_path / name), "--out", str(tmp_path / "out")]) == 2
-        said = capsys.readouterr().err
-        assert words in said and said.count("\n") == 1, said
+        message = capsys.readouterr().err
+        assert words in message and message.count("\n") == 1, message
     assert not (tmp_path / "out").exists()
 
 
-def test_a_cut_off_file_is_damaged(forms, tmp_path):
+DOWNLOADS = {
+    "empty": (b"", "is empty"),
+    "page": (
+        b"\xef\xbb\xbf\n<!DOCTYPE html><title>404</title>",
+        "is a web page, not a checkpoint; download it again",
+    ),
+    "pointer": (
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+        "is a Git LFS pointer; run git lfs pull",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DOWNLOADS)
+def test_a_failed_download_is_recognized(forms, tmp_path, name):
+    """As a file, and as the weights or the decoder of a folder."""
+    content, words = DOWNLOADS[name]
+    for file in (tmp_path / "encoder.pt", tmp_path / "a/model.safetensors", tmp_path / "b/decoder.safetensors"):
+        if file.parent != tmp_path:
+            shutil.copytree(forms[0]["folder"], file.parent)
+        file.write_bytes(content)
+        with pytest.raises(UserError, match=f"{re.escape(str(file))} {words}$"):
+            load_encoder(file if file.parent == tmp_path else file.parent)
+
+
+def test_a_run_of_several_folds_asks_for_one(forms, tmp_path):
+    for fold in (2, 1):
+        (tmp_path / f"kfold/fold-{fold}/checkpoints").mkdir(parents=True)
+        shutil.copy(forms[0]["file"], tmp_path / f"kfold/fold-{fold}/checkpoints/last.ckpt")
+    with pytest.raises(UserError, match=r"kfold is a run of several folds; name one of them: .*kfold/fold-1$"):
+        load_encoder(tmp_path / "kfold")
+    assert load_encoder(tmp_path / "kfold/fold-1").embed_dim == 192
+
+
+def test_a_truncated_file_is_damaged(forms, tmp_path):
     for form, name in (("dasheng", "a.pt"), ("file", "b.ckpt")):
         data = forms[0][form].read_bytes()
         (tmp_path / name).write_bytes(data[: len(data) // 2])
@@ -231,7 +267,7 @@ def test_a_cut_off_file_is_damaged(forms, tmp_path):
 
 @pytest.mark.parametrize("form", ["folder", "dasheng", "huggingface"])
 def test_a_full_disk_leaves_nothing_half_written(forms, tmp_path, monkeypatch, capsys, form):
-    """Stood in for by a limit on the size of a file, in a process of its own."""
+    """Simulated by a limit on the file size, in a separate process."""
     program = (
         "import resource, signal, sys\nfrom src import export\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))\nsys.exit(export.main(sys.argv[1:]))"
@@ -242,14 +278,14 @@ def test_a_full_disk_leaves_nothing_half_written(forms, tmp_path, monkeypatch, c
     assert not list(tmp_path.iterdir())
 
 
-def test_a_path_that_is_not_there_is_not_looked_for_on_the_hub(tmp_path, monkeypatch):
+def test_a_missing_path_is_not_searched_on_the_hub(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
     with pytest.raises(UserError, match="there is no checkpoint runs/quickstart"):
         load_encoder("runs/quickstart")
 
 
-def test_a_release_name_without_a_network_says_so(monkeypatch):
+def test_a_release_name_without_a_network(monkeypatch):
     huggingface_hub = pytest.importorskip("huggingface_hub")
 
     def offline(name, **options):
@@ -257,11 +293,11 @@ def test_a_release_name_without_a_network_says_so(monkeypatch):
         raise ConnectionError("no route to host")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
-    with pytest.raises(UserError, match=r"dasheng-base cannot be fetched .*no route to host.*network"):
+    with pytest.raises(UserError, match=r"dasheng-base cannot be downloaded .*no route to host.*network"):
         load_encoder("dasheng-base")
 
 
-def test_a_release_name_loads_what_the_hub_gives(forms, monkeypatch):
+def test_a_release_name_is_loaded_from_the_hub(forms, monkeypatch):
     huggingface_hub = pytest.importorskip("huggingface_hub")
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **_: str(forms[0]["huggingface"]))
     assert torch.equal(load_encoder("dasheng-base").norm.weight, forms[1].encoder.norm.weight)

@@ -1,4 +1,4 @@
-"""The ONNX form beside PyTorch in onnxruntime: any batch and length, front end inside."""
+"""The ONNX export in onnxruntime equals PyTorch for any batch size and length, front end included."""
 
 import sys
 from pathlib import Path
@@ -12,7 +12,7 @@ pytest.importorskip("onnxruntime", reason="exporting to ONNX is optional")
 
 import onnxruntime
 
-from benchmarks.parity import randomise
+from benchmarks.parity import randomize
 from src import export
 from src.encoders import onnx
 from src.encoders.save import save_encoder
@@ -26,7 +26,7 @@ TOLERANCE = 1e-4
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     folder = tmp_path_factory.mktemp("onnx")
-    encoder = randomise(create_mae("tiny"), 0).encoder.eval()
+    encoder = randomize(create_mae("tiny"), 0).encoder.eval()
     save_encoder(encoder, folder / "encoder")
     assert export.main([str(folder / "encoder"), "--format", "onnx", "--out", str(folder / "a.onnx")]) == 0
     assert [path.name for path in folder.glob("*.onnx*")] == ["a.onnx"]
@@ -47,10 +47,10 @@ def test_equal_to_pytorch(exported, long_audio, batch, seconds):
         assert np.abs(embedding - encoder.embed(waveform).numpy()).max() <= TOLERANCE
 
 
-def test_a_layer_of_a_network_in_training_with_weights_beside_the_file(tmp_path, clips, long_audio, monkeypatch):
-    encoder = randomise(create_mae("tiny", drop_path=0.5, layer_scale=0.2), 0).encoder.train()
+def test_a_layer_of_a_network_in_training_mode_with_external_weights(tmp_path, clips, long_audio, monkeypatch):
+    encoder = randomize(create_mae("tiny", drop_path=0.5, layer_scale=0.2), 0).encoder.train()
     calibrate_norm(encoder, [clip.numpy() for clip in clips])
-    monkeypatch.setattr(onnx, "MOST_BYTES", 2**20)
+    monkeypatch.setattr(onnx, "MAX_BYTES", 2**20)
     onnx.export_onnx(encoder, tmp_path / "b.onnx", layer=6, pooling="mean_std")
     assert {path.name for path in tmp_path.iterdir()} == {"b.onnx", "b.onnx.data"}
     assert encoder.training and all(block.training for block in encoder.blocks)
@@ -61,7 +61,7 @@ def test_a_layer_of_a_network_in_training_with_weights_beside_the_file(tmp_path,
         assert np.abs(embedding - encoder.embed(waveform, None, 6, "mean_std").numpy()).max() <= TOLERANCE
 
 
-def test_the_file_does_not_say_where_it_was_made(exported):
+def test_the_file_contains_no_local_paths(exported):
     _, folder = exported
     content = (folder / "a.onnx").read_bytes()
     assert b"encoder.blocks.0" in content
@@ -76,7 +76,7 @@ def test_without_the_packages(exported, monkeypatch):
     assert not (folder / "c.onnx").exists()
 
 
-def test_nothing_is_written_over(exported, capsys):
+def test_nothing_is_overwritten(exported, capsys):
     _, folder = exported
     assert export.main([str(folder / "encoder"), "--format", "onnx", "--out", str(folder / "a.onnx")]) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "already" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Probes against scikit-learn and cases whose answer is known."""
+"""Probes against scikit-learn and against cases with known answers."""
 
 import numpy as np
 import pytest
@@ -16,8 +16,8 @@ from src.models import create_encoder
 def clusters(n, spread, seed):
     random = np.random.default_rng(seed)
     labels = np.arange(n) % 4
-    centres = np.random.default_rng(0).normal(size=(4, 16))
-    return centres[labels] + spread * random.normal(size=(n, 16)), labels
+    centers = np.random.default_rng(0).normal(size=(4, 16))
+    return centers[labels] + spread * random.normal(size=(n, 16)), labels
 
 
 def test_knn_equals_scikit_learn_with_the_same_weights():
@@ -31,7 +31,7 @@ def test_knn_equals_scikit_learn_with_the_same_weights():
     assert knn_accuracy(train, labels, test, test_labels) == pytest.approx(expected)
 
 
-def test_probes_tell_signal_from_noise():
+def test_probes_distinguish_signal_from_noise():
     train, labels = clusters(200, 0.3, 1)
     test, test_labels = clusters(100, 0.3, 2)
     good = probe(train, labels, test, test_labels)
@@ -41,24 +41,24 @@ def test_probes_tell_signal_from_noise():
     assert linear_accuracy(train, labels, test, (test_labels + 1) % 4) == 0.0
 
 
-def test_probes_do_not_mind_the_scale_of_a_dimension():
+def test_probes_do_not_depend_on_the_scale_of_a_dimension():
     train, labels = clusters(200, 1.0, 1)
     test, test_labels = clusters(100, 1.0, 2)
     scale = np.logspace(-3, 3, 16)
     assert probe(train * scale, labels, test * scale, test_labels).knn == probe(train, labels, test, test_labels).knn
 
 
-def test_effective_rank_counts_directions():
+def test_effective_rank_counts_dimensions():
     rows = np.random.default_rng(0).normal(size=(4000, 8))
     assert effective_rank(rows) == pytest.approx(8, abs=0.05)
     assert effective_rank(np.outer(rows[:, 0], np.ones(8))) == pytest.approx(1, abs=1e-6)
 
 
-def test_majority_is_the_commonest_class_of_train():
+def test_majority_is_the_most_frequent_class_of_train():
     assert majority_accuracy(np.array([0, 1, 1]), np.array([1, 0, 0, 0])) == 0.25
 
 
-def test_a_batch_holds_at_most_so_many_padded_samples_and_every_clip_once():
+def test_batches_have_at_most_max_samples_and_every_clip_once():
     lengths = [5, 100, 7, 30, 30, 2]
     batches = batches_by_length(lengths, 60)
     assert sorted(i for batch in batches for i in batch) == list(range(6))
@@ -83,7 +83,7 @@ def test_mel_statistics_are_mean_and_deviation_of_bands():
     np.testing.assert_allclose(loud[64:], quiet[64:], atol=1e-3)
 
 
-def test_calibration_gives_the_statistics_of_the_clips_and_leaves_weights_alone():
+def test_calibration_sets_the_statistics_of_the_clips_and_no_weights():
     encoder = create_encoder("tiny")
     before = {name: value.clone() for name, value in encoder.named_parameters()}
     random = np.random.default_rng(0)
@@ -95,27 +95,27 @@ def test_calibration_gives_the_statistics_of_the_clips_and_leaves_weights_alone(
 
 
 @pytest.mark.parametrize("num_classes", [2, 4])
-def test_the_weights_of_logistic_regression_say_what_scikit_learn_says(num_classes):
+def test_the_weights_of_logistic_regression_predict_as_scikit_learn(num_classes):
     random = np.random.default_rng(0)
     labels = random.integers(num_classes, size=200)
     rows = random.normal(size=(200, 8)) + 2 * np.eye(num_classes, 8)[labels]
-    targets = np.eye(num_classes + 1)[labels]  # the last class has no row
+    targets = np.eye(num_classes + 1)[labels]  # the last class has no rows
     weight, bias = fit_linear(rows, targets, multi=False)
     logits = rows @ weight.T + bias
     assert (logits.argmax(1) == labels).mean() > 0.8 and (logits.argmax(1) < num_classes).all()
-    chances = []
+    references = []
     for strength in STRENGTHS:
         fitted = LogisticRegression(C=strength, max_iter=100).fit(rows, labels)
-        chances.append(fitted.predict_proba(rows))
+        references.append(fitted.predict_proba(rows))
     mine = np.exp(logits - logits.max(1, keepdims=True))[:, :num_classes]
     mine /= mine.sum(1, keepdims=True)
-    assert min(np.abs(mine - theirs).max() for theirs in chances) < 1e-4
+    assert min(np.abs(mine - theirs).max() for theirs in references) < 1e-4
 
 
-def test_several_classes_a_row_are_a_regression_each():
+def test_several_classes_per_row_get_a_regression_each():
     random = np.random.default_rng(0)
     rows = random.normal(size=(300, 6))
     targets = np.stack([rows[:, 0] > 0, rows[:, 1] > 1, np.ones(300), np.zeros(300)], 1).astype(float)
     weight, bias = fit_linear(rows, targets, multi=True)
-    said = rows @ weight.T + bias > 0
-    assert ((said == targets).mean(0) > [0.9, 0.9, 0.99, 0.99]).all()
+    predicted = rows @ weight.T + bias > 0
+    assert ((predicted == targets).mean(0) > [0.9, 0.9, 0.99, 0.99]).all()

@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def pad_batch(clips: list[Tensor], padding: float | None = None, surplus: int = 0) -> tuple[Tensor, Tensor]:
-    """(B, T) and (B,) lengths. What lies beyond a clip is `padding`, or loud noise for None."""
+    """Waveforms (B, T) and lengths (B,). Samples beyond a clip's end are `padding`, or loud noise if None."""
     length = torch.tensor([len(clip) for clip in clips])
     shape = (len(clips), int(length.max()) + surplus)
     noise = torch.rand(shape, generator=torch.Generator().manual_seed(1)) * 2 - 1

@@ -1,4 +1,4 @@
-"""Small networks in which every parameter matters."""
+"""Small networks in which every parameter affects the output."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ def _small_encoder() -> AudioViT:
 
 @torch.no_grad()
 def disturb(network: nn.Module, seed: int = 0) -> nn.Module:
-    """Move what starts at 0 or 1 away from it, so that nothing can be left out unseen."""
+    """Perturb all parameters and statistics, so that leaving out one initialized to 0 or 1 changes the result."""
     generator = torch.Generator().manual_seed(seed)
     for parameter in network.parameters():
         parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.05)

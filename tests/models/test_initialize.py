@@ -11,19 +11,19 @@ def equal(first: dict, second: dict) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_the_same_seed_gives_the_same_weights_whatever_was_drawn_before():
+def test_weights_depend_on_the_seed_not_on_the_global_generator():
     first = create_mae("tiny", seed=3).state_dict()
     torch.randn(17)
     assert equal(create_mae("tiny", seed=3).state_dict(), first)
 
 
-def test_the_global_generator_is_left_alone():
+def test_the_global_generator_is_not_used():
     before = torch.get_rng_state()
     create_mae("tiny")
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_network_made_on_meta_gets_the_same_weights_and_buffers():
+def test_a_network_created_on_meta_gets_the_same_weights_and_buffers():
     expected = create_mae("tiny", layer_scale=0.1, seed=5)
     made = create_mae("tiny", layer_scale=0.1, seed=5, device="meta")
     made.to_empty(device="cpu")
@@ -47,7 +47,7 @@ def test_another_seed_or_name_gives_other_matrices():
     drawn = [name for name, value in first.items() if value.is_floating_point() and value.unique().numel() > 1]
     assert not any(torch.equal(first[name], second[name]) for name in drawn)
     values = torch.stack([first[name].flatten()[:128] for name in drawn])
-    shared = torch.corrcoef(values).triu(diagonal=1)  # 1 where two parameters share their numbers
+    shared = torch.corrcoef(values).triu(diagonal=1)  # 1 if two parameters share their random numbers
     assert len(drawn) > 60
     assert shared.abs().max() < 0.6
 

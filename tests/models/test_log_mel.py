@@ -1,4 +1,4 @@
-"""The front end equals torchaudio's for a clip alone, and a clip is treated as if it were alone."""
+"""The front end equals torchaudio's for a single clip, and a clip's result does not depend on its batch."""
 
 from pathlib import Path
 
@@ -6,10 +6,10 @@ import pytest
 import soundfile
 import torch
 import torchaudio.transforms as AT
-from batches import pad_batch
 from torch import nn
 
 from src.models.log_mel import LogMel
+from tests.models.batches import pad_batch
 
 DB_TOLERANCE = 1e-4
 SHARED = Path(__file__).parents[3] / "shared" / "audio"
@@ -47,7 +47,7 @@ SIGNALS = {
     "click": torch.zeros(16000).index_fill(0, torch.tensor(8000), 1.0),
     "quiet sine": 1e-5 * sine(440),
     "full-scale sine": sine(4000),
-    "far over full scale": 1e4 * sine(50),
+    "far above full scale": 1e4 * sine(50),
     "loud start, silent end": torch.cat([sine(3000, 8000), torch.zeros(8000)]),
     "square wave": sine(200).sign(),
 }
@@ -55,7 +55,7 @@ SIGNALS = {
 
 @pytest.mark.parametrize("name", SIGNALS)
 def test_equals_torchaudio_on_extremes(log_mel, reference, name):
-    """Near the dB floor one sees the rounding of the Fourier transform itself."""
+    """Near the dB floor the rounding errors of the FFT itself show."""
     assert difference_to(reference, log_mel, SIGNALS[name]) <= DB_TOLERANCE
 
 
@@ -63,7 +63,7 @@ def test_equals_torchaudio_on_extremes(log_mel, reference, name):
 def test_equals_torchaudio_on_odd_recordings(log_mel, reference, name):
     path = SHARED / "bad" / f"{name}.wav"
     if not path.exists():
-        pytest.skip(f"{path.name} of the collection of odd files is not at hand")
+        pytest.skip(f"{path.name} is absent")
     samples, _ = soundfile.read(path, dtype="float32", always_2d=True)
     assert difference_to(reference, log_mel, torch.from_numpy(samples[:, 0].copy())) <= DB_TOLERANCE
 
@@ -85,7 +85,7 @@ def test_short_clips_are_padded_to_50_ms(log_mel, reference, long_audio, num_sam
 
 @pytest.mark.parametrize("padding", [0.0, None, float("nan")], ids=["zeros", "noise", "nan"])
 def test_a_clip_is_the_same_alone_and_in_a_batch(log_mel, clips, padding):
-    """Beside others, with anything behind it, also where the floor depends on a neighbour 80 dB louder."""
+    """With any padding, and next to a clip 80 dB louder, which could raise the dB floor."""
     lengths = [1, 159, 160, 161, 256, 257, 799, 800, 801, 1599, 1600, 1601]
     cut = [clip[:num_samples] for clip, num_samples in zip(clips[1:], lengths, strict=False)]
     batch = [clips[0] * 1e4, *cut, clips[20] * 1e-4, torch.zeros(5000)]
@@ -99,15 +99,15 @@ def test_a_clip_is_the_same_alone_and_in_a_batch(log_mel, clips, padding):
         assert (row[:, : alone.shape[1]] - alone).abs().max() <= DB_TOLERANCE
 
 
-def test_the_floor_is_120_db_under_the_clips_own_maximum(log_mel):
+def test_the_floor_is_120_db_below_the_clips_own_maximum(log_mel):
     clip = torch.cat([sine(1000, 8000) * 100, torch.zeros(8000)])
     decibel = log_mel(clip[None])[0]
-    assert decibel.max() > 60  # or the floor would be the lowest power of all, -100 dB
+    assert decibel.max() > 60  # otherwise the floor would be `amin`, -100 dB
     assert decibel.max() - decibel.min() == pytest.approx(120, abs=DB_TOLERANCE)
     assert log_mel(torch.zeros(1, 8000))[0].unique().tolist() == [-100.0]
 
 
-def test_lengths_that_fill_the_rows_equal_no_lengths(log_mel, long_audio):
+def test_full_lengths_equal_no_lengths(log_mel, long_audio):
     waveform = long_audio[: 3 * 7000].reshape(3, 7000)
     with_length, valid = log_mel(waveform, torch.full((3,), 7000))
     assert valid is None
@@ -115,20 +115,20 @@ def test_lengths_that_fill_the_rows_equal_no_lengths(log_mel, long_audio):
 
 
 def test_a_length_beyond_the_waveform_is_refused(log_mel):
-    with pytest.raises(ValueError, match="9000 samples is more than the 8000"):
+    with pytest.raises(ValueError, match="length 9000 is more than the 8000 samples"):
         log_mel(torch.zeros(2, 8000), torch.tensor([8000, 9000]))
 
 
 def test_stays_in_fp32_under_autocast_and_from_half(log_mel, clips):
     expected = log_mel(clips[0][None])[0]
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = log_mel(clips[0][None])[0]
-    assert found.dtype == torch.float32
-    assert torch.equal(found, expected)
+        result = log_mel(clips[0][None])[0]
+    assert result.dtype == torch.float32
+    assert torch.equal(result, expected)
     assert log_mel(clips[0][None].bfloat16())[0].dtype == torch.float32
 
 
-def test_the_waveform_is_left_as_it_was(log_mel):
+def test_the_waveform_is_not_modified(log_mel):
     waveform = torch.rand(2, 5000)
     before = waveform.clone()
     log_mel(waveform, torch.tensor([100, 5000]))

@@ -1,16 +1,16 @@
-"""The objective: hidden, real tokens are predicted from visible ones; nothing else enters the loss."""
+"""The objective: masked real tokens are predicted from visible ones; nothing else enters the loss."""
 
 import pytest
 import torch
 import torchaudio.transforms as AT
-from batches import pad_batch
 from torch import nn
 
 from src.models import SIZES, create_mae
 from src.models.decoder import Decoder
 from src.models.initialize import initialize
-from src.models.mae import MaskedAutoencoder, normalise_patches
+from src.models.mae import MaskedAutoencoder, normalize_patches
 from src.models.vit import AudioViT
+from tests.models.batches import pad_batch
 
 TOLERANCE = 1e-5
 DECODER_PARAMETERS = {"tiny": 1_914_880, "base": 25_874_688, "0.6b": 26_136_832, "1.2b": 58_276_096}
@@ -27,7 +27,7 @@ def test_decoder_parameter_count(size):
 
 
 @torch.no_grad()
-def test_targets_are_the_hidden_patches_normalised(small_mae, clips):
+def test_targets_are_the_masked_patches_normalized(small_mae, clips):
     """Against torchaudio and a plain loop over the mask."""
     clip = next(clip for clip in clips if len(clip) > 16000)
     output = small_mae(clip[None], seeds=torch.tensor([3]))
@@ -41,7 +41,7 @@ def test_targets_are_the_hidden_patches_normalised(small_mae, clips):
 
 
 @torch.no_grad()
-def test_the_loss_is_the_mean_over_hidden_real_tokens(small_mae, clips):
+def test_the_loss_is_the_mean_over_masked_real_tokens(small_mae, clips):
     waveform, length = pad_batch(clips[:8])
     output = small_mae(waveform, length, torch.arange(8))
     num_tokens = small_mae.encoder.num_tokens(length)
@@ -53,8 +53,8 @@ def test_the_loss_is_the_mean_over_hidden_real_tokens(small_mae, clips):
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_what_lies_beyond_a_clip_does_not_enter(small_mae, clips, training):
-    """Also in training, where it could reach the batch statistics."""
+def test_padding_does_not_enter_the_loss(small_mae, clips, training):
+    """Nor, in training mode, the batch statistics."""
     seeds = torch.arange(8)
     losses, gradients = [], []
     for padding, surplus in [(0.0, 0), (None, 0), (0.0, 9000)]:
@@ -77,18 +77,18 @@ def test_a_padded_batch_is_the_weighted_mean_of_its_clips_alone(small_mae, clips
     together = small_mae(waveform, length, seeds)
     alone = [small_mae(clip[None], seeds=seed[None]) for clip, seed in zip(batch, seeds, strict=True)]
     counts = [len(output.prediction) for output in alone]
-    assert counts[-1] == 0  # one token, which stays visible: nothing to predict, and no NaN
+    assert counts[-1] == 0  # its one token stays visible: nothing to predict, and no NaN
     expected = sum(output.loss * count for output, count in zip(alone, counts, strict=True)) / sum(counts)
     assert together.loss == pytest.approx(float(expected), abs=TOLERANCE)
     assert (together.prediction - torch.cat([output.prediction for output in alone])).abs().max() <= TOLERANCE
-    # target patches of near silence are divided by a small deviation
+    # targets near silence are divided by a small deviation
     torch.testing.assert_close(together.target, torch.cat([output.target for output in alone]), rtol=1e-4, atol=1e-4)
     for output, row in zip(alone, together.mask, strict=True):
         assert torch.equal(output.mask[0], row[: output.mask.shape[1]])
 
 
 @torch.no_grad()
-def test_predictions_depend_on_visible_tokens_only_and_the_loss_on_hidden_targets_only(small_mae, clips):
+def test_predictions_depend_on_visible_tokens_only_and_targets_on_masked_ones_only(small_mae, clips):
     waveform, length = pad_batch(clips[:6])
     seeds = torch.arange(6)
     before = small_mae(waveform, length, seeds)
@@ -117,7 +117,7 @@ def test_predictions_depend_on_visible_tokens_only_and_the_loss_on_hidden_target
 
 
 def test_rows_of_the_prediction_belong_to_mask_nonzero(small_mae, clips):
-    """The gradient of one row reaches the decoder's position of that token only, where no block mixes them."""
+    """Without blocks to mix tokens, the gradient of a row reaches only that token's position in the decoder."""
     small_mae.decoder.blocks = nn.ModuleList()
     clip = next(clip for clip in clips if len(clip) > 16000)
     output = small_mae(clip[None], seeds=torch.tensor([1]))
@@ -134,8 +134,8 @@ def test_the_gradient_reaches_every_parameter(small_mae, clips):
         assert parameter.grad is not None and parameter.grad.isfinite().all() and parameter.grad.any(), name
 
 
-def test_without_loss_nothing_is_nan(small_mae):
-    """Every clip has one token, which is visible."""
+def test_nothing_masked_gives_zero_loss_and_no_nan(small_mae):
+    """Every clip has a single token, which stays visible."""
     output = small_mae(torch.rand(2, 800), seeds=torch.arange(2))
     assert output.loss == 0 and output.prediction.shape == (0, 256)
     output.loss.backward()
@@ -143,7 +143,7 @@ def test_without_loss_nothing_is_nan(small_mae):
 
 
 @torch.no_grad()
-def test_lengths_that_fill_the_rows_equal_no_lengths(small_mae, long_audio):
+def test_full_lengths_equal_no_lengths(small_mae, long_audio):
     waveform = long_audio[: 3 * 16000].reshape(3, 16000)
     seeds = torch.arange(3)
     with_length = small_mae(waveform, torch.full((3,), 16000), seeds)
@@ -185,13 +185,13 @@ def test_ratio_and_group_reach_the_mask(long_audio, mask_ratio, kept):
     assert not (single[:, 0] == single[:, 1]).all()
 
 
-def test_normalised_patches_have_mean_0_and_deviation_1():
+def test_normalized_patches_have_mean_0_and_deviation_1():
     patches = torch.randn(5, 256) * 7 - 40
-    normalised, mean, deviation = normalise_patches(patches)
-    torch.testing.assert_close(normalised.mean(1), torch.zeros(5), atol=TOLERANCE, rtol=0)
-    torch.testing.assert_close(normalised.std(1), torch.ones(5))
-    torch.testing.assert_close(normalised * deviation + mean, patches)
-    assert not normalise_patches(torch.full((1, 256), -100.0))[0].any()
+    normalized, mean, deviation = normalize_patches(patches)
+    torch.testing.assert_close(normalized.mean(1), torch.zeros(5), atol=TOLERANCE, rtol=0)
+    torch.testing.assert_close(normalized.std(1), torch.ones(5))
+    torch.testing.assert_close(normalized * deviation + mean, patches)
+    assert not normalize_patches(torch.full((1, 256), -100.0))[0].any()
 
 
 def test_a_clip_longer_than_the_time_table_is_refused(small_mae):
@@ -211,8 +211,8 @@ def test_bf16_autocast_trains(small_mae, clips):
     assert all(parameter.grad.isfinite().all() for parameter in small_mae.parameters())
 
 
-def test_a_few_steps_learn_more_than_the_mean(clips):
-    """A constant prediction scores 255/256. Scored on masks that were not trained on."""
+def test_a_few_steps_beat_predicting_the_mean(clips):
+    """The loss on masks not seen in training; a constant prediction scores 255/256."""
     decoder = Decoder(64, 64, 1, 4)
     initialize(decoder, 0, "decoder")
     encoder = AudioViT(64, 2, 4)

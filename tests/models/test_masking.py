@@ -6,8 +6,8 @@ import torch
 from src.models.decoder import Decoder
 from src.models.masking import Mask, group_mask, hash_noise
 
-# 4.5 standard deviations: with up to 5,000 comparisons of fixed seeds, chance alone stays below
-LARGEST_Z = 4.5
+# 4.5 standard deviations: with fixed seeds and up to 5,000 comparisons, chance alone stays below
+MAX_Z = 4.5
 RATIOS = [0.0, 0.3, 0.5, 0.75, 0.9, 0.99]
 
 
@@ -16,7 +16,7 @@ def valid_of(num_tokens: list[int]) -> torch.Tensor:
 
 
 def kept_of(num_tokens: int, mask_ratio: float) -> int:
-    """In hundredths, so that no rounding of the ratio enters."""
+    """Visible tokens, in integer arithmetic, so that the ratio is not rounded."""
     return max(1, num_tokens * (100 - round(100 * mask_ratio)) // 100)
 
 
@@ -41,7 +41,7 @@ def test_the_share_is_exact_without_padding(num_tokens):
 @pytest.mark.parametrize("group_size", [2, 3, 5])
 @pytest.mark.parametrize("num_tokens", [24, 25, 62, 250])
 def test_groups_stay_together(group_size, num_tokens):
-    """All but the last one kept, which is cut where the count of kept tokens asks for it."""
+    """All but the last visible group, which is cut if the number of visible tokens requires it."""
     mask = group_mask(torch.arange(200), num_tokens, None, 0.75, group_size).mask
     pieces = mask.split(group_size, dim=1)
     cut = torch.stack([piece.any(1) & ~piece.all(1) for piece in pieces]).sum(0)
@@ -52,7 +52,7 @@ def test_groups_stay_together(group_size, num_tokens):
 
 
 @pytest.mark.parametrize("mask_ratio", RATIOS)
-def test_padding_is_neither_hidden_nor_seen(mask_ratio):
+def test_padding_is_neither_masked_nor_visible(mask_ratio):
     num_tokens = [1, 2, 3, 7, 40, 99, 100]
     valid = valid_of(num_tokens)
     for first_seed in range(0, 140, 7):
@@ -64,7 +64,7 @@ def test_padding_is_neither_hidden_nor_seen(mask_ratio):
             assert len(visible) >= 1
 
 
-def test_the_surplus_of_shorter_clips_stands_at_the_end():
+def test_surplus_entries_of_shorter_clips_come_last():
     mask = group_mask(torch.arange(3), 100, valid_of([100, 40, 3]))
     assert mask.visible_valid.sum(1).tolist() == [25, 10, 1]
     assert torch.equal(mask.visible_valid, mask.visible_valid.sort(dim=1, descending=True, stable=True).values)
@@ -84,22 +84,22 @@ def test_a_clips_mask_depends_on_its_seed_and_length_only():
     assert torch.equal(reordered.mask.flip(0), together.mask)
 
 
-def test_every_position_is_seen_equally_often():
-    """And every pair of groups: 20,000 neighbouring seeds, 48 tokens of which 6 groups of 24 are seen."""
+def test_every_position_is_visible_equally_often():
+    """And every pair of groups: 20,000 consecutive seeds, 48 tokens, 6 of 24 groups visible."""
     draws = 20_000
     seen = (~group_mask(torch.arange(draws), 48, None).mask)[:, ::2].double()  # groups
     share = 6 / 24
     z = (seen.mean(0) - share) / (share * (1 - share) / draws) ** 0.5
-    assert z.abs().max() < LARGEST_Z
+    assert z.abs().max() < MAX_Z
     first, second = torch.triu_indices(24, 24, offset=1)
     pairs = (seen.T @ seen / draws)[first, second]
     share = 6 * 5 / (24 * 23)
     z = (pairs - share) / (share * (1 - share) / draws) ** 0.5
-    assert z.abs().max() < LARGEST_Z
+    assert z.abs().max() < MAX_Z
 
 
 def test_hash_noise_is_uniform_and_independent():
-    """Over neighbouring seeds, over neighbouring indices, over seeds that differ in their upper half only."""
+    """Over consecutive seeds, consecutive indices, and seeds that differ in their upper 32 bits only."""
     count = 100_000
     plain = torch.arange(count)
     sequences = {
@@ -113,42 +113,42 @@ def test_hash_noise_is_uniform_and_independent():
         assert noise.min() >= 0 and noise.max() < 1, name
         quantile = torch.arange(count).double() / count
         distance = (noise.sort().values - quantile).abs().max()
-        assert distance < 2.0 / count**0.5, name  # Kolmogorov-Smirnov: chance of 0.07 %
+        assert distance < 2.0 / count**0.5, name  # Kolmogorov-Smirnov: p = 0.07 %
         for lag in (1, 2, 64):
             correlation = torch.corrcoef(torch.stack([noise[lag:], noise[:-lag]]))[0, 1]
-            assert correlation.abs() < LARGEST_Z / count**0.5, (name, lag)
+            assert correlation.abs() < MAX_Z / count**0.5, (name, lag)
     for first, second in [("seeds", "seeds, another index"), ("seeds", "upper halves"), ("seeds", "negative seeds")]:
         correlation = torch.corrcoef(torch.stack([sequences[first], sequences[second]]))[0, 1]
-        assert correlation.abs() < LARGEST_Z / count**0.5, (first, second)
+        assert correlation.abs() < MAX_Z / count**0.5, (first, second)
 
 
-def test_hash_noise_stays_what_it_was():
-    """A resumed run draws the masks it would have drawn."""
-    found = hash_noise(torch.tensor([0, 1, 2**40, -1])[:, None], torch.tensor([0, 125])) * 2**24
-    assert found.long().tolist() == [[9620015, 542413], [5268795, 5931051], [3932073, 15707056], [3921496, 5871937]]
+def test_hash_noise_does_not_change_between_versions():
+    """So that a resumed run draws the same masks."""
+    result = hash_noise(torch.tensor([0, 1, 2**40, -1])[:, None], torch.tensor([0, 125])) * 2**24
+    assert result.long().tolist() == [[9620015, 542413], [5268795, 5931051], [3932073, 15707056], [3921496, 5871937]]
 
 
 def test_unmasking_is_the_identity():
-    """The decoder's blocks meet each visible token at its own place, and the mask token everywhere else."""
+    """The decoder's blocks get each visible token at its own position and the mask token everywhere else."""
     torch.manual_seed(0)
     decoder = Decoder(12, 8, 1, 2, max_tokens=40)
     decoder.mask_token.data.normal_(), decoder.pos_embed.data.normal_()
-    met = []
+    inputs = []
 
     class Record(torch.nn.Module):
         def forward(self, tokens, attended):
-            met.append(tokens)
+            inputs.append(tokens)
             return tokens
 
     decoder.blocks = torch.nn.ModuleList([Record()])
     num_tokens = [40, 1, 17, 30]
     for valid in (None, valid_of(num_tokens)):
-        met.clear()
+        inputs.clear()
         mask: Mask = group_mask(torch.arange(4), 40, valid)
         all_tokens = torch.randn(4, 40, 12)
         latent = all_tokens.gather(1, mask.visible[..., None].expand(-1, -1, 12))
         output = decoder(latent, mask, valid)
         seen = ~mask.mask if valid is None else ~mask.mask & valid
         expected = torch.where(seen[..., None], decoder.input_proj(all_tokens), decoder.mask_token)
-        torch.testing.assert_close(met[0], expected + decoder.pos_embed)
-        torch.testing.assert_close(output, decoder.outputlayer(decoder.norm(met[0]))[mask.mask])
+        torch.testing.assert_close(inputs[0], expected + decoder.pos_embed)
+        torch.testing.assert_close(output, decoder.outputlayer(decoder.norm(inputs[0]))[mask.mask])

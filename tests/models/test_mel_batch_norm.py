@@ -1,4 +1,4 @@
-"""Batch norm over real frames of all processes together, with running statistics that are right from the first step."""
+"""Batch norm over the real frames of all processes, with running statistics that are unbiased from the first step."""
 
 import pytest
 import torch
@@ -8,11 +8,11 @@ from torch import nn
 
 from src.models.log_mel import MelBatchNorm
 
-TOLERANCE = 1e-5  # of values around 1; statistics of dB values (tens) are compared relative to their size
+TOLERANCE = 1e-5  # for values around 1; statistics of dB values (tens) are compared relatively
 
 
 def batch(seed: int, num_clips: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
-    """(B, 64, 40) in dB with a mean and deviation of its own a band, and (B, 40) real frames. Padding is far off."""
+    """(B, 64, 40) in dB, each band with its own mean and deviation, and (B, 40) bool; padding has far other values."""
     generator = torch.Generator().manual_seed(seed)
     band = torch.arange(64.0)[:, None]
     log_mel = torch.randn(num_clips, 64, 40, generator=generator) * (5 + band / 4) - 40 + band / 3 + seed
@@ -22,7 +22,7 @@ def batch(seed: int, num_clips: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def real_frames(log_mel, valid):
-    """(n, 64)"""
+    """(n, 64)."""
     return log_mel.transpose(1, 2)[valid]
 
 
@@ -38,8 +38,8 @@ def test_training_equals_batch_norm_on_the_real_frames():
     ours = MelBatchNorm(64)
     reference = same_affine(ours)
     log_mel, valid = batch(0)
-    found = real_frames(ours(log_mel, valid), valid)
-    assert (found - reference(real_frames(log_mel, valid))).abs().max() <= TOLERANCE
+    result = real_frames(ours(log_mel, valid), valid)
+    assert (result - reference(real_frames(log_mel, valid))).abs().max() <= TOLERANCE
 
 
 def test_without_padding_equals_batch_norm():
@@ -59,7 +59,7 @@ def test_gradients_of_the_affine_map_equal_batch_norms():
         torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-4, atol=1e-4)  # sums over 100 frames
 
 
-def test_running_statistics_are_plain_means_of_the_first_steps():
+def test_running_statistics_are_cumulative_averages_at_first():
     ours = MelBatchNorm(64)
     means, variances = [], []
     for step in range(7):
@@ -72,7 +72,7 @@ def test_running_statistics_are_plain_means_of_the_first_steps():
 
 
 @pytest.mark.parametrize("steps_before", [100, 1000])
-def test_running_statistics_are_exponential_means_later(steps_before):
+def test_running_statistics_are_exponential_averages_later(steps_before):
     ours = MelBatchNorm(64)
     log_mel, valid = batch(3)
     ours(log_mel, valid)
@@ -100,12 +100,12 @@ def test_stays_in_fp32_under_autocast():
     log_mel, valid = batch(0)
     expected = MelBatchNorm(64)(log_mel, valid)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = MelBatchNorm(64)(log_mel, valid)
-    assert found.dtype == torch.float32
-    assert torch.equal(found, expected)
+        result = MelBatchNorm(64)(log_mel, valid)
+    assert result.dtype == torch.float32
+    assert torch.equal(result, expected)
 
 
-def one_process(rank: int, folder: str) -> None:
+def run_process(rank: int, folder: str) -> None:
     """Three steps on the clips of this process; rank 0 has two, rank 1 has three."""
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     mine = slice(0, 2) if rank == 0 else slice(2, 5)
@@ -118,11 +118,11 @@ def one_process(rank: int, folder: str) -> None:
 
 
 def test_two_processes_equal_one_with_all_clips(tmp_path):
-    mp.spawn(one_process, (str(tmp_path),), nprocs=2)
-    found = [torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2)]
+    mp.spawn(run_process, (str(tmp_path),), nprocs=2)
+    result = [torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2)]
     norm = MelBatchNorm(64)
     for step in range(3):
         expected = norm(*batch(step))
-    assert (torch.cat([each["output"] for each in found]) - expected).abs().max() <= TOLERANCE
-    for each in found:
+    assert (torch.cat([each["output"] for each in result]) - expected).abs().max() <= TOLERANCE
+    for each in result:
         torch.testing.assert_close(each["state"], dict(norm.state_dict()))

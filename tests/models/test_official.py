@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from batches import pad_batch
 
 pytest.importorskip("dasheng", reason="the official package is a development dependency")
 
 from benchmarks import parity
 from src.models import create_mae
 from src.models.masking import group_mask
+from tests.models.batches import pad_batch
 
 TOLERANCE = 1e-5
 SECONDS = [1.0, 2.5, 10.0]
@@ -16,8 +16,8 @@ SECONDS = [1.0, 2.5, 10.0]
 
 @pytest.fixture(scope="module", params=["tiny", "base"])
 def networks(request):
-    """Ours, the official encoder without masks, the official masked autoencoder, with equal weights."""
-    ours = parity.randomise(create_mae(request.param), seed=0).eval()
+    """Ours, the official encoder and the official masked autoencoder, with equal weights."""
+    ours = parity.randomize(create_mae(request.param), seed=0).eval()
     encoder, mae = parity.official_encoder(request.param).eval(), parity.official_mae(request.param).eval()
     parity.copy_to_official(ours, encoder)
     parity.copy_to_official(ours, mae)
@@ -26,7 +26,7 @@ def networks(request):
 
 @pytest.fixture
 def tiny():
-    ours = parity.randomise(create_mae("tiny"), seed=0).eval()
+    ours = parity.randomize(create_mae("tiny"), seed=0).eval()
     encoder = parity.official_encoder("tiny").eval()
     parity.copy_to_official(ours, encoder)
     return ours, encoder
@@ -34,7 +34,7 @@ def tiny():
 
 @pytest.mark.parametrize("seconds", [*SECONDS, 20.0])
 def test_encoder(networks, seconds, long_audio):
-    """Beyond 10.08 s in chunks."""
+    """Over 10.08 s in chunks."""
     ours, encoder, _ = networks
     assert parity.encoder_difference(ours, long_audio[None, : round(seconds * 16000)], encoder) <= TOLERANCE
 
@@ -48,7 +48,7 @@ def test_chunks(tiny, seconds, long_audio):
 @pytest.mark.parametrize("seconds", SECONDS)
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 def test_loss(networks, seconds, training, long_audio):
-    """In training with batch statistics, whose running means are put back afterwards."""
+    """In training mode with batch statistics; the running ones are restored afterwards."""
     ours, _, mae = networks
     states = [{name: value.clone() for name, value in network.state_dict().items()} for network in (ours, mae)]
     ours.train(training), mae.train(training)
@@ -60,7 +60,7 @@ def test_loss(networks, seconds, training, long_audio):
 
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 def test_loss_of_a_batch_of_equal_peaks(tiny, training, long_audio):
-    """With no band over 20 dB both floors lie under the lowest power of all, -100 dB, and the batch does not matter."""
+    """With no value above 20 dB both floors lie below `amin`, -100 dB, and the batch does not matter."""
     ours, _ = tiny
     mae = parity.official_mae("tiny").train(training)
     parity.copy_to_official(ours.train(training), mae)
@@ -71,10 +71,10 @@ def test_loss_of_a_batch_of_equal_peaks(tiny, training, long_audio):
 
 
 class ContiguousBatchNorm(torch.nn.BatchNorm2d):
-    """With input and gradient in plain layout.
+    """With contiguous input and gradient.
 
-    Otherwise torch 2.14 gives wrong gradients of its weight and bias on CPUs: official front end and patch embedding
-    meet there with different strides. Finite differences agree with ours.
+    Otherwise torch 2.14 computes wrong gradients of weight and bias on the CPU, since the official front end and patch
+    embedding have different strides here. Finite differences agree with our gradients.
     """
 
     def forward(self, values):
@@ -103,16 +103,16 @@ def test_gradients(tiny, long_audio):
 def test_rows_of_a_padded_batch_equal_the_official_clip_alone(tiny, clips):
     ours, encoder = tiny
     waveform, length = pad_batch(clips[:8])
-    found = ours.encoder(waveform, length)
-    for clip, row in zip(clips, found, strict=False):
+    results = ours.encoder(waveform, length)
+    for clip, row in zip(clips, results, strict=False):
         alone = encoder(clip[None])[0]
         assert (row[: len(alone)] - alone).abs().max() <= TOLERANCE
         assert not row[len(alone) :].any()
 
 
 @torch.no_grad()
-def test_neighbours_change_their_embedding_and_not_ours(tiny, long_audio):
-    """The reason for the one deliberate difference: their dB floor is under the loudest clip of the batch."""
+def test_the_batch_changes_their_embedding_but_not_ours(tiny, long_audio):
+    """The one deliberate difference: their dB floor is relative to the loudest clip of the batch."""
     ours, encoder = tiny
     clips = torch.stack([1e-4 * long_audio[:32000], long_audio[32000:64000] / long_audio[32000:64000].abs().max()])
     their_change = (encoder(clips)[0] - encoder(clips[:1])[0]).abs().max()

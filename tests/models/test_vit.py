@@ -1,12 +1,12 @@
-"""The encoder gives a clip the same tokens alone, padded, beside a loud neighbour, and in chunks when it is long."""
+"""A clip gets the same tokens alone, padded, next to a loud clip, and in chunks when it is long."""
 
 import pytest
 import torch
-from batches import pad_batch
 from torch import nn
 
 from src.models import SIZES, create_encoder
 from src.models.vit import AudioViT, pool
+from tests.models.batches import pad_batch
 
 TOLERANCE = 1e-5
 
@@ -63,7 +63,7 @@ SECONDS = [1 / 16000, 0.01, 0.05, 0.051, 0.4, 2.5, 10.07, 10.08, 20.0, 30.24, 31
 
 @pytest.fixture(scope="module")
 def mixed(long_audio) -> list[torch.Tensor]:
-    """Clips of SECONDS, all different audio."""
+    """Clips of the lengths in SECONDS, each with different audio."""
     cut = [long_audio.roll(-7919 * i)[: round(seconds * 16000)] for i, seconds in enumerate(SECONDS)]
     assert all(clip.abs().max() > 0 for clip in cut)
     return cut
@@ -86,19 +86,19 @@ def test_a_clip_is_the_same_alone_and_in_a_batch_of_any_lengths(small_encoder, m
 
 
 def test_chunks_beyond_a_short_clip_are_zeros_without_fused_attention_too(small_encoder, long_audio):
-    """Where every token of a row is masked, only a fused attention gives numbers by itself."""
+    """With every token of a row masked, only fused attention returns finite numbers by itself."""
     for block in small_encoder.blocks:
         block.attn.fused_attn = False
     batch = [long_audio[: 12 * 16000], long_audio[16000:32000]]
     check_rows(small_encoder, batch, *pad_batch(batch))
 
 
-def test_a_clip_is_the_same_beside_a_loud_neighbour(small_encoder, clips):
+def test_a_clip_is_the_same_next_to_a_loud_one(small_encoder, clips):
     batch = [clips[0] * 1e-3, clips[1] * 1e3, clips[2]]
     check_rows(small_encoder, batch, *pad_batch(batch))
 
 
-def test_tiny_gives_a_clip_the_same_in_a_batch(clips):
+def test_a_clip_is_the_same_in_a_batch_with_tiny(clips):
     check_rows(create_encoder("tiny").eval(), clips[:4], *pad_batch(clips[:4]))
 
 
@@ -110,8 +110,8 @@ def test_the_embedding_of_a_clip_alone_is_the_mean_of_its_tokens(small_encoder, 
 
 
 @torch.no_grad()
-def test_positions_start_anew_in_every_chunk(small_encoder):
-    """In silence tokens differ by position only."""
+def test_positions_restart_in_every_chunk(small_encoder):
+    """Tokens of silence differ by position only."""
     tokens = small_encoder(torch.zeros(1, 2 * 252 * 640))[0]
     assert len(tokens) == 504
     assert (tokens[:252] - tokens[252:]).abs().max() <= TOLERANCE
@@ -119,8 +119,8 @@ def test_positions_start_anew_in_every_chunk(small_encoder):
 
 
 @torch.no_grad()
-def test_a_token_hears_its_own_chunk_only(small_encoder, long_audio):
-    """Tokens of the second chunk do not change with the first second, those of the first chunk do."""
+def test_a_token_depends_on_its_own_chunk_only(small_encoder, long_audio):
+    """Changing the first second changes tokens of the first chunk, not of the second."""
     waveform = long_audio[None, : 20 * 16000].clone()
     before = small_encoder(waveform)[0]
     waveform[:, :16000] = waveform[:, :16000].flip(1)
@@ -149,8 +149,8 @@ def test_layers_are_the_blocks_outputs(small_encoder, clips):
     assert (by_convolution * valid[..., None] - first).abs().max() <= TOLERANCE
 
 
-def test_a_layer_that_is_not_there_is_refused(small_encoder):
-    with pytest.raises(AssertionError, match="layer 4 of 3"):
+def test_a_layer_that_does_not_exist_is_refused(small_encoder):
+    with pytest.raises(AssertionError, match="layer 4 is not in 0 to 3"):
         small_encoder(torch.zeros(1, 16000), layer=4)
 
 
@@ -173,14 +173,14 @@ def test_deviation_of_one_token_has_a_finite_gradient():
 @torch.no_grad()
 def test_embed_takes_layer_and_pooling(small_encoder, clips):
     waveform, length = pad_batch(clips[:3])
-    found = small_encoder.embed(waveform, length, layer=2, pooling="mean_std")
+    result = small_encoder.embed(waveform, length, layer=2, pooling="mean_std")
     tokens = small_encoder(waveform, length, layer=2)
-    assert torch.equal(found, pool(tokens, small_encoder.num_tokens(length), "mean_std"))
-    assert found.shape == (3, 96)
+    assert torch.equal(result, pool(tokens, small_encoder.num_tokens(length), "mean_std"))
+    assert result.shape == (3, 96)
 
 
 def gradients(encoder: AudioViT, waveform, length, recompute: bool) -> tuple[list[torch.Tensor], int]:
-    """And how often the first block ran."""
+    """Gradients of the parameters, and how often the first block ran."""
     calls = []
     handle = encoder.blocks[0].norm1.register_forward_hook(lambda *_: calls.append(1))
     encoder.gradient_checkpointing = recompute
@@ -203,8 +203,8 @@ def test_gradient_checkpointing_recomputes_and_gives_the_same_gradients(clips):
 
 def test_drop_path_rises_from_the_first_block_to_the_last(clips):
     encoder = create_encoder("tiny", drop_path=0.5)
-    shares = [getattr(block.drop_path1, "drop_prob", 0.0) for block in encoder.blocks]
-    assert shares == pytest.approx([0.5 * i / 11 for i in range(12)])
+    rates = [getattr(block.drop_path1, "drop_prob", 0.0) for block in encoder.blocks]
+    assert rates == pytest.approx([0.5 * i / 11 for i in range(12)])
     waveform = clips[0][None]
     with torch.no_grad():
         encoder.train()
@@ -233,6 +233,6 @@ def test_the_front_end_stays_in_fp32_under_autocast(small_encoder, clips):
     waveform, length = pad_batch(clips[:3])
     patches, decibel, _ = small_encoder.tokenize(waveform, length)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found, found_decibel, _ = small_encoder.tokenize(waveform, length)
-    assert torch.equal(found, patches)
-    assert torch.equal(found_decibel, decibel)
+        result, result_decibel, _ = small_encoder.tokenize(waveform, length)
+    assert torch.equal(result, patches)
+    assert torch.equal(result_decibel, decibel)

@@ -26,7 +26,7 @@ def test_a_save_cut_off_by_a_full_disk_leaves_the_last_one_whole(tmp_path, monke
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(torch, "save", write_some_then_fail)
-    with pytest.raises(UserError, match=r"no space left on device; last\.ckpt of before is whole"):
+    with pytest.raises(UserError, match=r"no space left on device; the previous last\.ckpt is intact"):
         io.save_checkpoint({"weight": torch.zeros(3)}, path)
     monkeypatch.undo()
     assert torch.equal(torch.load(path, weights_only=True)["weight"], torch.ones(3))

@@ -39,7 +39,7 @@ def test_the_launcher_says_how_many_processes_there_are(monkeypatch, environment
     assert (settings.devices, settings.num_nodes) == found
     assert not launch.starts_its_own(settings)
     if environment:
-        with pytest.warns(UserWarning, match=r"that counts, not trainer\.devices=3"):
+        with pytest.warns(UserWarning, match=r"trainer\.devices=3 and trainer\.num_nodes=1 are ignored"):
             launch.take_from_launcher(TrainerConfig(devices=3))
 
 

@@ -87,7 +87,7 @@ def test_a_killed_process_ends_the_run_with_a_sentence_and_the_resume_is_exact(m
     killed = time.monotonic()
     output = finish(process, status=1, seconds=60)
     assert time.monotonic() - killed < 60
-    assert "process 1 of 2 was ended by SIGKILL" in output and "--resume auto" in output
+    assert "process 1 of 2 was killed by SIGKILL" in output and "--resume auto" in output
     assert "another process of the run has died" in output  # what the other one saw
     assert not any(Path("/proc", str(rank)).exists() for rank in ranks)
     assert max(column(tmp_path, "cut")) < STEPS - 1
@@ -248,7 +248,7 @@ def test_a_save_that_was_cut_off_is_never_taken(tmp_path):
         for file in files:
             (checkpoints / name / file).write_bytes(b"")
     assert checkpoint_to_resume(str(tmp_path), "a", "auto") is None
-    with pytest.raises(UserError, match=r"meta\.pt.*cut off"):
+    with pytest.raises(UserError, match=r"meta\.pt.*interrupted"):
         read_about(checkpoints / "step=9.ckpt")
     (checkpoints / "last.ckpt.old").mkdir()  # the moment between two renames
     (checkpoints / "last.ckpt.old/meta.pt").write_bytes(b"")

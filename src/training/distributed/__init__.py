@@ -1,1 +1,1 @@
-"""Several processes: who starts them, what each holds, how they save."""
+"""Training on several processes: launching them, parallel strategies, sharded checkpoints."""

@@ -1,7 +1,7 @@
-"""Checkpoints under their names: a file or a folder of shards is there whole or not at all.
+"""Atomic checkpoints: a file or a sharded folder with its final name is always complete.
 
-A folder cannot replace another in one step. The new one is written as `NAME.partial`; then the old one becomes
-`NAME.old`, the new one `NAME`, and the old one goes. `NAME.old` is whole whenever it is there.
+A folder cannot replace another atomically. The new one is written as `NAME.partial`; then the old one is renamed to
+`NAME.old`, the new one to `NAME`, and the old one is removed. An existing `NAME.old` is always complete.
 """
 
 import os
@@ -19,31 +19,31 @@ WRITE_ERRORS = (*SAVE_ERRORS, torch.distributed.checkpoint.CheckpointException)
 
 
 def begin_save(trainer: L.Trainer, target: Path) -> None:
-    """All processes begin to write their shards beside `target`; training can go on.
+    """Start writing the shards of all processes next to `target`; training continues meanwhile.
 
     Raises:
-        UserError: the file system refuses; the checkpoint of before is whole.
+        UserError: the file system fails; the previous checkpoint stays complete.
     """
     partial = target.with_name(target.name + ".partial")
     try:
         if trainer.is_global_zero:
-            discard(partial)  # of a save that was cut off
+            discard(partial)  # left by an interrupted save
             partial.mkdir(parents=True)
-        trainer.strategy.barrier("old shards are gone")
+        trainer.strategy.barrier("old shards are removed")
         trainer.save_checkpoint(partial, weights_only=False)
     except WRITE_ERRORS as error:
         raise save_error(target, error) from error
 
 
 def is_written(trainer: L.Trainer) -> bool:
-    """Whether a save is under way that all processes have written; they all have to ask."""
+    """Whether all processes have finished writing a save in progress. Collective: call it on all processes."""
     if not isinstance(trainer.strategy, Sharded) or trainer.strategy.writing is None:
         return False
     return trainer.strategy.reduce_boolean_decision(trainer.strategy.writing[0].done(), all=True)
 
 
 def finish_save(trainer: L.Trainer, target: Path) -> None:
-    """Wait for the shards of all processes, then give the checkpoint its name; nothing where no save is under way.
+    """Wait for the shards of all processes and rename the checkpoint; does nothing if no save is in progress.
 
     Raises:
         UserError: as `begin_save`.
@@ -57,18 +57,18 @@ def finish_save(trainer: L.Trainer, target: Path) -> None:
         written.result()
         trainer.strategy.barrier("all shards are written")
         if trainer.is_global_zero:
-            with open(partial / "meta.pt", "wb") as file:  # last: with it the folder is whole
+            with open(partial / "meta.pt", "wb") as file:  # last: it makes the folder complete
                 file.write(rest)
                 file.flush()
                 os.fsync(file.fileno())
             put_in_place(partial, target)
     except WRITE_ERRORS as error:
         raise save_error(target, error) from error
-    trainer.strategy.barrier("the checkpoint has its name")
+    trainer.strategy.barrier("the checkpoint is renamed")
 
 
 def put_in_place(partial: Path, target: Path) -> None:
-    """Give what is whole its name, over a file or folder that has it."""
+    """Rename a complete file or folder to `target`, replacing what is there."""
     if not partial.is_dir() and not target.is_dir():
         os.replace(partial, target)
         return
@@ -81,7 +81,7 @@ def put_in_place(partial: Path, target: Path) -> None:
 
 
 def copy(source: Path, target: Path) -> None:
-    """A second name for the same bytes where the file system has that, else a copy; whole or not there."""
+    """Hard-link a file or folder, or copy it where links are not supported; atomic."""
     partial = target.with_name(target.name + ".partial")
     discard(partial)
     if source.is_dir():
@@ -92,23 +92,23 @@ def copy(source: Path, target: Path) -> None:
 
 
 def discard(path: Path) -> None:
-    """Remove a file or folder, if there; a removal that is cut off leaves nothing that looks whole."""
+    """Remove a file or folder if it exists; an interrupted removal leaves nothing that looks complete."""
     if path.is_dir():
-        gone = path if path.suffix == ".partial" else path.with_name(path.name + ".partial")
-        if gone != path:
-            shutil.rmtree(gone, ignore_errors=True)
-            os.replace(path, gone)
-        shutil.rmtree(gone)
+        partial = path if path.suffix == ".partial" else path.with_name(path.name + ".partial")
+        if partial != path:
+            shutil.rmtree(partial, ignore_errors=True)
+            os.replace(path, partial)
+        shutil.rmtree(partial)
     else:
         path.unlink(missing_ok=True)
 
 
 def save_error(target: Path, error: BaseException) -> UserError:
-    """What to say when a save failed."""
+    """The error of a failed save."""
     reason = "the disk is full or not writable"
     if isinstance(error, OSError) and error.strerror:
         reason = error.strerror.lower()
-    kept = f"; {target.name} of before is whole" if target.exists() else ""
+    kept = f"; the previous {target.name} is intact" if target.exists() else ""
     return UserError(f"could not save {target}: {reason}{kept}")
 
 

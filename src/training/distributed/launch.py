@@ -1,7 +1,7 @@
-"""The processes of a run on one machine: started, signalled, watched and ended together.
+"""Start the processes of a run on one machine, forward signals to them, and end them together.
 
-`python -m src.train fit trainer.devices=8` is a process that trains nothing and has eight children. torchrun and srun
-start the processes themselves; then nothing here is used but `take_from_launcher`.
+`python -m src.train fit trainer.devices=8` is a parent that starts eight training processes and does not train itself.
+Under torchrun or srun, which start the processes, only `take_from_launcher` is used.
 """
 
 import ctypes
@@ -21,7 +21,7 @@ from typing import IO
 from src.config.settings import TrainerConfig
 from src.errors import UserError
 
-GRACE_SECONDS = 20  # that processes have to end by themselves once one of them has failed
+GRACE_SECONDS = 20  # for the other processes to exit by themselves after one has failed
 _FORWARDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
@@ -29,7 +29,7 @@ def take_from_launcher(settings: TrainerConfig) -> None:
     """Put the number of processes into `settings`: under torchrun or srun theirs; "auto" becomes a number.
 
     Raises:
-        UserError: the machines of the job have unlike numbers of processes.
+        UserError: the machines of the job have different numbers of processes.
     """
     environment = os.environ
     if "TORCHELASTIC_RUN_ID" in environment:
@@ -42,12 +42,12 @@ def take_from_launcher(settings: TrainerConfig) -> None:
         return
     num_nodes, rest = divmod(int(total), int(local))
     if rest:
-        raise UserError(f"{launcher} started {total} processes, {local} on this machine; start as many on each")
+        raise UserError(f"{launcher} started {total} processes, {local} on this machine; start the same number on each")
     found, wanted = (int(local), num_nodes), (settings.devices, settings.num_nodes)
     if wanted[0] not in ("auto", -1) and wanted not in (found, (1, 1)):
         warnings.warn(
-            f"{launcher} started {found[0]} processes on each of {found[1]} machines: that counts, not "
-            f"trainer.devices={wanted[0]} trainer.num_nodes={wanted[1]}",
+            f"{launcher} started {found[0]} processes on each of {found[1]} machines; "
+            f"trainer.devices={wanted[0]} and trainer.num_nodes={wanted[1]} are ignored",
             stacklevel=2,
         )
     settings.devices, settings.num_nodes = found
@@ -63,68 +63,78 @@ def _num_devices(settings: TrainerConfig) -> int:
 
 
 def starts_its_own(settings: TrainerConfig) -> bool:
-    """Whether this process has to start those of the run: there are several, and nobody else did."""
+    """Whether this process has to start the others: there are several, and no launcher has started them."""
     return int(settings.devices) * settings.num_nodes > 1 and "LOCAL_RANK" not in os.environ and not _under_srun()
 
 
 def run_processes(arguments: list[str], settings: TrainerConfig) -> int:
-    """Run `python -m src.train` with `arguments` once for each device of this machine, and wait.
+    """Run `python -m src.train` with `arguments` once per device of this machine, and wait.
 
-    SIGTERM, SIGUSR1 and Ctrl-C go to all of them. When one fails the others have `GRACE_SECONDS`. What the first says
-    on stderr is seen at once; what the others say, often the same, only where the first does not tell what is wrong.
+    SIGTERM, SIGUSR1 and SIGINT are forwarded to all processes. If one fails, the others have `GRACE_SECONDS` to exit.
+    stderr of the first process is shown live; that of the others, often the same, only if the first does not explain
+    the failure.
 
     Returns:
-        Their exit status where they agree, else 1.
+        The exit status of the processes if they agree, else 1.
 
     Raises:
-        UserError: several machines, but not where the first is and which this is.
+        UserError: several machines, but MASTER_ADDR, MASTER_PORT or NODE_RANK is not set.
     """
     environment = _environment(settings)
     children: list[subprocess.Popen] = []
-    said: list[IO[str]] = []  # by the others
+    stderr_files: list[IO[str]] = []  # of all but the first process
 
     def forward(number: int, frame: FrameType | None) -> None:
         for child in children:
             if child.poll() is None:
                 child.send_signal(number)
 
-    before = {number: signal.signal(number, forward) for number in _FORWARDED}
+    handlers = {number: signal.signal(number, forward) for number in _FORWARDED}
     try:
         for local_rank in range(int(settings.devices)):
             rank = int(environment["NODE_RANK"]) * int(settings.devices) + local_rank
-            said += [tempfile.TemporaryFile("w+", errors="replace")] if local_rank else []  # noqa: SIM115
-            children.append(
-                subprocess.Popen(
-                    [sys.executable, "-m", "src.train", *arguments],
-                    env={**environment, "LOCAL_RANK": str(local_rank), "RANK": str(rank)},
-                    stderr=said[-1] if local_rank else None,
-                    start_new_session=True,  # Ctrl-C reaches them once, through here
-                    preexec_fn=_ending_with_its_parent(),
-                )
-            )
+            if local_rank:
+                stderr_files.append(tempfile.TemporaryFile("w+", errors="replace"))  # noqa: SIM115
+            ranks = {"LOCAL_RANK": str(local_rank), "RANK": str(rank)}
+            children.append(_start(arguments, environment | ranks, stderr_files[-1] if local_rank else None))
         status = _wait(children)
         if status == 1 or (status == 2 and children[0].returncode != 2):
-            for file in said:
+            for file in stderr_files:
                 file.seek(0)
                 sys.stderr.write(file.read())
         return status
     finally:
-        for child in children:
-            if child.poll() is None:
-                child.kill()
-                child.wait()
-        for number, handler in before.items():
+        _kill(children)
+        for number, handler in handlers.items():
             signal.signal(number, handler)
 
 
+def _start(arguments: list[str], environment: dict[str, str], stderr: IO[str] | None) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "src.train", *arguments],
+        env=environment,
+        stderr=stderr,
+        start_new_session=True,  # so that Ctrl-C reaches it once, forwarded by the parent
+        preexec_fn=_terminate_with_parent(),
+    )
+
+
+def _kill(children: list[subprocess.Popen]) -> None:
+    for child in children:
+        if child.poll() is None:
+            child.kill()
+            child.wait()
+
+
 def _wait(children: list[subprocess.Popen]) -> int:
-    first: int | None = None  # of the processes that failed
+    """Wait for all children, or for `GRACE_SECONDS` after the first failure; returns the exit status of the run."""
+    first: int | None = None  # index of the process that failed first
     deadline = float("inf")
     while True:
         codes = [child.poll() for child in children]
         failed = {i: code for i, code in enumerate(codes) if code is not None and (code in (1, 2) or code < 0)}
         if failed and first is None:
-            first = min(failed, key=failed.__getitem__)  # one that was killed before those that saw it go
+            first = min(failed, key=failed.__getitem__)  # prefer one that was killed to those that lost contact with it
             deadline = time.monotonic() + GRACE_SECONDS
         if None not in codes or time.monotonic() > deadline:
             break
@@ -134,8 +144,8 @@ def _wait(children: list[subprocess.Popen]) -> int:
     if first is None:
         first = next(i for i, code in enumerate(codes) if code)
     print(
-        f"error: process {first} of {len(children)} {_how(codes[first])}; the others were ended. What was saved is "
-        "whole: start the same command with --resume auto",
+        f"error: process {first} of {len(children)} {_how(codes[first])}; the others were stopped. Saved checkpoints "
+        "are complete: run the same command with --resume auto",
         file=sys.stderr,
         flush=True,
     )
@@ -144,24 +154,24 @@ def _wait(children: list[subprocess.Popen]) -> int:
 
 def _how(code: int | None) -> str:
     if code is not None and code < 0:
-        return f"was ended by {signal.Signals(-code).name}" + (" (out of memory?)" if code == -signal.SIGKILL else "")
-    return f"left with exit status {code}"
+        return f"was killed by {signal.Signals(-code).name}" + (" (out of memory?)" if code == -signal.SIGKILL else "")
+    return f"exited with status {code}"
 
 
 def _environment(settings: TrainerConfig) -> dict[str, str]:
-    """What each process has to know to meet the others."""
+    """Environment variables by which the processes find each other."""
     environment = dict(os.environ)
     if settings.num_nodes > 1:
         missing = [name for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK") if name not in environment]
         if missing:
             raise UserError(
-                f"trainer.num_nodes={settings.num_nodes}, but {', '.join(missing)} is not set; start with torchrun or "
+                f"trainer.num_nodes={settings.num_nodes}, but {', '.join(missing)} is not set; use torchrun or "
                 "srun (docs/scale.md), or set MASTER_ADDR, MASTER_PORT and NODE_RANK on each machine"
             )
     else:
         environment.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_free_port()), NODE_RANK="0")
     environment["WORLD_SIZE"] = str(int(settings.devices) * settings.num_nodes)
-    root = str(Path(__file__).parents[3])  # `-m src.train` is found from any folder
+    root = str(Path(__file__).parents[3])  # so that `-m src.train` works in any folder
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))
     return environment
 
@@ -173,12 +183,12 @@ def _free_port() -> int:
 
 
 def _under_srun() -> bool:
-    """Lightning's own test: a job of several tasks, not an interactive shell."""
+    """Lightning's own check: a job of several tasks, not an interactive shell."""
     return "SLURM_NTASKS" in os.environ and os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive")
 
 
-def _ending_with_its_parent() -> Callable[[], None] | None:
-    """Where Linux can: a process whose parent is gone gets SIGTERM, so it saves and leaves."""
+def _terminate_with_parent() -> Callable[[], None] | None:
+    """On Linux: send the child SIGTERM when its parent dies, so that it saves and exits."""
     if sys.platform != "linux":
         return None
     libc, set_parent_death_signal = ctypes.CDLL(None), 1

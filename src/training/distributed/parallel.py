@@ -1,7 +1,7 @@
-"""One network on several processes: a copy each (DDP), or a piece of it each (FSDP2).
+"""One network on several processes: replicated (DDP) or sharded (FSDP2).
 
-`shard` is the whole of FSDP: meta device -> recomputation -> compile -> shards -> memory -> initial weights. The
-network itself stays plain single-device code (after torchtitan).
+`shard` is all of FSDP: meta device -> activation checkpointing -> compile -> shards -> memory -> initial weights. The
+network itself stays plain single-device code, as in torchtitan.
 """
 
 import io
@@ -25,8 +25,8 @@ from src.encoders.lightning import by_name, is_sharded
 from src.models.initialize import fill, initialize
 from src.models.mae import MaskedAutoencoder
 
-# A collective that waits longer than this fails. Dead processes are noticed sooner: by gloo at once, under NCCL by who
-# started them (src/training/launch.py, torchrun, srun --kill-on-bad-exit).
+# A collective that waits longer than this fails. A dead process is noticed sooner: by gloo immediately, under NCCL by
+# the launcher (src/training/distributed/launch.py, torchrun, srun --kill-on-bad-exit).
 TIMEOUT = timedelta(minutes=10)
 
 
@@ -52,18 +52,18 @@ def shard(
     compiled: bool,
     start: Callable[[MaskedAutoencoder], Any] | None = None,
 ) -> None:
-    """Give each process of `mesh` its piece of a network that is on the meta device; in place.
+    """Shard a network on the meta device over the processes of `mesh`, in place.
 
-    Recomputation (`model.gradient_checkpointing`) is part of the encoder: it goes around each block's call, so that
-    the block's weights are gathered once more with its activations.
+    Activation checkpointing is part of the encoder (`encoder.gradient_checkpointing`). It wraps the call of each block,
+    so that recomputation gathers the block's weights again.
 
     Args:
-        bf16: compute in bf16 and sum gradients in fp32; the weights that the optimiser sees are fp32 in any case.
-        start: puts other weights than the initial ones in.
+        bf16: compute in bf16 and reduce gradients in fp32; the optimizer always sees fp32 weights.
+        start: called with the initialized network, to load other weights.
     """
     if compiled:
         compile_blocks(model)
-    # Inputs are not cast: the waveform would be. Autocast does it where it should.
+    # Do not cast inputs: that would include the waveform. Autocast casts where needed.
     policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
     policy = policy if bf16 else MixedPrecisionPolicy(cast_forward_inputs=False)
     fully_shard(model.encoder.init_bn, mesh=mesh, mp_policy=MixedPrecisionPolicy(cast_forward_inputs=False))  # fp32
@@ -81,8 +81,8 @@ def shard(
 
 
 def compile_blocks(model: MaskedAutoencoder) -> None:
-    """`torch.compile` of each block by itself, in place: the names of weights stay, and like blocks share the work."""
-    # Blocks that differ in their drop-path rate are compiled one by one, each for training and for evaluation.
+    """`torch.compile` each block in place: weights keep their names, and equal blocks share the compiled code."""
+    # Blocks with different drop-path rates are compiled separately, each for training and for evaluation.
     blocks = (*model.encoder.blocks, *model.decoder.blocks)
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 4 * len(blocks))
     for block in blocks:
@@ -90,21 +90,20 @@ def compile_blocks(model: MaskedAutoencoder) -> None:
 
 
 class Sharded(ModelParallelStrategy):
-    """Lightning's FSDP2, which writes its shards while training goes on, and reads the checkpoint file of an unsharded
-    run too.
+    """Lightning's FSDP2 strategy with asynchronous saves, which can also load the checkpoint of an unsharded run.
 
-    Lightning's own reading of such a file numbers the parameters in the order of the module; ours are in groups.
+    When Lightning loads such a file, it numbers the optimizer's parameters in module order; ours are in groups.
 
     Attributes:
-        writing: the save that is under way: what tells when this process's shards are on disk, and the bytes of
-            meta.pt, which comes when those of all are (`sharded_files.py`).
+        writing: the save in progress: a future for this process's shards, and the content of meta.pt, which is
+            written once all processes are done (`checkpoint.py`).
     """
 
     writing: tuple[Future, bytes] | None = None
-    _save_group: dist.ProcessGroup | None = None  # its own: the writing thread must not meet the training's collectives
+    _save_group: dist.ProcessGroup | None = None  # keeps the writer's collectives apart from training's
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
-        """Copy the shards to CPU memory and begin to write them."""
+        """Copy the shards to CPU memory and start writing them."""
         if self._save_group is None:
             group = dist.new_group(backend="gloo")
             assert isinstance(group, dist.ProcessGroup)
@@ -114,7 +113,7 @@ class Sharded(ModelParallelStrategy):
         written = async_save(state, checkpoint_id=Path(filepath), process_group=self._save_group)
         assert isinstance(written, Future)
         rest = io.BytesIO()
-        torch.save(checkpoint, rest)  # now: what it refers to changes with the next step
+        torch.save(checkpoint, rest)  # now, since the next step changes its content
         self.writing = written, rest.getvalue()
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
@@ -133,23 +132,23 @@ class Sharded(ModelParallelStrategy):
 
 
 def load_whole(module: nn.Module, state: dict[str, torch.Tensor]) -> None:
-    """As `load_state_dict`, of whole tensors into a network that may be sharded; each process has `state`."""
-    places = module.state_dict(keep_vars=True)
-    assert set(places) == set(state), set(places) ^ set(state)
+    """Load full tensors, the same on each process, into a network that may be sharded."""
+    tensors = module.state_dict(keep_vars=True)
+    assert set(tensors) == set(state), set(tensors) ^ set(state)
     with torch.no_grad():
-        for name, place in places.items():
-            fill(place, state[name])
+        for name, tensor in tensors.items():
+            fill(tensor, state[name])
 
 
 def names(module: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:
-    """Names of the optimiser's parameters in its own order, that of its groups."""
+    """Names of the optimizer's parameters, in the order of its groups."""
     name_of = {parameter: name for name, parameter in module.named_parameters()}
     return [name_of[parameter] for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def lost_a_process(error: BaseException) -> bool:
-    """Whether `error` is what the end of another process looks like from here."""
-    if isinstance(error, dist.DistError):  # NCCL's, the store's, and time-outs
+    """Whether `error` looks like another process has died."""
+    if isinstance(error, dist.DistError):  # from NCCL and the store, including timeouts
         return True
     words = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "gloo", "Connection refused")
     return isinstance(error, RuntimeError) and any(word in str(error) for word in words)

@@ -1,6 +1,6 @@
-"""Tokens of a clip too long for memory, piece by piece, equal to those of the clip as a whole.
+"""Encode a clip too long for memory chunk by chunk; the tokens equal those of the whole clip.
 
-Two passes: the dB floor lies under the loudest value of the whole clip, so that is looked for first.
+It takes two passes over the samples: the dB floor is relative to the clip's maximum, which is found first.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,20 +15,21 @@ _CHUNKS_AT_ONCE = 4
 
 
 @torch.no_grad()
-def tokens_in_pieces(
+def encode_long_clip(
     encoder: AudioViT, blocks: Callable[[], Iterable[np.ndarray]], layer: Layer | Sequence[Layer] = None
 ) -> Iterator[Tensor]:
-    """(n, D) of consecutive tokens, on the encoder's device; together what `encoder(clip)` gives.
+    """Yield the tokens of consecutive chunks, (n, D) each, on the encoder's device.
 
     Args:
-        blocks: each call gives the clip's samples anew, (T,) fp32 at the encoder's rate, in consecutive blocks of any
-            lengths.
-        layer: as `AudioViT.forward`.
+        encoder: in evaluation mode.
+        blocks: called twice; returns the clip's samples as consecutive blocks (T,) of any length, fp32 at the encoder's
+            sample rate.
+        layer: as in `AudioViT.forward`.
     """
-    assert not encoder.training, "pieces of a clip need encoder.eval()"
-    peak = torch.stack([mel.amax() for mel in _mel_pieces(encoder, blocks(), None)]).amax()[None]
-    waiting: list[Tensor] = []  # whole chunks
-    for mel in _mel_pieces(encoder, blocks(), peak):
+    assert not encoder.training, "a long clip needs encoder.eval()"
+    peak = torch.stack([mel.amax() for mel in _mel_segments(encoder, blocks(), None)]).amax()[None]
+    waiting: list[Tensor] = []  # full chunks
+    for mel in _mel_segments(encoder, blocks(), peak):
         patches = encoder.patch_embed.patchify(encoder.init_bn(mel))
         for chunk in patches.split(encoder.max_tokens, dim=1):
             if chunk.shape[1] < encoder.max_tokens or len(waiting) == _CHUNKS_AT_ONCE:
@@ -41,11 +42,11 @@ def tokens_in_pieces(
     yield from _encode(encoder, waiting, layer)
 
 
-def pool_pieces(pieces: Iterable[Tensor], pooling: Pooling = "mean") -> Tensor:
-    """(D,) or (2 D,) of pieces (n, D), as `src.models.vit.pool` of them all; sums in fp64."""
+def pool_chunks(chunks: Iterable[Tensor], pooling: Pooling = "mean") -> Tensor:
+    """Pool the tokens of all `chunks` (n, D) into (D,) or (2 D,), as `src.models.vit.pool` does; sums are in fp64."""
     count, total, squares, largest = 0, None, None, None
-    for piece in pieces:
-        values = piece.double()
+    for chunk in chunks:
+        values = chunk.double()
         count += len(values)
         sums, square_sums, maxima = values.sum(0), values.square().sum(0), values.amax(0)
         if total is None or squares is None or largest is None:
@@ -68,12 +69,12 @@ def _encode(encoder: AudioViT, chunks: list[Tensor], layer: Layer | Sequence[Lay
         yield from encoder.encode_chunk(torch.cat(chunks), None, layer)
 
 
-def _mel_pieces(encoder: AudioViT, blocks: Iterable[np.ndarray], peak_db: Tensor | None) -> Iterator[Tensor]:
-    """(1, n_mels, F) dB values of consecutive frames, cut where chunks of tokens begin."""
+def _mel_segments(encoder: AudioViT, blocks: Iterable[np.ndarray], peak_db: Tensor | None) -> Iterator[Tensor]:
+    """Yield (1, n_mels, F) in dB for consecutive frames, split at the boundaries of token chunks."""
     log_mel, device = encoder.log_mel, encoder.time_pos_embed.device
     hop, frames = log_mel.hop_length, encoder.max_tokens * encoder.patch_embed.patch_frames
-    # Frames at a cut are computed with the sound on both sides of it and those beyond it dropped.
-    margin = -(-max(log_mel.n_fft // 2, log_mel.shortest_samples) // hop)
+    # Segments overlap, so that frames at a boundary see the audio on both sides; surplus frames are dropped.
+    margin = -(-max(log_mel.n_fft // 2, log_mel.min_samples) // hop)
     for segment, before, last in _segments(blocks, frames * hop, margin * hop):
         mel, _ = log_mel(torch.from_numpy(segment)[None].to(device), peak_db=peak_db)
         first = before // hop
@@ -81,9 +82,9 @@ def _mel_pieces(encoder: AudioViT, blocks: Iterable[np.ndarray], peak_db: Tensor
 
 
 def _segments(blocks: Iterable[np.ndarray], size: int, margin: int) -> Iterator[tuple[np.ndarray, int, bool]]:
-    """Consecutive segments of `size` samples with `margin` samples of their neighbours on both sides.
+    """Yield consecutive segments of `size` samples with `margin` samples of context on both sides.
 
-    Yields the samples, how many of them lie before the segment's own, and whether it is the last one.
+    Each comes with the number of context samples before it and whether it is the last one.
     """
     buffer, before = np.zeros(0, np.float32), 0
     for block in blocks:
