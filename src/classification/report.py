@@ -47,20 +47,21 @@ def write_report(
         module: that has been tested. mel: (n, 128) by part, for the floors.
 
     Returns:
-        What report.json holds, and "keys", "targets" and "probabilities" for a summary of folds.
+        What report.json holds, and "keys", "targets", "probabilities" and "groups" for a summary of folds.
     """
     part, names = labelled.parts["test"], labelled.class_names
     index = sorted(module.predictions)
     probabilities = [module.predictions[i][0].numpy() for i in index]
     all_keys = part.keys
     keys, targets = [all_keys[i] for i in index], part.targets[index]
+    groups = None if part.groups is None else [part.groups[i] for i in index]
     if module.frames:
         truth = [module.predictions[i][1].numpy() > 0 for i in index]
         hop = module.model.encoder.hop_seconds
-        found = event_report([part.events(i) for i in index], probabilities, truth, hop, names)
+        found = event_report([part.events(i) for i in index], probabilities, truth, hop, names, groups)
         probabilities = [each.max(0) for each in probabilities]
     else:
-        found = report(keys, targets, np.stack(probabilities), names, labelled.multi)
+        found = report(keys, targets, np.stack(probabilities), names, labelled.multi, groups)
     found["floors"] = {}
     if mel is not None:
         train = labelled.parts["train"].targets
@@ -73,7 +74,9 @@ def write_report(
         if isinstance(logger, WandbLogger):
             log_report(logger, found, page)
     log.info("\n%s", closing_lines(found, seconds, checkpoint, folder))
-    return {**found, "keys": keys, "targets": targets, "probabilities": np.stack(probabilities)}
+    return {
+        **found, "keys": keys, "targets": targets, "probabilities": np.stack(probabilities), "groups": groups or keys,
+    }  # fmt: skip
 
 
 def log_report(logger: WandbLogger, found: dict[str, Any], page: str) -> None:
@@ -91,7 +94,8 @@ def pooled_report(
     """Of all folds: each clip was tested once; mean and deviation of the folds' scores."""
     keys = [key for each in found for key in each["keys"]]
     targets, chance = (np.concatenate([each[name] for each in found]) for name in ("targets", "probabilities"))
-    whole = report(keys, targets, chance, sets[0].class_names, sets[0].multi)
+    groups = [group for each in found for group in each["groups"]]
+    whole = report(keys, targets, chance, sets[0].class_names, sets[0].multi, None if groups == keys else groups)
     of_folds = [
         {"fold": fold, "clips": each["clips"], "scores": each["scores"]}
         for fold, each in zip(folds, found, strict=True)

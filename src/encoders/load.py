@@ -98,8 +98,9 @@ def _find(path: str | Path) -> Path:
     """The file or folder that holds the weights."""
     location = Path(path).expanduser()
     if location.exists():
-        if (last := location / "checkpoints" / "last.ckpt").exists():
-            return last
+        for name in ("best.ckpt", "last.ckpt"):  # a classifier keeps its best one under that name
+            if (checkpoint := location / "checkpoints" / name).exists():
+                return checkpoint
         if folds := sorted(fold.name for fold in location.glob("fold-*") if fold.is_dir()):
             raise UserError(f"{path} is a run of several folds; name one of them: {path}/{folds[0]}")
         return location

@@ -87,5 +87,5 @@ class LearningCheck(Periodic):
         self._log(trainer, {f"check/{key}": value for key, value in asdict(self.scores).items()})
 
     def _log(self, trainer: L.Trainer, values: dict[str, float]) -> None:
-        for logger in trainer.loggers:
-            logger.log_metrics(values, step=trainer.global_step)
+        for logger in trainer.loggers:  # beside the losses of the step that was made last
+            logger.log_metrics(values, step=max(0, trainer.global_step - 1))

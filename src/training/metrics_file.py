@@ -13,7 +13,9 @@ class MetricsFile(Logger):
     """Lightning's CSVLogger deletes the file of an earlier start; this one keeps its rows up to the resumed step.
 
     Args:
-        path: of the file. resumed_at: optimiser step the run goes on from; later rows are dropped (they come again).
+        path: of the file.
+        resumed_at: optimizer steps that were made before; rows of later ones are dropped (they come again). The first
+            step's row says 0.
     """
 
     def __init__(self, path: Path, resumed_at: int = 0) -> None:
@@ -22,7 +24,7 @@ class MetricsFile(Logger):
         self._columns = ["step"]
         if getattr(rank_zero_only, "rank", 0) == 0 and path.exists():
             with open(path, newline="", encoding="utf-8") as file:
-                rows = [row for row in csv.DictReader(file) if int(row["step"]) <= resumed_at]
+                rows = [row for row in csv.DictReader(file) if int(row["step"]) < resumed_at]
             self._columns = list(dict.fromkeys(["step", *(key for row in rows for key in row)]))
             self._rewrite(rows)
 

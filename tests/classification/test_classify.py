@@ -137,7 +137,7 @@ def test_from_scratch_and_several_labels(place, tmp_path):
     [
         (["classify.task=maybe"], "expected one of"),
         (["trainer.max_epochs=0"], "trainer.max_epochs=0 is out of range"),
-        (["classify.epoch=3"], "did you mean trainer.max_epochs"),
+        (["classify.layr=3"], "did you mean classify.layer"),
         (["data.path=configs"], "holds no audio"),
         (["data.path={place}/sounds/one"], "has no labels"),
         (["model.init_from={place}/none.pt"], "there is no checkpoint"),

@@ -52,6 +52,9 @@ def command(place, preset, *overrides) -> list[str]:
     return [*files, *rest, "trainer.max_epochs=2", "data.batch_size=8", "classify.pooling=mean", *overrides]
 
 
+EACH_EPOCH = ["trainer.check_val_every_n_epoch=1"]
+
+
 def fit(place, preset, *overrides) -> int:
     return train.main(command(place, preset, *overrides))
 
@@ -214,7 +217,7 @@ def test_frames_without_times_are_refused(place, capsys):
 
 def test_the_report_is_a_page_by_itself(place):
     """Numbers as in the JSON, pictures, a player a mistake with sound in it; nothing from elsewhere."""
-    assert fit(place, "linear", "name=page", "optimizer.lr=0", "tracking.wandb=offline") == 0
+    assert fit(place, "linear", "name=page", "optimizer.lr=0", "tracking.wandb=offline", *EACH_EPOCH) == 0
     page = (place / "runs/page/report.html").read_text(encoding="utf-8")
     found = json.loads((place / "runs/page/report.json").read_text())
     assert not re.findall(r'(?:src|href)="(?!data:|#)', page) and "url(http" not in page and "<script" not in page

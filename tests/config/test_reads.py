@@ -19,10 +19,10 @@ COMMON = ["trainer.threads=1", "data.batch_size=16", "tracking.wandb=offline", "
           "data.crop_seconds=1.0", "checkpoint.train_time_interval=00:01:00:00"]  # fmt: skip
 PRETRAIN = [f"data.sources=[{{{DEMO}}}]", "trainer.max_steps=1", "check.max_clips=40", "trainer.val_check_interval=1",
             f"check.test={{{DEMO}, label_column: label}}", f"check.train={{{DEMO}, label_column: label}}"]  # fmt: skip
-CLASSIFY = [f"data.sources=[{{{DEMO}, label_column: label}}]", "trainer.max_epochs=1", "data.test=null", "trainer.check_val_every_n_epoch=1",
+CLASSIFY = [f"data.sources=[{{{DEMO}, label_column: label}}]", "trainer.max_epochs=1", "data.test=null",
+            "trainer.check_val_every_n_epoch=1",
             "data.validation=null"]  # fmt: skip
 INTERPOLATED = {"data.path"}  # stands in other settings only: `${data.path}`
-OF_LABELS = {"data.sources.N.label_separator", "data.sources.N.fold_column", "data.sources.N.group_column"}
 OF_ENCODERS = {"model.size", "model.layer_scale"}  # refused together with model.init_from
 OF_SOURCES = {"data.sources.N.weight", "callbacks.N.class_path", "callbacks.N.init_args"}  # no list, no entries
 SERIALIZERS = ("omegaconf", "dataclasses", "src.config.checks", "src.training.resume")  # look at all of them
@@ -62,7 +62,7 @@ def test_pretraining_reads_all_that_it_does_not_refuse(tmp_path, reads):
     assert pretraining.fit(config) == 0
     assert pretraining.evaluate(config, "test", None) == 0
     missing = {key for key in not_read(reads) if not key.startswith("classify")}
-    assert missing == {*INTERPOLATED, *OF_LABELS, *NOT_FOR_PRETRAINING}
+    assert missing == {*INTERPOLATED, *NOT_FOR_PRETRAINING}
 
 
 @pytest.mark.parametrize("method", ["linear", "finetune"])

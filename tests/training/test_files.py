@@ -49,6 +49,6 @@ def test_metrics_grow_columns_and_a_resume_drops_what_comes_again(tmp_path):
     first.log_metrics({"knn": 0.5}, 3)
     assert [row["step"] for row in rows(path)] == ["1", "2", "3", "3"]
     assert rows(path)[0] == {"step": "1", "loss": "1.0", "knn": ""}
-    second = MetricsFile(path, resumed_at=2)
+    second = MetricsFile(path, resumed_at=3)  # steps 0, 1 and 2 were made
     second.log_metrics({"loss": 0.25}, 3)
     assert [(row["step"], row["loss"]) for row in rows(path)] == [("1", "1.0"), ("2", "0.5"), ("3", "0.25")]

@@ -35,6 +35,13 @@ class LabelledPart:
         """Paths."""
         return [clip.key for clip in self.clips]
 
+    @property
+    def groups(self) -> list[str] | None:
+        """Of each clip, where there are groups; a clip without one is a group of its own."""
+        if not any(clip.annotation.group for clip in self.clips):
+            return None
+        return [clip.annotation.group or clip.digest for clip in self.clips]
+
     def waveform(self, i: int, start_seconds: float = 0.0, seconds: float | None = None) -> np.ndarray:
         """Samples (T,) at 16 kHz. Raises AudioError."""
         return self.clips[i].source.waveform(self.clips[i].number, start_seconds, seconds)
