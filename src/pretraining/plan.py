@@ -13,13 +13,14 @@ from src.training.optimizer import scaled_learning_rate
 
 @dataclass(frozen=True)
 class Plan:
-    """rows: (what, value) as printed. warnings: one sentence each. steps: optimizer steps.
-    validate_every: batches between two validations, None for the end only."""
+    """rows: (what, value) as printed. warnings: one sentence each. steps: optimizer steps. validate_every: batches
+    between two validations, None for the end only. epoch: its batches where they are limited, else None."""
 
     rows: list[tuple[str, str]]
     warnings: list[str]
     steps: int
     validate_every: int | None
+    epoch: int | None
 
     def __str__(self) -> str:
         width = max(len(name) for name, _ in self.rows)
@@ -60,7 +61,8 @@ def make_plan(config: Config, model: MaskedAutoencoder, data: DataFacts, bf16: b
         ("arithmetic a step", f"{flops / 1e9:,.0f} GFLOP"),
     ]
     warnings = _warnings(config, encoder_size, data, world_size, steps)
-    return Plan(rows, warnings, steps, validation_interval(config.trainer, batches))
+    limited = config.trainer.limit_train_batches is not None or config.trainer.overfit_batches
+    return Plan(rows, warnings, steps, validation_interval(config.trainer, batches), batches if limited else None)
 
 
 def _batches_of_an_epoch(settings: TrainerConfig, data: DataFacts, world_size: int) -> int | None:
@@ -69,6 +71,10 @@ def _batches_of_an_epoch(settings: TrainerConfig, data: DataFacts, world_size: i
     for limit in (settings.limit_train_batches, settings.overfit_batches or None):
         if isinstance(limit, int) and not isinstance(limit, bool):
             batches = limit if batches is None else min(batches, limit)
+        elif limit is not None and batches is None:
+            raise UserError(
+                f"a limit of {limit} of an epoch, but the length of a stream is not known; set a number of batches"
+            )
         elif limit is not None and batches is not None:
             batches = max(1, int(batches * limit))
     return batches

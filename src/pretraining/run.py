@@ -64,6 +64,7 @@ def fit(config: Config, resume: str | None = None) -> int:
         max_epochs=None,
         val_check_interval=plan.validate_every or 1.0,
         check_val_every_n_epoch=None,
+        limit_train_batches=plan.epoch,
         limit_val_batches=0 if config.data.validation is None else limit,
     )
 

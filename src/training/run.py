@@ -6,6 +6,7 @@ import importlib
 import logging
 import platform
 import secrets
+import shlex
 import shutil
 import sys
 import tempfile
@@ -60,6 +61,11 @@ class Run:
         self.config, self.name = config, config.name
         self.checkpoint = checkpoint_to_resume(config.runs_folder, config.name, resume) if resume else None
         self.before: dict[str, Any] = read_run(self.checkpoint) if self.checkpoint else {}
+        if self.checkpoint and "name" not in self.before:
+            raise UserError(
+                f"{self.checkpoint} was written by an earlier version and can't be resumed; start a new run from its "
+                f"weights with model.init_from={self.checkpoint}"
+            )
         self.changed = compare_settings(config, self.before["config"], self.checkpoint) if self.checkpoint else []
         self.folder = Path(config.runs_folder, config.name)
         self._own_callbacks = own_callbacks(config.callbacks)
@@ -162,7 +168,8 @@ class Run:
 
     def how_to_resume(self) -> str:
         folder = self.folder.parent if self.folder.name.startswith("fold-") else self.folder
-        return f"resume it with: python -m src.train fit --config {folder / 'config.yaml'} --resume auto"
+        config = shlex.quote(str(folder / "config.yaml"))
+        return f"resume it with: python -m src.train fit --config {config} --resume auto"
 
     def _about(self, architecture: dict[str, Any]) -> dict[str, Any]:
         """What a checkpoint says about its run: networks, settings, versions, its name at the start, W&B's id."""
