@@ -1,6 +1,7 @@
 """README, notebooks and configs say what is so: commands parse, cells run, named files exist."""
 
 import importlib
+import itertools
 import json
 import re
 import shlex
@@ -66,24 +67,35 @@ def test_make_knows_the_commands_of_the_readme():
 def test_the_python_of_the_readme_runs(tmp_path, clips):
     save_encoder(create_encoder("tiny"), tmp_path / "encoder")
     soundfile.write(tmp_path / "dog.wav", clips[0].numpy(), 16000)
-    block = README[README.index("    import torch\n") :].split("\n\n**")[0]
-    code = "\n".join(line.removeprefix("    ") for line in block.splitlines())
-    code = code.replace("runs/quickstart", str(tmp_path / "encoder")).replace("dog.wav", str(tmp_path / "dog.wav"))
     names: dict = {}
-    exec(code, names)
+    code = code_of("    import torch\n")
+    exec(code.replace("runs/quickstart", str(tmp_path / "encoder")).replace("dog.wav", f"{tmp_path}/dog.wav"), names)
     assert names["tokens"].shape == (2, 50, 192) and names["vector"].shape == (192,)
 
 
+def test_the_trainer_of_the_readme_trains(tmp_path, clips):
+    for number, clip in enumerate(clips[:32]):
+        soundfile.write(tmp_path / f"{number}.wav", clip.numpy(), 16000)
+    code = code_of("    import lightning as L\n").replace("/my/audio", str(tmp_path))
+    code = code.replace("max_steps=1000", f"max_steps=1, logger=False, default_root_dir={str(tmp_path)!r}")
+    names: dict = {}
+    exec(code, names)
+    assert names["module"].trainer.global_step == 1 and len(code.splitlines()) <= 10
+
+
+def code_of(first: str) -> str:
+    """The block of the README that begins so."""
+    lines = README[README.index(first) :].splitlines()
+    block = list(itertools.takewhile(lambda line: line.startswith("    ") or not line, lines))
+    return "\n".join(line.removeprefix("    ") for line in block)
+
+
 def test_files_and_folders_of_the_layout_exist():
-    tree = README[README.index("    src/\n") :].split("\n\n## Limits")[0]
+    tree = README[README.index("    src/\n") :].split("\n\nImports run")[0]
     names = re.findall(r"[a-z_]+\.py", tree)
     for name in names:
         assert list(Path("src").rglob(name)), name
-    listed = {
-        p.name
-        for p in Path("src").rglob("*.py")
-        if p.name != "__init__.py" and "training" not in p.parts and "evaluation" not in p.parts
-    }
+    listed = {p.name for p in Path("src").rglob("*.py") if p.name != "__init__.py" and "evaluation" not in p.parts}
     assert listed <= set(names), listed - set(names)
     for link in re.findall(r"\]\((?!http)([^)]+)\)", README):
         assert Path(link).exists(), link

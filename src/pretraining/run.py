@@ -40,9 +40,13 @@ def fit(config: Config, resume: str | None = None) -> int:
     run = Run(config, resume)
     data = prepare_data(config)
     plan = plan_run(config, data)
-    module = make_module(config, config.model.init_from if run.checkpoint is None else None)
+    init_from = config.model.init_from if run.checkpoint is None else None
+    module = make_module(config, init_from)
+    started = start_from(module.model, init_from) if init_from and config.trainer.strategy != "fsdp" else None
     probes = load_probes(config)
     run.start(str(plan))
+    if started:
+        log.info("%s", started)
     check = LearningCheck(*probes, plan.validate_every, config.check.layer, config.check.pooling) if probes else None
     pictures = Reconstruction(run.folder / "pictures", plan.validate_every, examples(data, probes))
     figures = StepFigures(len(config.data.sources), partial(training_flops, module.model))
@@ -119,7 +123,7 @@ def make_module(config: Config, init_from: str | None = None) -> MAEPretraining:
     """With `trainer.strategy=fsdp` the model is on the meta device until each process is given its shard.
 
     Args:
-        init_from: checkpoint whose weights training starts from.
+        init_from: checkpoint whose weights the shards are of; a whole model keeps its initial weights.
     """
     sharded, compiled = config.trainer.strategy == "fsdp", config.trainer.compile
     model = build_model(config, device="meta" if sharded else "cpu")
@@ -132,10 +136,8 @@ def make_module(config: Config, init_from: str | None = None) -> MAEPretraining:
     if sharded:
         bf16 = precision(config.trainer) == "bf16-mixed"
         give_shard = partial(shard, seed=config.seed, bf16=bf16, compiled=compiled, start=start)
-    else:
-        start(model)
-        if compiled:
-            compile_blocks(model)
+    elif compiled:
+        compile_blocks(model)
     return MAEPretraining(model, config.optimizer, config.seed, give_shard)
 
 

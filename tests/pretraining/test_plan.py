@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from src.config.files import load_config
 from src.data.pretraining.datamodule import DataFacts
+from src.errors import UserError
 from src.models import create_mae
 from src.models.cost import count_parameters, forward_flops, memory_bytes
 from src.pretraining.plan import make_plan
@@ -59,7 +60,6 @@ def test_the_rows_say_batch_epochs_and_learning_rate():
     made = plan(["data.batch_size=32", "trainer.accumulate_grad_batches=2", "trainer.devices=2", "optimizer.lr=1e-3",
                  "trainer.max_steps=70", "optimizer.warmup_steps=0"])  # fmt: skip
     text = str(made)
-    assert made.clips_per_step == 128
     assert "128 clips (32 a process x 2 x 2 accumulated)" in text
     assert "0.0005 at the peak (0.001 for 256 clips)" in text
     assert "70 = 20.1 epochs of 3 steps" in text
@@ -78,3 +78,33 @@ def test_the_rows_say_batch_epochs_and_learning_rate():
 def test_what_looks_wrong_is_warned_of(overrides, facts, words):
     assert any(words in warning for warning in plan(overrides, **facts).warnings)
     assert not plan().warnings
+
+
+@pytest.mark.parametrize(
+    ("overrides", "steps", "validate_every", "epoch"),
+    [
+        ([], 600, 300, None),
+        (["trainer.max_steps=-1", "trainer.max_epochs=10"], 140, 300, None),  # of 14 batches
+        (["trainer.max_epochs=10"], 140, 300, None),
+        (["trainer.max_epochs=100"], 600, 300, None),
+        (["trainer.max_epochs=10", "trainer.accumulate_grad_batches=4"], 35, 300, None),
+        (["trainer.max_epochs=10", "trainer.devices=2"], 70, 300, None),
+        (["trainer.val_check_interval=null"], 600, 14, None),
+        (["trainer.val_check_interval=0.5"], 600, 7, None),
+        (["trainer.max_epochs=10", "trainer.limit_train_batches=5"], 50, 300, 5),
+        (["trainer.max_epochs=10", "trainer.limit_train_batches=0.5"], 70, 300, 7),
+        (["trainer.max_epochs=10", "trainer.overfit_batches=2"], 20, 300, 2),
+        (["trainer.fast_dev_run=true"], 1, 300, None),
+        (["trainer.fast_dev_run=3"], 3, 300, None),
+    ],
+)
+def test_how_long_and_how_often(overrides, steps, validate_every, epoch):
+    made = plan(overrides)
+    assert (made.steps, made.validate_every, made.epoch) == (steps, validate_every, epoch)
+
+
+@pytest.mark.parametrize("override", ["trainer.max_epochs=2", "trainer.val_check_interval=0.5",
+                                      "trainer.limit_train_batches=0.5"])  # fmt: skip
+def test_a_stream_has_no_epochs(override):
+    with pytest.raises(UserError, match="the length of a stream is not known"):
+        plan([override], num_clips=None, crops=None, seconds=None)
