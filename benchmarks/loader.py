@@ -58,7 +58,7 @@ def our_epoch(source: SourceConfig, cache_gigabytes: float = 0.0) -> Job:
     data = PretrainDataModule(config)
     data.prepare_data()
     data.setup()
-    crops = data.facts().crops
+    crops = data.summary().crops
     assert crops is not None
 
     def epoch() -> int:

@@ -16,15 +16,16 @@ In Python, for a file or an array:
 """
 
 import argparse
-import csv
 import os
 import sys
 import time
+import types
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from src.errors import UserError, exit_status
+from src.skipped import report_skipped
 
 if TYPE_CHECKING:
     import numpy as np
@@ -104,7 +105,7 @@ def run(options: argparse.Namespace) -> int:
     minutes = (time.monotonic() - started) / 60
     what = f"{num_clips} clips" if options.level == "clip" else f"{num_rows} tokens of {num_clips} clips"
     print(f"{what} in {options.out}; {seconds_done / 3600:.2f} h of audio in {minutes:.1f} minutes")
-    return report(bad, Path(options.out + ".skipped.csv"))
+    return report_skipped(bad, Path(options.out + ".skipped.csv"))
 
 
 def parse_layers(text: str, depth: int) -> "list[Layer]":
@@ -154,18 +155,6 @@ def find_device(name: str) -> str:
     return "cuda" if there and name != "cpu" else "cpu"
 
 
-def report(bad: list[tuple[str, str]], file: Path) -> int:
-    """List what could not be read; returns the exit status."""
-    if not bad:
-        return 0
-    with open(file, "w", newline="", encoding="utf-8") as opened:
-        csv.writer(opened).writerows([("path", "reason"), *bad])
-    for path, reason in bad[:5]:
-        print(f"skipped {path}: {reason}", file=sys.stderr)
-    print(f"{len(bad)} inputs could not be read, listed in {file}", file=sys.stderr)
-    return 1
-
-
 def progress_bar() -> "Progress":
     """A bar on a terminal, with audio-hours a minute."""
     from rich.console import Console
@@ -195,6 +184,16 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add("--batch-seconds", type=float, default=30.0, help="padded audio that goes through together")
     add("--workers", type=int, default=os.cpu_count() or 1, help="threads that decode")
     return parser.parse_args(arguments)
+
+
+class _CallableModule(types.ModuleType):
+    """`from src import embed` gives this module, whether it is wanted as one or as the function of its name."""
+
+    def __call__(self, *arguments: Any, **options: Any) -> "np.ndarray":
+        return embed(*arguments, **options)
+
+
+sys.modules[__name__].__class__ = _CallableModule
 
 
 if __name__ == "__main__":

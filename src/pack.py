@@ -12,12 +12,12 @@ stopped (finished shards can be used).
 """
 
 import argparse
-import csv
 import os
 import sys
 from pathlib import Path
 
 from src.errors import UserError, exit_status
+from src.skipped import report_skipped
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -52,20 +52,7 @@ def run(options: argparse.Namespace) -> int:
     print(f"{samples:,} samples, {seconds / 3600:,.2f} hours, {num_bytes:,} bytes of audio, {num_shards} shards")
     if not skipped and not options.index:
         (out / "skipped.csv").unlink(missing_ok=True)  # of an earlier run
-    return report(skipped, out / "skipped.csv")
-
-
-def report(skipped: list[tuple[str, str]], file: Path) -> int:
-    """List what was left out; returns the exit status."""
-    if not skipped:
-        return 0
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with open(file, "w", newline="", encoding="utf-8") as opened:
-        csv.writer(opened).writerows([("path", "reason"), *skipped])
-    for path, reason in skipped[:5]:
-        print(f"skipped {path}: {reason}", file=sys.stderr)
-    print(f"{len(skipped)} inputs could not be read, listed in {file}", file=sys.stderr)
-    return 1
+    return report_skipped(skipped, out / "skipped.csv")
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:

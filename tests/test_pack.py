@@ -130,8 +130,10 @@ def test_an_index_without_its_shard_is_made_anew(demo, tmp_path):
     run(demo, "--out", out, "--shard-megabytes", 0.1)
     before = files_of(out)
     (out / "000001.tar").unlink()
-    (out / "000001.tar.partial").write_bytes(b"half")
+    half = out / ".000001.tar.x.partial"  # of a run that was killed
+    half.write_bytes(b"half")
     run(demo, "--out", out, "--shard-megabytes", 0.1)
+    half.unlink()
     assert files_of(out) == before
 
 

@@ -20,7 +20,7 @@ SUFFIXES = (
 )  # fmt: skip
 _LOWEST_RATE_HZ, _HIGHEST_RATE_HZ = 1_000, 768_000  # what is outside is a broken header
 _BLOCK_FRAMES = 2**20  # read at a time: a header may promise more than memory holds
-_MOST_FRAMES_A_BYTE = 10_000  # digital silence in FLAC has some hundreds; above it, the header is not believed
+_MAX_FRAMES_A_BYTE = 10_000  # digital silence in FLAC has some hundreds; above it, the header is not believed
 _MP3_FRAMES_BEFORE = 4608  # of samples, read with a crop and dropped: MP3 needs bits from before, else noise begins it
 
 Encoded = bytes | str | Path
@@ -148,7 +148,7 @@ def _path(file: str | Path) -> str | bytes:
 def _count_frames(sound: soundfile.SoundFile, file: Encoded) -> int:
     """The header's, or those that are there, if it says more than the file can hold."""
     size = len(file) if isinstance(file, bytes) else Path(file).stat().st_size
-    if sound.frames <= size * _MOST_FRAMES_A_BYTE:
+    if sound.frames <= size * _MAX_FRAMES_A_BYTE:
         return sound.frames
     frames = 0
     with _open(file) as again:

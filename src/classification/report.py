@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 
 from src.audio.decode import SAMPLE_RATE, AudioError
 from src.classification.module import AudioClassification
-from src.data.labelled.splits import LabelledPart, LabelledSet
+from src.data.labelled.splits import LabelledSet, Split
 from src.evaluation.events import event_report
 from src.evaluation.floors import floors
 from src.evaluation.report import report
@@ -122,7 +122,7 @@ def pooled_report(
 
 
 def write_page(
-    found: dict[str, Any], curves: dict[str, list[tuple[float, float]]], parts: dict[str, LabelledPart], folder: Path
+    found: dict[str, Any], curves: dict[str, list[tuple[float, float]]], parts: dict[str, Split], folder: Path
 ) -> str:
     """report.json and report.html; returns the page."""
     (folder / "report.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

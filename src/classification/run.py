@@ -19,7 +19,7 @@ from src.classification.report import describe, pooled_report, write_report
 from src.config.settings import ClassifyConfig, Config
 from src.data.labelled.clips import LabelledClips, read_labelled
 from src.data.labelled.datamodule import LabelledDataModule, events_of
-from src.data.labelled.splits import LabelledPart, LabelledSet, divide, find_folds
+from src.data.labelled.splits import LabelledSet, Split, find_folds, make_splits
 from src.encoders.load import load_classifier, load_encoder
 from src.errors import UserError
 from src.evaluation.embeddings import calibrate_norm
@@ -27,6 +27,7 @@ from src.evaluation.linear import fit_linear
 from src.models.classifier import AudioClassifier, Standardize
 from src.models.sizes import create_encoder
 from src.models.vit import AudioViT
+from src.skipped import write_skipped
 from src.training.callbacks.checkpoints import Checkpoints
 from src.training.callbacks.step_figures import StepFigures
 from src.training.distributed.parallel import make_strategy
@@ -54,7 +55,7 @@ def fit(config: Config, resume: str | None = None) -> int:
     labelled = read_set(config)
     folds = find_folds(labelled, classify.folds, config.seed)
     tested = sorted(set(folds)) if classify.folds and folds else [classify.test_fold]
-    sets = [divide(labelled, config.seed, folds, fold) for fold in tested]
+    sets = [make_splits(labelled, config.seed, folds, fold) for fold in tested]
     first = make_classifier(config, sets[0])
     if run.checkpoint:
         same_classes(load_classifier(run.checkpoint).class_names, labelled.class_names, run.checkpoint)
@@ -122,7 +123,7 @@ def test(config: Config, checkpoint: str | None) -> int:
     model = load_classifier(path)
     labelled = read_set(config)
     folds = find_folds(labelled, config.classify.folds, config.seed)
-    divided = divide(labelled, config.seed, folds, config.classify.test_fold)
+    divided = make_splits(labelled, config.seed, folds, config.classify.test_fold)
     same_classes(model.class_names, divided.class_names, path)
     folder = claim_folder(config.runs_folder, f"{config.name}-test")
     module = AudioClassification(model, config.classify, config.optimizer, None, config.seed)
@@ -207,7 +208,7 @@ def make_data(config: Config, labelled: LabelledSet, embeddings: list[Tensor] | 
     return data
 
 
-def read_some(part: LabelledPart, most: int) -> list[np.ndarray]:
+def read_some(part: Split, most: int) -> list[np.ndarray]:
     """Up to `most` clips, evenly over the part, 10 s of each at most."""
     chosen = np.linspace(0, len(part) - 1, min(most, len(part))).astype(int).tolist()
     return [read(part.clips[i], 10.0) for i in chosen]
@@ -215,7 +216,7 @@ def read_some(part: LabelledPart, most: int) -> list[np.ndarray]:
 
 def start_head(
     model: AudioClassifier,
-    train: LabelledPart,
+    train: Split,
     data: LabelledDataModule,
     classify: ClassifyConfig,
     device: torch.device,
@@ -241,11 +242,6 @@ def start_head(
     with torch.no_grad():
         linear.weight.copy_(torch.from_numpy(weight))
         linear.bias.copy_(torch.from_numpy(bias))
-
-
-def write_skipped(bad: list[tuple[str, str]], file: Path) -> None:
-    with open(file, "w", newline="", encoding="utf-8") as opened:
-        csv.writer(opened).writerows([("name", "reason"), *bad])
 
 
 def write_splits(labelled: LabelledSet, file: Path) -> None:

@@ -1,6 +1,5 @@
 """A set that fits is decoded once, into a memory-mapped file of 16-bit samples: decoding is what costs."""
 
-import contextlib
 import json
 import os
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from src.atomic import writing
 from src.audio.decode import SAMPLE_RATE, AudioError, Encoded, decode
 from src.data.sources.annotations import Annotation
 from src.data.sources.index import cache_root, progress_bar
@@ -89,10 +89,9 @@ def _write(source: Source, folder: Path) -> None:
         UserError: no room or no permission.
     """
     kept, samples, scale, bad = [], [], [], []
-    partial, partial_index = (folder / f"{name}.{os.getpid()}.partial" for name in ("samples", "index"))
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         with (
+            writing(folder / "samples.i16") as partial,
             open(partial, "wb") as file,
             progress_bar("decoding", len(source), cache_bytes(source) > _SHOWN) as advance,
         ):
@@ -105,18 +104,13 @@ def _write(source: Source, folder: Path) -> None:
                 kept.append(i)
                 samples.append(len(clip.samples))
                 scale.append(clip.scale)
-        partial_index.write_text(json.dumps({"kept": kept, "samples": samples, "scale": scale, "bad": bad}))
-        os.replace(partial, folder / "samples.i16")
-        os.replace(partial_index, folder / "index.json")
+        with writing(folder / "index.json") as partial:
+            partial.write_text(json.dumps({"kept": kept, "samples": samples, "scale": scale, "bad": bad}))
     except OSError as error:
         raise UserError(
             f"the decoded cache {folder} cannot be written ({error.strerror or error}); make room, "
             "set AUDIO_ENCODER_CACHE to another folder, or turn it off with data.cache_gigabytes=0"
         ) from error
-    finally:
-        with contextlib.suppress(OSError):  # where the folder could not be made either
-            partial.unlink(missing_ok=True)
-            partial_index.unlink(missing_ok=True)
 
 
 def _decoded(source: Source) -> Iterator[_Clip | str]:

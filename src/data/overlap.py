@@ -7,12 +7,12 @@ from pathlib import Path
 from src.audio.decode import Encoded
 from src.data.sources.source import Source
 
-MOST_COMPARED = 20_000  # clips of a side: every one of them is opened
+MAX_COMPARED = 20_000  # clips of a side: every one of them is opened
 
 
 def count_overlap(held_out: Source, train: Sequence[Source]) -> int:
-    """Clips of `held_out` that are also in `train`; 0, without a look, where a side is larger than MOST_COMPARED."""
-    if max([len(held_out), *map(len, train)]) > MOST_COMPARED:
+    """Clips of `held_out` that are also in `train`; 0, without a look, where a side is larger than MAX_COMPARED."""
+    if max([len(held_out), *map(len, train)]) > MAX_COMPARED:
         return 0
     sizes = {_num_bytes(held_out.read(i)) for i in range(len(held_out))}
     encoded = (source.read(i) for source in train for i in range(len(source)))

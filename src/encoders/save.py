@@ -1,8 +1,5 @@
 """Save an encoder to a self-contained folder; write files and folders atomically."""
 
-import contextlib
-import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +8,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from src.atomic import writing, writing_folder
 from src.encoders import folder
 from src.encoders.stored import Stored
 from src.errors import UserError
@@ -59,32 +57,22 @@ def write_folder(target: Path, write: Callable[[Path], None]) -> None:
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"{target} is there already; name another folder, or remove it")
-    partial = target.with_name(target.name + ".partial")
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        write(partial)
-        os.replace(partial, target)
+        with writing_folder(target) as partial:
+            write(partial)
     except WRITE_ERRORS as error:
         raise UserError(f"cannot write {target}: {getattr(error, 'strerror', None) or error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def write_file(target: Path, write: Callable[[Path], None]) -> None:
     """Let `write` fill a new file, which gets its name when it is whole. Errors as `write_folder`."""
     if target.exists():
         raise UserError(f"{target} is there already; name another file, or remove it")
-    partial = target.with_name(target.name + ".partial")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write(partial)
-        os.replace(partial, target)
+        with writing(target) as partial:
+            write(partial)
     except WRITE_ERRORS as error:
         raise UserError(f"cannot write {target}: {getattr(error, 'strerror', None) or error}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()
 
 
 def _state(module: nn.Module) -> dict[str, torch.Tensor]:

@@ -6,7 +6,7 @@ from typing import Any
 import lightning.pytorch as L
 import numpy as np
 
-from src.data.labelled.probe_clips import LabelledClips
+from src.data.labelled.probe_clips import ProbeClips
 from src.evaluation.embeddings import calibrate_norm, embed_clips, mel_statistics
 from src.evaluation.probes import ProbeScores, majority_accuracy, probe
 from src.models.vit import Pooling
@@ -26,8 +26,8 @@ class LearningCheck(Periodic):
 
     def __init__(
         self,
-        train: LabelledClips,
-        test: LabelledClips,
+        train: ProbeClips,
+        test: ProbeClips,
         every_n_batches: int | None,
         layer: int | None,
         pooling: Pooling,

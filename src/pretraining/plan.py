@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from src.config.settings import Config, TrainerConfig
-from src.data.pretraining.datamodule import DataFacts
+from src.data.pretraining.datamodule import DataSummary
 from src.errors import UserError
 from src.models.cost import blocks_flops, count_parameters, forward_flops, memory_bytes
 from src.models.mae import MaskedAutoencoder
@@ -28,7 +28,7 @@ class Plan:
         return "\n".join([*lines, *(f"warning: {warning}" for warning in self.warnings)])
 
 
-def make_plan(config: Config, model: MaskedAutoencoder, data: DataFacts, bf16: bool) -> Plan:
+def make_plan(config: Config, model: MaskedAutoencoder, data: DataSummary, bf16: bool) -> Plan:
     """`model` may be on the meta device."""
     world_size = int(config.trainer.devices) * config.trainer.num_nodes
     accumulated = config.trainer.accumulate_grad_batches
@@ -65,7 +65,7 @@ def make_plan(config: Config, model: MaskedAutoencoder, data: DataFacts, bf16: b
     return Plan(rows, warnings, steps, validation_interval(config.trainer, batches), batches if limited else None)
 
 
-def _batches_of_an_epoch(settings: TrainerConfig, data: DataFacts, world_size: int) -> int | None:
+def _batches_of_an_epoch(settings: TrainerConfig, data: DataSummary, world_size: int) -> int | None:
     """Of each process, as far as the limits let it come; None for a stream, whose length is not known."""
     batches = None if data.crops is None else math.ceil(data.crops / (data.clips_per_batch * world_size))
     for limit in (settings.limit_train_batches, settings.overfit_batches or None):
@@ -122,7 +122,7 @@ def _describe_state(num_shards: int) -> str:
     return state if num_shards == 1 else f"one of {num_shards} pieces of {state}; two blocks at a time"
 
 
-def _describe_data(data: DataFacts) -> str:
+def _describe_data(data: DataSummary) -> str:
     if data.num_clips is None or data.seconds is None:
         return "a stream, read in its own order and shuffled in windows"
     text = f"{data.num_clips:,} clips, {_duration(data.seconds)}"
@@ -130,13 +130,13 @@ def _describe_data(data: DataFacts) -> str:
     return text + (f", {data.missing_shards} of them whole shards (skipped.csv)" if data.missing_shards else "")
 
 
-def _describe_steps(steps: int, clips_per_step: float, data: DataFacts) -> str:
+def _describe_steps(steps: int, clips_per_step: float, data: DataSummary) -> str:
     if not data.crops:
         return f"{steps:,}"
     return f"{steps:,} = {steps * clips_per_step / data.crops:,.1f} epochs of {data.crops / clips_per_step:,.0f} steps"
 
 
-def _warnings(config: Config, encoder_size: int, data: DataFacts, world_size: int, steps: int) -> list[str]:
+def _warnings(config: Config, encoder_size: int, data: DataSummary, world_size: int, steps: int) -> list[str]:
     warnings = []
     if data.seconds is not None and data.seconds / encoder_size < 1e-4:  # 85 M parameters: under 2.4 hours
         warnings.append(

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from src.config.settings import Config
-from src.data.labelled.probe_clips import LabelledClips, load_labelled
+from src.data.labelled.probe_clips import ProbeClips, load_probe_clips
 from src.data.pretraining.datamodule import PretrainDataModule
 from src.encoders.lightning import is_sharded, read_training
 from src.errors import UserError
@@ -116,7 +116,7 @@ def prepare_data(config: Config) -> PretrainDataModule:
 
 def plan_run(config: Config, data: PretrainDataModule) -> Plan:
     model = build_model(config, device="meta")
-    return make_plan(config, model, data.facts(), precision(config.trainer) == "bf16-mixed")
+    return make_plan(config, model, data.summary(), precision(config.trainer) == "bf16-mixed")
 
 
 def make_module(config: Config, init_from: str | None = None) -> MAEPretraining:
@@ -154,16 +154,16 @@ def build_model(config: Config, device: str = "cpu") -> MaskedAutoencoder:
     )
 
 
-def load_probes(config: Config) -> tuple[LabelledClips, LabelledClips] | None:
+def load_probes(config: Config) -> tuple[ProbeClips, ProbeClips] | None:
     """Labelled clips that the probes learn from, and those they are scored on."""
     check = config.check
     if check.train is None or check.test is None:
         return None
     most = min(check.max_clips, _DEV_RUN_CLIPS) if config.trainer.fast_dev_run else check.max_clips
-    return load_labelled(check.train, most, config.seed), load_labelled(check.test, most, config.seed)
+    return load_probe_clips(check.train, most, config.seed), load_probe_clips(check.test, most, config.seed)
 
 
-def examples(data: PretrainDataModule, probes: tuple[LabelledClips, LabelledClips] | None) -> list[np.ndarray]:
+def examples(data: PretrainDataModule, probes: tuple[ProbeClips, ProbeClips] | None) -> list[np.ndarray]:
     """Three clips to draw, the same after a resume."""
     if probes is None:
         return data.examples(3)

@@ -13,7 +13,7 @@ import soundfile
 from src import train
 from src.config.settings import SourceConfig
 from src.data.labelled.clips import read_labelled
-from src.data.labelled.splits import divide, find_folds
+from src.data.labelled.splits import find_folds, make_splits
 from src.encoders.load import load_classifier
 from src.encoders.save import save_encoder
 from src.errors import UserError
@@ -130,7 +130,7 @@ def test_the_folds_of_a_dataset_are_used(tmp_path):
     labelled = read_labelled([config], None, None)
     folds = find_folds(labelled, None, 0)
     assert folds == [n // 3 % 5 + 1 for n in range(30)]
-    divided = divide(labelled, 0, folds, 4)
+    divided = make_splits(labelled, 0, folds, 4)
     assert [n // 3 % 5 + 1 for n in divided.parts["test"].rows] == [4] * 6
     assert {int(n // 3 % 5 + 1) for n in divided.parts["valid"].rows} == {5}
 
@@ -141,7 +141,7 @@ def test_groups_of_a_dataset_stay_together(tmp_path):
         "huggingface", str(tmp_path / "set/train/*.parquet"), label_column="label", group_column="speaker_id"
     )
     (tmp_path / "more").mkdir()
-    parts = divide(read_labelled([config, with_split(tmp_path)], None, None), 0).parts
+    parts = make_splits(read_labelled([config, with_split(tmp_path)], None, None), 0).parts
     speakers = [{clip.annotation.group for clip in part.clips} for part in parts.values()]
     assert sum(map(len, speakers)) == len(set.union(*speakers)) >= 3
 

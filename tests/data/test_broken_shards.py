@@ -12,11 +12,11 @@ import yaml
 
 from src.audio.decode import AudioError
 from src.config.settings import DataConfig, SourceConfig
-from src.data.pretraining.batch import MOST_TRIES, stand_in
+from src.data.pretraining.batch import MAX_TRIES, replacement
 from src.data.pretraining.datamodule import PretrainDataModule
 from src.data.sources import storage
 from src.data.sources.shards import ShardSource
-from src.data.sources.storage import expand_shards, open_filesystem, patiently
+from src.data.sources.storage import expand_shards, open_filesystem, retry
 from src.errors import UserError
 
 
@@ -90,19 +90,19 @@ def test_remote_reads_are_tried_again_and_what_is_not_there_is_not(pauses):
             raise answer
         return answer
 
-    assert patiently(read, True) == 7 and pauses == [0.5, 2.0]
+    assert retry(read, True) == 7 and pauses == [0.5, 2.0]
     with pytest.raises(OSError, match="ZeroDivisionError"):
-        patiently(lambda: 1 // 0, True)
+        retry(lambda: 1 // 0, True)
     assert len(pauses) == 5
     with pytest.raises(FileNotFoundError):
-        patiently(lambda: Path("nowhere").read_bytes(), True)
+        retry(lambda: Path("nowhere").read_bytes(), True)
     assert len(pauses) == 5
 
 
 def test_a_missing_shard_is_in_the_plan_and_too_many_stop_the_run(tars):
     (tars / "002.tar").unlink()
     data = open_data(tars / "{000..004}.tar", max_bad_share=0.2)
-    facts = data.facts()
+    facts = data.summary()
     assert facts.missing_shards == 1 and facts.shards == 4
     assert (str(tars / "002.tar"), "there is no such shard") in data.bad
     with pytest.raises(UserError, match=r"^1 of 5 shards [^\n]*max_bad_share=0.1 [^\n]*002.tar"):
@@ -123,7 +123,7 @@ def test_a_shard_that_breaks_while_training_is_passed_over(tars, damage):
         assert len(batch["key"]) == 4
         bad |= {name for name, _ in batch["bad"]}
         keys += batch["key"]
-        if batch["position"] >= data.facts().crops:
+        if batch["position"] >= data.summary().crops:
             break
     lost = {data.sources[0].name(i) for i in range(len(data.sources[0]))} - set(keys)
     assert lost and lost <= bad and all(name.startswith("001.tar/") for name in bad)
@@ -137,7 +137,7 @@ def test_storage_that_is_away_does_not_stall_the_run(remote, pauses, monkeypatch
             source.read(number)
     assert len(pauses) == 3 * 3  # once a shard
     monkeypatch.undo()
-    monkeypatch.setattr("src.data.sources.source._PASSED_OVER_SECONDS", 0.0)
+    monkeypatch.setattr("src.data.sources.shards._PASSED_OVER_SECONDS", 0.0)
     source._passed_over.clear()
     assert len(source.read(0)) > 100
 
@@ -154,16 +154,16 @@ def test_a_source_that_travels_to_a_worker_reads_the_same(tars):
 
 
 def test_stand_ins_leave_a_large_shard():
-    places = [stand_in(50, attempt, 1_000_000) for attempt in range(MOST_TRIES)]
-    assert places[:3] == [50, 51, 52] and len(set(places)) == MOST_TRIES and max(places) > 900_000
-    assert sorted(stand_in(3, attempt, 20) for attempt in range(20)) == list(range(20))
+    places = [replacement(50, attempt, 1_000_000) for attempt in range(MAX_TRIES)]
+    assert places[:3] == [50, 51, 52] and len(set(places)) == MAX_TRIES and max(places) > 900_000
+    assert sorted(replacement(3, attempt, 20) for attempt in range(20)) == list(range(20))
 
 
 @pytest.mark.parametrize("workers", [0, 4])
 def test_uneven_shards_on_two_ranks_give_each_clip_once_and_as_many_steps(tars, workers):
     """Five shards, of 38 or 39 clips."""
     data = [open_data(tars / "{000..004}.tar", num_workers=workers, window_clips=10_000) for _ in range(2)]
-    count = data[0].facts().crops
+    count = data[0].summary().crops
     ranks = []
     for rank, each in enumerate(data):
         each.trainer = type("Trainer", (), {"global_rank": rank, "world_size": 2})()

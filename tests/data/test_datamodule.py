@@ -195,7 +195,7 @@ def test_long_clips_give_several_crops(tmp_path, write_wav):
     samples = write_wav(tmp_path / "clips" / "a.wav", 7.0)
     write_wav(tmp_path / "clips" / "b.wav", 1.0)
     data = open_data(config_of(f"{{kind: folder, path: '{tmp_path / 'clips'}'}}", crop_seconds=2.0, batch_size=4))
-    assert data.facts().crops == 4
+    assert data.summary().crops == 4
     (batch,) = take(data, 1)
     assert sorted(batch["key"]) == ["a.wav"] * 3 + ["b.wav"] and sorted(batch["length"].tolist()) == [
         16000,
@@ -223,7 +223,7 @@ def test_a_mixture_has_its_weights(sources, tmp_path, write_wav):
     assert keys.count("a.wav") == pytest.approx(
         750, abs=60
     )  # windows are of 200: exact in a thousand but for their ends
-    assert data.facts().shards == 3
+    assert data.summary().shards == 3
 
 
 # Held-out audio
@@ -283,7 +283,7 @@ def test_without_held_out_audio_there_are_no_loaders(sources):
 @pytest.mark.parametrize("kind", KINDS[:3])
 def test_facts(sources, kind):
     data = open_data(config_of(sources[kind], crop_seconds=1.0))
-    facts, seconds = data.facts(), np.array(data.sources[0].seconds)
+    facts, seconds = data.summary(), np.array(data.sources[0].seconds)
     assert facts.num_clips == CLIPS and facts.seconds == pytest.approx(184.71, abs=0.01)
     assert facts.crops == np.maximum(1, np.floor(seconds + 1e-6)).sum()
     assert facts.clips_per_batch == 8.0 and 0.5 < facts.crop_seconds <= 1.0
@@ -293,7 +293,7 @@ def test_facts(sources, kind):
 
 def test_facts_follow_the_settings(sources):
     def facts(**changes):
-        return open_data(config_of(sources["folder"], **changes)).facts()
+        return open_data(config_of(sources["folder"], **changes)).summary()
 
     assert facts(cache_gigabytes=0).cache_bytes == 0
     assert facts(cache_gigabytes=0.001).cache_bytes == 0  # 1 MB does not hold 5.9
@@ -303,9 +303,9 @@ def test_facts_follow_the_settings(sources):
 
 
 def test_facts_of_a_stream_are_those_known_before_reading(sources):
-    facts = open_data(config_of(sources["streaming"])).facts()
+    facts = open_data(config_of(sources["streaming"])).summary()
     assert (facts.num_clips, facts.crops, facts.seconds, facts.clips_per_batch) == (None, None, None, 8)
-    assert open_data(config_of(sources["streaming"], batch_seconds=12.0)).facts().clips_per_batch == 4.0
+    assert open_data(config_of(sources["streaming"], batch_seconds=12.0)).summary().clips_per_batch == 4.0
 
 
 def test_the_overlap_of_train_and_validation_is_counted(sources, tmp_path, write_wav):
@@ -316,7 +316,7 @@ def test_the_overlap_of_train_and_validation_is_counted(sources, tmp_path, write
     write_wav(tmp_path / "held_out" / "new.wav")
     held_out = SourceConfig(kind="folder", path=str(tmp_path / "held_out"))
     for kind in KINDS[:3]:
-        assert open_data(config_of(sources[kind], validation=held_out)).facts().overlap == 3
+        assert open_data(config_of(sources[kind], validation=held_out)).summary().overlap == 3
 
 
 @pytest.fixture
@@ -335,8 +335,8 @@ def test_too_many_bad_clips_stop_the_run_in_one_sentence(partly_bad):
     with pytest.raises(UserError, match=r"^2 of 8 clips [^\n]*max_bad_share=0.2 [^\n]*text.wav: [^\n]*$"):
         open_data(config_of(partly_bad, max_bad_share=0.2))
     data = open_data(config_of(partly_bad, max_bad_share=0.25))
-    assert {name for name, _ in data.bad} == {"text.wav", "zz.wav"} and data.facts().bad == 2
-    assert data.facts().num_clips == 6
+    assert {name for name, _ in data.bad} == {"text.wav", "zz.wav"} and data.summary().bad == 2
+    assert data.summary().num_clips == 6
 
 
 def test_bad_clips_that_show_in_decoding_are_replaced_and_listed_in_the_batch(partly_bad):

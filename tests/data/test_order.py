@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from src.audio.decode import probe
-from src.data.pretraining.order import Batching, Crops, Order, arrange, crops_of, permute, split_in_order, uniform
+from src.data.pretraining.order import Batching, Crops, Order, crops_of, eval_batches, make_batches, permute, uniform
 from src.data.pretraining.sampler import OrderSampler
 
 SAMPLE = 1 / 16000
@@ -249,7 +249,7 @@ def test_ten_million_clips_cost_a_window_little():
 def test_held_out_crops_are_shared_out_once(count, world_size, most_clips, most_seconds):
     seconds = np.sort(np.random.default_rng(count).uniform(0.2, 9.0, count))
     crops = Crops(np.zeros(count, int), np.arange(count), np.zeros(count), seconds, np.arange(count))
-    ranks = [split_in_order(crops, most_clips, most_seconds, rank, world_size) for rank in range(world_size)]
+    ranks = [eval_batches(crops, most_clips, most_seconds, rank, world_size) for rank in range(world_size)]
     assert len({len(batches) for batches in ranks}) == 1
     clips = [int(clip) for batches in ranks for batch in batches for clip in batch.clip]
     assert set(clips) == set(range(count)) and len(clips) == max(count, world_size)
@@ -261,6 +261,6 @@ def test_held_out_crops_are_shared_out_once(count, world_size, most_clips, most_
 def test_arrange_is_a_pure_function_of_its_key():
     crops = order_of(np.random.default_rng(0).uniform(0.2, 9.0, 70)).crops(np.arange(64))
     batching = Batching(1, 8, None)
-    first, again, other = (list(map(rows, arrange(crops, batching, key))) for key in (5, 5, 6))
+    first, again, other = (list(map(rows, make_batches(crops, batching, key))) for key in (5, 5, 6))
     assert first == again and first != other
     assert sorted(itertools.chain(*first)) == sorted(itertools.chain(*other))

@@ -8,7 +8,7 @@ import pytest
 
 from src import pack
 from src.config.settings import DataConfig, SourceConfig
-from src.data.pretraining.batch import Batches
+from src.data.pretraining.batch import CropDataset
 from src.data.pretraining.datamodule import PretrainDataModule
 from tests.conftest import SHARED
 
@@ -34,7 +34,7 @@ def names_only(self, request):
 @pytest.mark.parametrize("world_size, workers, batch_size", [(1, 0, 5), (5, 1, 1), (2, 2, 16)])
 def test_an_epoch_of_the_pool_has_each_clip_once(packed, monkeypatch, world_size, workers, batch_size):
     """Where the epoch is not a number of whole batches, clips of the next one fill the last batch."""
-    monkeypatch.setattr(Batches, "__getitem__", names_only)
+    monkeypatch.setattr(CropDataset, "__getitem__", names_only)
     steps = -(-CLIPS // (batch_size * world_size))
     ranks = []
     for rank in range(world_size):
@@ -45,7 +45,7 @@ def test_an_epoch_of_the_pool_has_each_clip_once(packed, monkeypatch, world_size
         data = PretrainDataModule(config, seed=1)
         data.trainer = SimpleNamespace(global_rank=rank, world_size=world_size)
         data.prepare_data()
-        assert data.facts().crops == CLIPS  # no clip is longer than 100 s: a crop each
+        assert data.summary().crops == CLIPS  # no clip is longer than 100 s: a crop each
         ranks.append(list(itertools.islice(data.train_dataloader(), steps)))
     assert len({tuple(batch["position"] for batch in batches) for batches in ranks}) == 1
     seen = Counter(key for batches in ranks for batch in batches for key in batch["key"])

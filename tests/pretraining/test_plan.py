@@ -8,13 +8,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from src.config.files import load_config
-from src.data.pretraining.datamodule import DataFacts
+from src.data.pretraining.datamodule import DataSummary
 from src.errors import UserError
 from src.models import create_mae
 from src.models.cost import count_parameters, forward_flops, memory_bytes
 from src.pretraining.plan import make_plan
 
-DEMO = DataFacts(
+DEMO = DataSummary(
     num_clips=446, crops=446, seconds=600.0, crop_seconds=1.5, clips_per_batch=32.0, cache_bytes=0, shards=None,
     overlap=0, bad=0,
 )  # fmt: skip

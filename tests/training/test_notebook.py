@@ -10,7 +10,7 @@ from src.classification.module import AudioClassification
 from src.config.settings import ClassifyConfig, DataConfig, OptimizerConfig, SourceConfig
 from src.data.labelled.clips import read_labelled
 from src.data.labelled.datamodule import LabelledDataModule
-from src.data.labelled.splits import divide
+from src.data.labelled.splits import make_splits
 from src.data.pretraining.datamodule import PretrainDataModule
 from src.models import create_mae
 from src.models.classifier import AudioClassifier
@@ -65,7 +65,7 @@ def test_the_rate_is_scaled_by_the_data_module_and_left_alone_with_another(sound
 
 
 def test_classification_in_a_notebook(sounds, tmp_path):
-    labelled = divide(read_labelled([SourceConfig(path=str(sounds))], None, None), seed=0)
+    labelled = make_splits(read_labelled([SourceConfig(path=str(sounds))], None, None), seed=0)
     data = LabelledDataModule(labelled, DataConfig(batch_size=4, crop_seconds=0.5))
     model = AudioClassifier(small_mae().encoder, labelled.class_names)
     module = AudioClassification(model, ClassifyConfig(method="finetune"), OptimizerConfig(lr=0.01))

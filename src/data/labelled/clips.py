@@ -8,7 +8,7 @@ import numpy as np
 
 from src.config.settings import SourceConfig
 from src.data.cache import CachedSource, cache_bytes
-from src.data.overlap import MOST_COMPARED, content_digest
+from src.data.overlap import MAX_COMPARED, content_digest
 from src.data.sources.annotations import Annotation, empty_class_folders
 from src.data.sources.hub import HuggingFaceSource, stream_to_disk
 from src.data.sources.open import open_source
@@ -18,12 +18,12 @@ from src.errors import UserError
 
 @dataclass(frozen=True)
 class Clip:
-    """number: in the source. part: train, valid or test where that is given. digest: stands for the content."""
+    """number: in the source. split: train, valid or test where that is given. digest: stands for the content."""
 
     source: Source
     number: int
     annotation: Annotation
-    part: str | None
+    split: str | None
     digest: str
 
     @property
@@ -68,30 +68,15 @@ def read_labelled(
     Raises:
         UserError: no labels, fewer than two classes, several labels where one is wanted.
     """
+    given: list[tuple[SourceConfig, str | None]] = [(config, None) for config in train]
+    given += [(config, split) for config, split in ((valid, "valid"), (test, "test")) if config is not None]
     clips: list[Clip] = []
     bad: list[tuple[str, str]] = []
     notes: list[str] = []
-    given: list[tuple[SourceConfig, str | None]] = [(config, None) for config in train]
-    given += [(config, part) for config, part in ((valid, "valid"), (test, "test")) if config is not None]
-    for config, part in given:
+    for config, split in given:
         source = _open(config, cache_gigabytes, notes)
         bad += source.bad_paths
-        found = [(i, source.annotation(i)) for i in range(len(source))]
-        if not any(annotation for _, annotation in found):
-            raise UserError(
-                f"{config.path} has no labels; it needs class folders, a labels.csv (filename,label), or label_column"
-            )
-        compared = len(source) <= MOST_COMPARED
-        clips += [
-            Clip(source, i, a, part or a.split, content_digest(source.read(i)).hex() if compared else source.path(i))
-            for i, a in found
-            if a
-        ]
-        unlabelled = sum(annotation is None for _, annotation in found)
-        if unlabelled:
-            notes.append(f"{unlabelled} clips of {config.path} have no label and are left out")
-        if not compared:
-            notes.append(f"{config.path} has over {MOST_COMPARED} clips: not looked through for equal ones")
+        clips += _labelled_clips(source, config, split, notes)
     class_names = sorted({label for clip in clips for label in clip.annotation.labels})
     if len(class_names) < 2:
         raise UserError(f"the set has {len(class_names)} class ({', '.join(class_names)}); it takes two or more")
@@ -99,6 +84,25 @@ def read_labelled(
     if multi is False and several:
         raise UserError(f"{several[0].key} has several labels; set classify.task=multi, or give each clip one")
     return LabelledClips(clips, class_names, bool(several) if multi is None else multi, bad, notes)
+
+
+def _labelled_clips(source: Source, config: SourceConfig, split: str | None, notes: list[str]) -> list[Clip]:
+    """Those of a source that have a label; what is noticed on the way joins `notes`."""
+    annotations = [source.annotation(i) for i in range(len(source))]
+    if not any(annotations):
+        raise UserError(
+            f"{config.path} has no labels; it needs class folders, a labels.csv (filename,label), or label_column"
+        )
+    if unlabelled := sum(annotation is None for annotation in annotations):
+        notes.append(f"{unlabelled} clips of {config.path} have no label and are left out")
+    compared = len(source) <= MAX_COMPARED
+    if not compared:
+        notes.append(f"{config.path} has more than {MAX_COMPARED} clips: they are not compared for duplicates")
+
+    def digest(i: int) -> str:
+        return content_digest(source.read(i)).hex() if compared else source.path(i)
+
+    return [Clip(source, i, a, split or a.split, digest(i)) for i, a in enumerate(annotations) if a]
 
 
 def _open(config: SourceConfig, cache_gigabytes: float, notes: list[str]) -> Source:

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from src.audio.decode import SAMPLE_RATE, AudioError
 from src.config.settings import DataConfig
-from src.data.labelled.splits import LabelledPart, LabelledSet
+from src.data.labelled.splits import LabelledSet, Split
 from src.data.pad import pad
 from src.data.workers import loader_settings
 
@@ -142,7 +142,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
 class Clips(Dataset):
     """crop_seconds: longest piece of a clip, begun where (seed, epoch, clip) say; None takes whole clips."""
 
-    def __init__(self, part: LabelledPart, columns: dict[str, int], crop_seconds: float | None, seed: int) -> None:
+    def __init__(self, part: Split, columns: dict[str, int], crop_seconds: float | None, seed: int) -> None:
         self.part, self.columns, self.crop_seconds, self.seed = part, columns, crop_seconds, seed
 
     def __len__(self) -> int:
@@ -167,7 +167,7 @@ class Clips(Dataset):
 
 
 class EmbeddedClips(Dataset):
-    def __init__(self, part: LabelledPart, embeddings: list[Tensor], columns: dict[str, int]) -> None:
+    def __init__(self, part: Split, embeddings: list[Tensor], columns: dict[str, int]) -> None:
         self.part, self.embeddings, self.columns = part, embeddings, columns
 
     def __len__(self) -> int:
@@ -177,12 +177,12 @@ class EmbeddedClips(Dataset):
         return {"embedding": self.embeddings[place[1]], **_truth(self.part, place[1], self.columns)}
 
 
-def _truth(part: LabelledPart, i: int, columns: dict[str, int], start: float = 0.0) -> dict[str, Any]:
+def _truth(part: Split, i: int, columns: dict[str, int], start: float = 0.0) -> dict[str, Any]:
     events = events_of(part, i, columns) - torch.tensor([start, start, 0.0])
     return {"target": torch.from_numpy(part.targets[i]), "index": torch.tensor(i), "events": events}
 
 
-def events_of(part: LabelledPart, i: int, columns: dict[str, int]) -> Tensor:
+def events_of(part: Split, i: int, columns: dict[str, int]) -> Tensor:
     """(E, 3): onset and offset in seconds, place of the class."""
     rows = [(event.onset, event.offset, columns[event.label]) for event in part.events(i)]
     return torch.tensor(rows, dtype=torch.float32).reshape(-1, 3)

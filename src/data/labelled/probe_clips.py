@@ -13,7 +13,7 @@ LONGEST_SECONDS = 10.08  # of a clip; the rest is not looked at
 
 
 @dataclass(frozen=True)
-class LabelledClips:
+class ProbeClips:
     """waveforms: (T,) each, 16 kHz. labels: (n,) places in class_names."""
 
     waveforms: list[np.ndarray]
@@ -21,7 +21,7 @@ class LabelledClips:
     class_names: list[str]
 
 
-def load_labelled(config: SourceConfig, max_clips: int, seed: int = 0) -> LabelledClips:
+def load_probe_clips(config: SourceConfig, max_clips: int, seed: int = 0) -> ProbeClips:
     """The readable, labelled clips of a source, up to 10.08 s of each.
 
     Of more than `max_clips` a part with the classes' shares, fixed by seed.
@@ -43,7 +43,7 @@ def load_labelled(config: SourceConfig, max_clips: int, seed: int = 0) -> Labell
             continue
     if len(set(kept)) < 2:
         raise UserError(f"{config.path} has clips of {len(set(kept))} class; a probe needs two or more")
-    return LabelledClips(waveforms, np.array(kept), list(source.class_names))
+    return ProbeClips(waveforms, np.array(kept), list(source.class_names))
 
 
 def stratified(labels: np.ndarray, most: int, seed: int) -> list[int]:

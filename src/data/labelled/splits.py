@@ -14,13 +14,13 @@ from src.data.labelled.stratify import assign_parts
 from src.data.sources.annotations import Event
 from src.errors import UserError
 
-PARTS = ("train", "valid", "test")
+SPLITS = ("train", "valid", "test")
 _SHARES = (0.7, 0.15, 0.15)
 _FEW = 30  # clips of a test part whose accuracy is off by a tenth or so
 
 
 @dataclass(frozen=True)
-class LabelledPart:
+class Split:
     """rows: places of its clips in the whole set. targets: (n, C) fp32, 1 where a clip has the class."""
 
     clips: list[Clip]
@@ -55,9 +55,9 @@ class LabelledPart:
 
 @dataclass(frozen=True)
 class LabelledSet:
-    """As `LabelledClips`, in PARTS."""
+    """As `LabelledClips`, in SPLITS."""
 
-    parts: dict[str, LabelledPart]
+    parts: dict[str, Split]
     class_names: list[str]
     multi: bool
     bad: list[tuple[str, str]]
@@ -72,7 +72,7 @@ def find_folds(labelled: LabelledClips, wanted: int | None, seed: int) -> list[i
     """
     clips = labelled.clips
     numbers = [clip.annotation.fold for clip in clips]
-    split = sorted({clip.part for clip in clips if clip.part})
+    split = sorted({clip.split for clip in clips if clip.split})
     if wanted and split:
         raise UserError(
             f"classify.folds={wanted}, but the set says which clips are {' and '.join(split)}; set classify.folds=null"
@@ -90,7 +90,7 @@ def find_folds(labelled: LabelledClips, wanted: int | None, seed: int) -> list[i
     return folds
 
 
-def divide(
+def make_splits(
     labelled: LabelledClips, seed: int, folds: list[int] | None = None, tested: int | None = None
 ) -> LabelledSet:
     """Put every clip into its part.
@@ -110,11 +110,11 @@ def divide(
         parts = _made(labelled.clips, seed, notes)
     parts = _without_leaks(labelled.clips, parts, notes)
     targets, divided = labelled.targets, {}
-    for name in PARTS:
+    for name in SPLITS:
         rows = np.array([row for row, part in enumerate(parts) if part == name], dtype=int)
         if not len(rows):
             raise UserError(f"no clip is left for {name}; the set has {len(parts)} labelled clips, give it more")
-        divided[name] = LabelledPart([labelled.clips[row] for row in rows], rows, targets[rows])
+        divided[name] = Split([labelled.clips[row] for row in rows], rows, targets[rows])
     notes += _odd_classes(divided, labelled.class_names)
     if folds is None and len(divided["test"]) < _FEW:
         notes.append(f"test has {len(divided['test'])} clips, few to go by; configs/classify/kfold.yaml tests them all")
@@ -132,9 +132,9 @@ def _by_fold(folds: list[int], tested: int, notes: list[str]) -> list[str | None
 
 def _made(clips: list[Clip], seed: int, notes: list[str]) -> list[str | None]:
     """The parts that clips have; a valid and a test that nobody gave are taken from train."""
-    parts: list[str | None] = [clip.part or "train" for clip in clips]
+    parts: list[str | None] = [clip.split or "train" for clip in clips]
     lacking = [
-        share if name == "train" or name not in parts else 0.0 for name, share in zip(PARTS, _SHARES, strict=True)
+        share if name == "train" or name not in parts else 0.0 for name, share in zip(SPLITS, _SHARES, strict=True)
     ]
     if sum(lacking[1:]) == 0:
         return parts
@@ -143,8 +143,8 @@ def _made(clips: list[Clip], seed: int, notes: list[str]) -> list[str | None]:
     shares = [share / sum(lacking) for share in lacking]
     chosen = assign_parts([clips[row].annotation.labels for row in rows], groups, shares, seed)
     for row, part in zip(rows, chosen, strict=True):
-        parts[row] = PARTS[part]
-    made = " and ".join(name for name, share in zip(PARTS, lacking, strict=True) if share and name != "train")
+        parts[row] = SPLITS[part]
+    made = " and ".join(name for name, share in zip(SPLITS, lacking, strict=True) if share and name != "train")
     notes.append(f"{made} made from train, stratified by class, with seed {seed} (splits.csv says which clip is where)")
     return parts
 
@@ -157,14 +157,14 @@ def _without_leaks(clips: list[Clip], parts: list[str | None], notes: list[str])
         notes.append(
             f"{len(leaks)} train clips are also in valid or test, {clips[leaks[0]].key} for one; left out of train"
         )
-    valid, test = ({clip.digest for clip, p in zip(clips, parts, strict=True) if p == name} for name in PARTS[1:])
+    valid, test = ({clip.digest for clip, p in zip(clips, parts, strict=True) if p == name} for name in SPLITS[1:])
     if valid & test:
         notes.append(f"{len(valid & test)} clips are both in valid and in test")
     left_out = set(leaks)
     return [None if row in left_out else part for row, part in enumerate(parts)]
 
 
-def _odd_classes(parts: dict[str, LabelledPart], class_names: list[str]) -> list[str]:
+def _odd_classes(parts: dict[str, Split], class_names: list[str]) -> list[str]:
     """Classes that cannot be learnt or not be measured."""
     counts = {name: Counter(dict(zip(class_names, part.targets.sum(0), strict=True))) for name, part in parts.items()}
     unlearnt = [name for name in class_names if not counts["train"][name]]

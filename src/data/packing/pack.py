@@ -10,7 +10,6 @@ import io
 import json
 import math
 import multiprocessing
-import os
 import signal
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,6 +22,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from src.atomic import writing
 from src.audio.decode import SUFFIXES, AudioError, Encoded, decode_blocks, probe
 from src.data.packing.manifest import Clip
 from src.data.sources.index import digest, walk_tar
@@ -140,29 +140,34 @@ def _ignore_interrupts() -> None:
 def _pack_shard(shard: _Shard, check: bool) -> Packed:
     if (about := _about(shard.path)) is not None:
         return _counted(pq.read_table(_index_of(str(shard.path))), about["skipped"])
-    partial_file = shard.path.with_name(f"{shard.path.name}.partial")
-    rows: list[dict[str, Any]] = []
     skipped: list[tuple[str, str]] = []
     try:
-        with open(partial_file, "wb") as file, tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
-            for clip in shard.clips:
-                try:
-                    data, measures = _read_clip(clip, check)
-                except AudioError as error:
-                    skipped.append((clip.path, str(error)))
-                    continue
-                offset = _add(tar, clip.name, data)
-                rows.append({"name": clip.name, "offset": offset, "size": len(data), **measures, **clip.columns})
-                if clip.columns:
-                    _add(tar, str(PurePosixPath(clip.name).with_suffix(".json")), json.dumps(clip.columns).encode())
-        table = _table(rows, dict.fromkeys(column for clip in shard.clips for column in clip.columns))
-        _write_index(table, str(shard.path), {"stamp": shard.stamp, "skipped": skipped})
-        os.replace(partial_file, shard.path)
+        with writing(shard.path) as partial_file:  # gets its name when its index has one
+            rows = _write_tar(shard.clips, partial_file, check, skipped)
+            table = _table(rows, dict.fromkeys(column for clip in shard.clips for column in clip.columns))
+            _write_index(table, str(shard.path), {"stamp": shard.stamp, "skipped": skipped})
     except OSError as error:
         raise UserError(
             f"{shard.path} cannot be written ({error.strerror or error}); make room and start the same command again"
         ) from None
     return _counted(table, skipped)
+
+
+def _write_tar(clips: list[Clip], target: Path, check: bool, skipped: list[tuple[str, str]]) -> list[dict[str, Any]]:
+    """Rows of the index; clips that cannot be read join `skipped`."""
+    rows: list[dict[str, Any]] = []
+    with open(target, "wb") as file, tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for clip in clips:
+            try:
+                data, measures = _read_clip(clip, check)
+            except AudioError as error:
+                skipped.append((clip.path, str(error)))
+                continue
+            offset = _add(tar, clip.name, data)
+            rows.append({"name": clip.name, "offset": offset, "size": len(data), **measures, **clip.columns})
+            if clip.columns:
+                _add(tar, str(PurePosixPath(clip.name).with_suffix(".json")), json.dumps(clip.columns).encode())
+    return rows
 
 
 def _read_clip(clip: Clip, check: bool) -> tuple[bytes, dict[str, Any]]:
@@ -255,8 +260,8 @@ def _write_index(table: pa.Table, shard: str, about: dict[str, Any]) -> None:
         with fsspec.open(file, "wb") as opened:
             pq.write_table(table, opened)
         return
-    pq.write_table(table, f"{file}.partial")
-    os.replace(f"{file}.partial", file)
+    with writing(Path(file)) as partial_file:
+        pq.write_table(table, partial_file)
 
 
 def _about(shard: str | Path) -> dict[str, Any] | None:

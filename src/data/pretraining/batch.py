@@ -11,11 +11,11 @@ from src.data.pad import pad
 from src.data.pretraining.order import Crops, uniform
 from src.data.sources.source import Source
 
-MOST_TRIES = 100  # clips tried in place of an unreadable one
+MAX_TRIES = 100  # clips tried in place of an unreadable one
 _NEIGHBOURS = 10  # of them lie beside it; the others anywhere, for a whole shard may be gone
 
 
-class Request(NamedTuple):
+class BatchRequest(NamedTuple):
     """A batch to be made. position: clips consumed by all processes once it is trained on. encoded: the clips' bytes
     with their names, where the source is a stream; None where `crops` number clips of a source. bad: (name, reason) of
     clips of the stream that were met since the last request."""
@@ -26,7 +26,7 @@ class Request(NamedTuple):
     bad: tuple[tuple[str, str], ...] = ()
 
 
-class Batches(Dataset):
+class CropDataset(Dataset):
     """`batches[request]` is the batch: waveform (B, T), zero-padded; length (B,) samples; seed (B,); source (B,), as
     the sources are numbered; key, the names; position; bad, (name, reason) of clips that could not be decoded.
 
@@ -43,7 +43,7 @@ class Batches(Dataset):
     ) -> None:
         self.sources, self.pad_seconds, self.gain_db = sources, pad_seconds, gain_db
 
-    def __getitem__(self, request: Request) -> dict[str, Any]:
+    def __getitem__(self, request: BatchRequest) -> dict[str, Any]:
         crops = request.crops
         bad = list(request.bad)
         waveforms, keys = [], []
@@ -64,7 +64,7 @@ class Batches(Dataset):
         )
         return batch
 
-    def _clip(self, request: Request, row: int, bad: list[tuple[str, str]]) -> tuple[np.ndarray, str]:
+    def _clip(self, request: BatchRequest, row: int, bad: list[tuple[str, str]]) -> tuple[np.ndarray, str]:
         """The waveform of a row. For an unreadable clip the next readable one stands in: a batch is never short."""
         crops = request.crops
         start, seconds = float(crops.start_seconds[row]), float(crops.seconds[row])
@@ -73,8 +73,8 @@ class Batches(Dataset):
         if request.encoded is None:
             source = self.sources[crops.source[row]]
         count = len(source) if source is not None else len(request.encoded or [])
-        for attempt in range(min(count, MOST_TRIES)):
-            number = stand_in(clip, attempt, count)
+        for attempt in range(min(count, MAX_TRIES)):
+            number = replacement(clip, attempt, count)
             name = source.name(number) if source is not None else request.encoded[number][0]  # type: ignore[index]
             begin = start if attempt == 0 else 0.0
             try:
@@ -87,11 +87,11 @@ class Batches(Dataset):
                 continue
             return waveform[:most_samples], name
         name, reason = bad[-1]
-        raise AudioError(f"{min(count, MOST_TRIES)} clips in a row could not be read, the last {name}: {reason}")
+        raise AudioError(f"{min(count, MAX_TRIES)} clips in a row could not be read, the last {name}: {reason}")
 
 
-def stand_in(clip: int, attempt: int, count: int) -> int:
+def replacement(clip: int, attempt: int, count: int) -> int:
     """The clip that is tried in place of `clip`, which is attempt 0, out of `count`: neighbours, then from all over."""
-    if attempt < _NEIGHBOURS or count <= MOST_TRIES:
+    if attempt < _NEIGHBOURS or count <= MAX_TRIES:
         return (clip + attempt) % count
-    return (clip + attempt * (count // MOST_TRIES)) % count
+    return (clip + attempt * (count // MAX_TRIES)) % count

@@ -15,8 +15,8 @@ from src.audio.decode import decode
 from src.config.settings import DataConfig, SourceConfig
 from src.data.cache import CachedSource, cache_bytes
 from src.data.overlap import count_overlap
-from src.data.pretraining.batch import Batches, Request
-from src.data.pretraining.order import Batching, Order, arrange, mix, split_in_order
+from src.data.pretraining.batch import BatchRequest, CropDataset
+from src.data.pretraining.order import Batching, Order, eval_batches, hash_integers, make_batches
 from src.data.pretraining.sampler import OrderSampler, StreamSampler
 from src.data.sources.hub import encoded_clip, load_hub
 from src.data.sources.open import open_source
@@ -26,7 +26,7 @@ from src.errors import UserError
 
 
 @dataclass(frozen=True)
-class DataFacts:
+class DataSummary:
     """What the plan of a run has to know of the data, all sources together.
 
     num_clips, crops (of an epoch), seconds (of audio): None for a stream, whose length is not known.
@@ -48,7 +48,7 @@ class DataFacts:
 
 
 class PretrainDataModule(L.LightningDataModule):
-    """Batches of waveforms (`src.data.pretraining.batch.Batches` says what is in one), endless for training.
+    """Batches of waveforms (`src.data.pretraining.batch.CropDataset` says what is in one), endless for training.
 
     Args:
         overfit: each epoch starts with the first batches again.
@@ -130,7 +130,7 @@ class PretrainDataModule(L.LightningDataModule):
             position = 0 if self.overfit else self.position
             self._sampler = OrderSampler(self._order(), self._batching(world_size), rank, position)
         pad_seconds = self.config.crop_seconds if self.config.pad_to_crop else None
-        return self._loader(Batches(self.sources, pad_seconds, self.config.gain_db), self._sampler)
+        return self._loader(CropDataset(self.sources, pad_seconds, self.config.gain_db), self._sampler)
 
     def val_dataloader(self) -> DataLoader | list:
         return self._held_out_loader("validation", self.config.crop_seconds)
@@ -174,7 +174,7 @@ class PretrainDataModule(L.LightningDataModule):
     def clips_per_batch(self) -> float:
         """Mean, of one process; after `setup`."""
         if self._clips_per_batch is None:
-            self._clips_per_batch = self.facts().clips_per_batch
+            self._clips_per_batch = self.summary().clips_per_batch
         return self._clips_per_batch
 
     def examples(self, number: int) -> list[np.ndarray]:
@@ -185,24 +185,24 @@ class PretrainDataModule(L.LightningDataModule):
             seconds = self.config.crop_seconds
             return [decode(encoded_clip(row[config.audio_column]), 0.0, seconds) for row in clips]
         order = self._order()
-        batch = Batches(self.sources)[Request(order.crops(np.arange(min(number, order.num_crops))), 0)]
+        batch = CropDataset(self.sources)[BatchRequest(order.crops(np.arange(min(number, order.num_crops))), 0)]
         pairs = zip(batch["waveform"], batch["length"].tolist(), strict=True)
         return [waveform[:length].numpy() for waveform, length in pairs]
 
-    def facts(self) -> DataFacts:
+    def summary(self) -> DataSummary:
         """After `setup`."""
         config = self.config
         if self.streaming:
             clips = config.batch_size or config.batch_seconds / config.crop_seconds  # type: ignore[operator]
-            return DataFacts(None, None, None, config.crop_seconds, clips, 0, None, 0, 0)
+            return DataSummary(None, None, None, config.crop_seconds, clips, 0, None, 0, 0)
         order, batching = self._order(), self._batching(1)
         window = order.crops(np.arange(order.window_size(batching)))
-        batches = arrange(window, batching, 0)
+        batches = make_batches(window, batching, 0)
         rows = np.concatenate([np.full(len(batch), batch.seconds.max()) for batch in batches])
         held_out = self._held_out.get("validation")
         shards = [source.shards for source in self.sources if source.shards is not None]
         self._clips_per_batch = len(window) / len(batches)
-        return DataFacts(
+        return DataSummary(
             num_clips=sum(map(len, self.sources)),
             crops=order.num_crops,
             seconds=float(sum(source.seconds.sum() for source in self.sources)),
@@ -227,7 +227,7 @@ class PretrainDataModule(L.LightningDataModule):
         source, config = self.config.sources[0], self.config
         return StreamSampler(
             lambda: open_stream(source, rank, world_size), source.audio_column, config.window_clips,
-            config.crop_seconds, self._batching(1), mix(self.seed, rank), self.position, self._stream_state,
+            config.crop_seconds, self._batching(1), hash_integers(self.seed, rank), self.position, self._stream_state,
         )  # fmt: skip
 
     def _held_out_loader(self, name: str, crop_seconds: float) -> DataLoader | list:
@@ -242,11 +242,11 @@ class PretrainDataModule(L.LightningDataModule):
         clips = self.config.batch_size
         seconds = clips * self.config.crop_seconds if clips is not None else self.config.batch_seconds
         assert seconds is not None
-        requests = [Request(part, 0) for part in split_in_order(crops, clips, seconds, rank, world_size)]
+        requests = [BatchRequest(part, 0) for part in eval_batches(crops, clips, seconds, rank, world_size)]
         pad_seconds = crop_seconds if self.config.pad_to_crop and np.isfinite(crop_seconds) else None
-        return self._loader(Batches([source], pad_seconds), requests)
+        return self._loader(CropDataset([source], pad_seconds), requests)
 
-    def _loader(self, batches: Batches, requests: Iterable[Request]) -> DataLoader:
+    def _loader(self, batches: CropDataset, requests: Iterable[BatchRequest]) -> DataLoader:
         return DataLoader(
             batches,
             batch_size=None,  # a request is a batch already

@@ -40,7 +40,7 @@ class Batching:
     clips: int | None
     seconds: float | None
 
-    def cut(self, seconds: np.ndarray) -> np.ndarray:
+    def batch_ends(self, seconds: np.ndarray) -> np.ndarray:
         """Ends of the batches in a list of ascending lengths; each is a multiple of world_size if their number is."""
         if self.clips is not None:
             return np.append(np.arange(self.unit, len(seconds), self.unit), len(seconds))
@@ -148,30 +148,30 @@ class Order:
         permuted = block.copy()
         for e in np.unique(epoch):
             rows = np.flatnonzero((epoch == e) & (block < blocks))
-            permuted[rows] = permute(block[rows], blocks, mix(self.seed, source, int(e)))
+            permuted[rows] = permute(block[rows], blocks, hash_integers(self.seed, source, int(e)))
         return permuted * BLOCK + inner
 
     def _with_replacement(self, draw: np.ndarray, source: int) -> np.ndarray:
         """Runs that begin anywhere, each crop as likely as another."""
         run, inner = np.divmod(draw, BLOCK)
         total = self._sources[source].total
-        begin = (uniform(run.astype(np.uint64) ^ np.uint64(mix(self.seed, source)), 3) * total).astype(np.int64)
+        begin = (uniform(run.astype(np.uint64) ^ np.uint64(hash_integers(self.seed, source)), 3) * total).astype(
+            np.int64
+        )
         return (begin + inner) % total
 
 
-def arrange(crops: Crops, batching: Batching, key: int) -> list[Crops]:
+def make_batches(crops: Crops, batching: Batching, key: int) -> list[Crops]:
     """One window's crops as global batches, a pure function of its arguments."""
     random = np.random.Generator(np.random.Philox(key=np.array([key & (2**64 - 1), 1], dtype=np.uint64)))
     shuffled = crops.take(random.permutation(len(crops)))
     ascending = shuffled.take(np.argsort(np.round(shuffled.seconds, 2), kind="stable"))
-    ends = batching.cut(ascending.seconds)
+    ends = batching.batch_ends(ascending.seconds)
     batches = np.split(np.arange(len(crops)), ends[:-1]) if len(crops) else []
     return [ascending.take(batches[i]) for i in random.permutation(len(batches))]
 
 
-def split_in_order(
-    crops: Crops, most_clips: int | None, most_seconds: float, rank: int, world_size: int
-) -> list[Crops]:
+def eval_batches(crops: Crops, most_clips: int | None, most_seconds: float, rank: int, world_size: int) -> list[Crops]:
     """Batches of a process from crops of ascending length; each process has as many, which may differ by a crop.
 
     Nothing is left out, and nothing is repeated unless there are fewer crops than processes.
@@ -208,16 +208,18 @@ def place_crops(
 
 def crop_seeds(seed: int, source: int, epoch: np.ndarray, clip: np.ndarray, number: np.ndarray) -> np.ndarray:
     """62 bits a crop."""
-    value = _scramble(clip.astype(np.uint64) ^ np.uint64(mix(seed, source)))
-    value = _scramble(
-        value + _scramble(np.asarray(epoch, dtype=np.uint64) * np.uint64(2**32) + number.astype(np.uint64))
+    value = splitmix64(clip.astype(np.uint64) ^ np.uint64(hash_integers(seed, source)))
+    value = splitmix64(
+        value + splitmix64(np.asarray(epoch, dtype=np.uint64) * np.uint64(2**32) + number.astype(np.uint64))
     )
     return (value >> np.uint64(2)).astype(np.int64)
 
 
 def uniform(seed: np.ndarray, purpose: int) -> np.ndarray:
     """[0, 1) for each seed; another `purpose` gives independent numbers."""
-    return (_scramble(seed.astype(np.uint64) + np.uint64(mix(purpose))) >> np.uint64(11)).astype(float) / 2**53
+    return (splitmix64(seed.astype(np.uint64) + np.uint64(hash_integers(purpose))) >> np.uint64(11)).astype(
+        float
+    ) / 2**53
 
 
 def permute(index: np.ndarray, size: int, key: int) -> np.ndarray:
@@ -229,21 +231,21 @@ def permute(index: np.ndarray, size: int, key: int) -> np.ndarray:
     while len(todo):
         left, right = result[todo] >> np.uint64(bits), result[todo] & mask
         for round_ in range(4):
-            left, right = right, left ^ (_scramble(right + np.uint64(mix(key, round_))) & mask)
+            left, right = right, left ^ (splitmix64(right + np.uint64(hash_integers(key, round_))) & mask)
         result[todo] = left << np.uint64(bits) | right
         todo = todo[result[todo] >= size]
     return result.astype(np.int64)
 
 
-def mix(*numbers: int) -> int:
+def hash_integers(*numbers: int) -> int:
     """64 bits from integers."""
     value = np.uint64(0)
     for number in numbers:
-        value = _scramble(np.array([(int(value) ^ int(number)) & (2**64 - 1)], dtype=np.uint64))[0]
+        value = splitmix64(np.array([(int(value) ^ int(number)) & (2**64 - 1)], dtype=np.uint64))[0]
     return int(value)
 
 
-def _scramble(value: np.ndarray) -> np.ndarray:
+def splitmix64(value: np.ndarray) -> np.ndarray:
     """splitmix64."""
     with np.errstate(over="ignore"):
         value = value + np.uint64(0x9E3779B97F4A7C15)

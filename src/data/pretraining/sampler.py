@@ -9,13 +9,22 @@ from typing import Any
 import numpy as np
 
 from src.audio.decode import AudioError, Encoded, probe
-from src.data.pretraining.batch import Request
-from src.data.pretraining.order import Batching, Crops, Order, arrange, crop_seeds, crops_of, mix, place_crops
+from src.data.pretraining.batch import BatchRequest
+from src.data.pretraining.order import (
+    Batching,
+    Crops,
+    Order,
+    crop_seeds,
+    crops_of,
+    hash_integers,
+    make_batches,
+    place_crops,
+)
 from src.data.sources.hub import encoded_clip
 from src.errors import UserError
 
 _Clip = tuple[str, Encoded, float]  # of a stream: name, bytes or path, seconds
-_FEWEST_CLIPS = 4  # that go with a request of a stream: one may not decode, another then stands in
+_MIN_CLIPS = 4  # that go with a request of a stream: one may not decode, another then stands in
 
 
 class OrderSampler:
@@ -27,17 +36,17 @@ class OrderSampler:
     def __init__(self, order: Order, batching: Batching, rank: int, position: int) -> None:
         self.order, self.batching, self.rank, self.position = order, batching, rank, position
 
-    def __iter__(self) -> Iterator[Request]:
+    def __iter__(self) -> Iterator[BatchRequest]:
         size = self.order.window_size(self.batching)
         window, consumed = divmod(self.position, size)
         while True:
             crops = self.order.crops(np.arange(window * size, (window + 1) * size))
             start = 0
-            for batch in arrange(crops, self.batching, mix(self.order.seed, window)):
+            for batch in make_batches(crops, self.batching, hash_integers(self.order.seed, window)):
                 end = start + len(batch)
                 if start >= consumed:
                     mine = batch.take(np.arange(self.rank, len(batch), self.batching.world_size))
-                    yield Request(mine, window * size + end)
+                    yield BatchRequest(mine, window * size + end)
                 start = end
             window, consumed = window + 1, 0
 
@@ -68,7 +77,7 @@ class StreamSampler:
             self._windows.pop(0)
         return self._windows[0]
 
-    def __iter__(self) -> Iterator[Request]:
+    def __iter__(self) -> Iterator[BatchRequest]:
         at = self.state_at(self.position)
         self._windows = [at]
         stream = self.open_stream()
@@ -79,7 +88,9 @@ class StreamSampler:
         while True:
             num_rows, encoded = self._read_window(rows, bad)
             position = at["position"]
-            for batch in arrange(self._crops(encoded, at["window"]), self.batching, mix(self.seed, at["window"])):
+            for batch in make_batches(
+                self._crops(encoded, at["window"]), self.batching, hash_integers(self.seed, at["window"])
+            ):
                 position += len(batch)
                 if position > self.position:
                     yield self._request(batch, position, encoded, bad)
@@ -121,10 +132,10 @@ class StreamSampler:
         start, length = place_crops(seconds[clip], count[clip], number, self.crop_seconds, seed)
         return Crops(np.zeros_like(clip), clip, start, length, seed)
 
-    def _request(self, batch: Crops, position: int, encoded: list[_Clip], bad: list[tuple[str, str]]) -> Request:
+    def _request(self, batch: Crops, position: int, encoded: list[_Clip], bad: list[tuple[str, str]]) -> BatchRequest:
         used, clip = np.unique(batch.clip, return_inverse=True)
-        if len(used) < _FEWEST_CLIPS:
+        if len(used) < _MIN_CLIPS:
             spare = np.setdiff1d(np.arange(len(encoded)), used)
-            used = np.append(used, spare[: _FEWEST_CLIPS - len(used)])
+            used = np.append(used, spare[: _MIN_CLIPS - len(used)])
         crops = dataclasses.replace(batch, clip=clip)
-        return Request(crops, position, [encoded[i][:2] for i in used], tuple(bad))
+        return BatchRequest(crops, position, [encoded[i][:2] for i in used], tuple(bad))

@@ -92,34 +92,47 @@ def read_csv(file: Path, names: Iterable[str]) -> dict[str, Annotation]:
         name = Path(row["filename"]).as_posix().removeprefix("./")
         if name not in known:
             raise UserError(f"{file}, line {line}: there is no audio file {name} in {file.parent}")
-        labels = tuple(dict.fromkeys(label.strip() for label in row["label"].split(separator) if label.strip()))
-        if not labels:
-            raise UserError(f"{file}, line {line}: {name} has no label")
-        annotation = Annotation(
-            labels,
-            _split(row.get("split"), file, line),
-            _fold(row.get("fold"), file, line),
-            row.get("group") or None,
-            tuple(Event(*_times(row, file, line), label) for label in labels) if "onset" in row else (),
-        )
-        before = found.get(name, annotation)
-        if annotation.events and before[1:4] == annotation[1:4]:
-            labels = tuple(dict.fromkeys((*before.labels, *labels)))
-            annotation = annotation._replace(
-                labels=labels, events=tuple(dict.fromkeys((*before.events, *annotation.events)))
-            )
-        elif before != annotation:
+        annotation = _annotation(row, name, separator, file, line)
+        joined = _join(found.get(name, annotation), annotation)
+        if joined is None:
             raise UserError(
                 f"{file}, line {line}: {name} has another label, split or fold in line {lines[name]}; "
                 f"several labels of a file stand in one row, as a{separator}b"
             )
-        found[name] = annotation
+        found[name] = joined
         lines.setdefault(name, line)
+    _check_all_or_none(found, lines, file)
+    return found
+
+
+def _annotation(row: dict[str, str], name: str, separator: str, file: Path, line: int) -> Annotation:
+    """Of one row."""
+    labels = tuple(dict.fromkeys(label.strip() for label in row["label"].split(separator) if label.strip()))
+    if not labels:
+        raise UserError(f"{file}, line {line}: {name} has no label")
+    return Annotation(
+        labels,
+        _split(row.get("split"), file, line),
+        _fold(row.get("fold"), file, line),
+        row.get("group") or None,
+        tuple(Event(*_times(row, file, line), label) for label in labels) if "onset" in row else (),
+    )
+
+
+def _join(before: Annotation, row: Annotation) -> Annotation | None:
+    """What the rows of a file say together: events add up, else rows have to be equal; None if they are not."""
+    if row.events and before[1:4] == row[1:4]:
+        labels = tuple(dict.fromkeys((*before.labels, *row.labels)))
+        return row._replace(labels=labels, events=tuple(dict.fromkeys((*before.events, *row.events))))
+    return row if before == row else None
+
+
+def _check_all_or_none(found: dict[str, Annotation], lines: dict[str, int], file: Path) -> None:
+    """A split or fold that only some rows have is a mistake."""
     for column in ("split", "fold"):
         if len({getattr(annotation, column) is None for annotation in found.values()}) == 2:
             line, name = min((lines[n], n) for n, a in found.items() if getattr(a, column) is None)
             raise UserError(f"{file}, line {line}: {name} has no {column}, other rows have one")
-    return found
 
 
 def _rows(file: Path) -> tuple[list[tuple[int, dict[str, str]]], str]:

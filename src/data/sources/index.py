@@ -17,8 +17,9 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.progress import Progress
 
+from src.atomic import writing
 from src.audio.decode import SUFFIXES, AudioError, Encoded, probe
-from src.data.sources.storage import open_filesystem, patiently, shard_stamp
+from src.data.sources.storage import open_filesystem, retry, shard_stamp
 from src.errors import UserError
 
 
@@ -69,7 +70,7 @@ def scan_headers(read: Callable[[int], Encoded], keys: Sequence[str], place: str
     headers = Headers(np.array([known[key][0] for key in keys], dtype=float), [known[key][1] for key in keys])
     if new:
         found = {"key": pa.array(keys), "seconds": headers.seconds, "reason": pa.array(headers.reason, pa.string())}
-        write_atomically(pa.table(found), file)
+        _write_cached(pa.table(found), file)
     return headers
 
 
@@ -91,12 +92,12 @@ def tar_members(shard: str) -> pa.Table:
         UserError: not a tar, not an index. OSError: no such shard, no access, no answer.
     """
     filesystem, path = open_filesystem(shard)
-    if patiently(lambda: filesystem.exists(f"{path}.index.parquet"), "://" in shard):
-        return patiently(lambda: _shipped_index(f"{shard}.index.parquet"), "://" in shard)
+    if retry(lambda: filesystem.exists(f"{path}.index.parquet"), "://" in shard):
+        return retry(lambda: _shipped_index(f"{shard}.index.parquet"), "://" in shard)
     cached = cache_root() / "shards" / f"{digest([shard_stamp(shard)])}.parquet"
     if (table := _read_cached(cached)) is not None:
         return table
-    members = patiently(lambda: walk_tar(shard), "://" in shard)
+    members = retry(lambda: walk_tar(shard), "://" in shard)
     table = pa.table(
         {
             "name": pa.array([m.name for m in members], pa.string()),
@@ -104,7 +105,7 @@ def tar_members(shard: str) -> pa.Table:
             "size": pa.array([m.size for m in members], pa.int64()),
         }
     )
-    write_atomically(table, cached)
+    _write_cached(table, cached)
     return table
 
 
@@ -158,16 +159,12 @@ def _read_cached(file: Path) -> pa.Table | None:
         return None
 
 
-def write_atomically(table: pa.Table, file: Path) -> None:
-    """Write a cache file beside its place and rename it; without permission or room, go on without the cache."""
-    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
+def _write_cached(table: pa.Table, file: Path) -> None:
+    """Without permission or room, continue without the cache."""
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(table, partial)
-        os.replace(partial, file)
+        with writing(file) as partial:
+            pq.write_table(table, partial)
     except OSError as error:
         warnings.warn(
             f"the index cache {file.parent} cannot be written ({error}); it is made anew each time", stacklevel=2
         )
-        with contextlib.suppress(OSError):
-            partial.unlink()

@@ -12,7 +12,7 @@ from src.data.sources.storage import expand_shards, read_range
 from src.errors import UserError
 
 _PASSED_OVER_SECONDS = 60.0
-_MOST_WAITED_FOR = 3  # shards; where more fail, all of the storage does, and waiting for each would stall the run
+_MAX_WAITED_FOR = 3  # shards; where more fail, all of the storage does, and waiting for each would stall the run
 
 
 class ShardSource(Source):
@@ -43,7 +43,7 @@ class ShardSource(Source):
         until, reason = self._passed_over.get(shard, (0.0, ""))
         if time.monotonic() >= until:
             try:
-                return read_range(shard, *self._table.place(i), patient=len(self._passed_over) < _MOST_WAITED_FOR)
+                return read_range(shard, *self._table.place(i), patient=len(self._passed_over) < _MAX_WAITED_FOR)
             except OSError as error:
                 reason = f"the shard {shard} cannot be read ({error})"
                 self._passed_over[shard] = time.monotonic() + _PASSED_OVER_SECONDS, reason

@@ -14,7 +14,7 @@ import fsspec
 
 from src.errors import UserError
 
-PAUSES_SECONDS = (0.5, 2.0, 8.0)  # before a remote read is tried again
+RETRY_DELAYS_SECONDS = (0.5, 2.0, 8.0)  # before a remote read is tried again
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _Result = TypeVar("_Result")
 
@@ -57,7 +57,7 @@ def _matching_urls(url: str) -> list[str]:
         return [url]
     filesystem, path = open_filesystem(url)
     try:
-        found = patiently(lambda: filesystem.glob(path), True)
+        found = retry(lambda: filesystem.glob(path), True)
     except OSError as error:
         raise UserError(f"the shards {url} cannot be listed ({error})") from None
     return sorted(str(filesystem.unstrip_protocol(each)) for each in found)
@@ -80,13 +80,13 @@ def open_filesystem(shard: str) -> tuple[fsspec.AbstractFileSystem, str]:
         raise UserError(f"the shard {shard} cannot be opened: {error}") from None
 
 
-def patiently(read: Callable[[], _Result], remote: bool) -> _Result:
+def retry(read: Callable[[], _Result], remote: bool) -> _Result:
     """What `read` returns; of remote storage it is tried again after pauses, unless the file is not there.
 
     Raises:
         OSError: it failed to the last.
     """
-    for pause in (*PAUSES_SECONDS, None) if remote else (None,):
+    for pause in (*RETRY_DELAYS_SECONDS, None) if remote else (None,):
         try:
             return read()
         except (FileNotFoundError, UserError):
@@ -110,7 +110,7 @@ def read_range(shard: str, start: int, size: int, patient: bool = True) -> bytes
         OSError: not there, no access, no answer.
     """
     filesystem, path = open_filesystem(shard)  # each time: a worker must not use the connections of its parent
-    return patiently(lambda: filesystem.cat_file(path, start, start + size), patient and "://" in shard)
+    return retry(lambda: filesystem.cat_file(path, start, start + size), patient and "://" in shard)
 
 
 def shard_stamp(shard: str) -> str:
@@ -120,9 +120,9 @@ def shard_stamp(shard: str) -> str:
         OSError: no such shard, no access.
     """
     filesystem, path = open_filesystem(shard)
-    stamp = _stamp(patiently(lambda: filesystem.info(path), "://" in shard))
+    stamp = _stamp(retry(lambda: filesystem.info(path), "://" in shard))
     try:
-        return f"{stamp} {_stamp(patiently(lambda: filesystem.info(f'{path}.index.parquet'), '://' in shard))}"
+        return f"{stamp} {_stamp(retry(lambda: filesystem.info(f'{path}.index.parquet'), '://' in shard))}"
     except FileNotFoundError:
         return stamp
 

@@ -1,12 +1,12 @@
 """Unreadable clips met on the way: listed once by name and reason in `skipped.csv`, an error when they are too many."""
 
-import csv
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
 
 from src.errors import UserError
+from src.skipped import write_skipped
 
 
 class BadClips(L.Callback):
@@ -48,8 +48,4 @@ class BadClips(L.Callback):
             )
 
     def _write(self) -> None:
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.file, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["name", "reason"])
-            writer.writerows({**self.known, **self.met}.items())
+        write_skipped({**self.known, **self.met}.items(), self.file)
