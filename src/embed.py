@@ -29,7 +29,6 @@ from src.skipped import report_skipped
 
 if TYPE_CHECKING:
     import numpy as np
-    from rich.progress import Progress
 
     from src.models.vit import AudioViT, Layer, Pooling
 
@@ -84,6 +83,7 @@ def run(options: argparse.Namespace) -> int:
     from src.encoders.load import load_encoder
     from src.evaluation.collection import Settings, embed_collection
     from src.evaluation.embedding_file import EmbeddingFile
+    from src.progress import progress_bar
 
     sources = open_inputs(options.inputs, options.split, options.audio_column, options.label_column)
     encoder = load_encoder(options.encoder).to(find_device(options.device))
@@ -91,14 +91,13 @@ def run(options: argparse.Namespace) -> int:
     settings = Settings(layers, options.pooling, options.level, options.batch_seconds)
     file = EmbeddingFile(Path(options.out), describe(options.encoder, encoder, settings))
     started, seconds_done = time.monotonic(), 0.0
-    with progress_bar() as bar:
-        task = bar.add_task("", total=sum(len(source) for source in sources), completed=len(file.done))
+    with progress_bar("", sum(len(source) for source in sources), done=len(file.done)) as bar:
 
         def advance(clips: int, seconds: float) -> None:
             nonlocal seconds_done
             seconds_done += seconds
             speed = seconds_done / 60 / (time.monotonic() - started)
-            bar.update(task, advance=clips, description=f"{speed:.2f} audio-hours/minute")
+            bar(clips, f"{speed:.2f} audio-hours/minute")
 
         bad = embed_collection(encoder, sources, file, settings, options.workers, advance)
     num_clips, num_rows = len(file.done), file.finish()
@@ -153,15 +152,6 @@ def find_device(name: str) -> str:
     if name == "cuda" and not there:
         raise UserError("--device cuda, but torch finds no GPU; leave the option out")
     return "cuda" if there and name != "cpu" else "cpu"
-
-
-def progress_bar() -> "Progress":
-    """A bar on a terminal, with audio-hours a minute."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True))
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:

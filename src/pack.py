@@ -29,8 +29,8 @@ def run(options: argparse.Namespace) -> int:
     """The heavy part: numpy, pyarrow and soundfile are imported from here on."""
     from src.data.packing.manifest import list_clips
     from src.data.packing.pack import index_shards, pack
-    from src.data.sources.index import progress_bar
     from src.data.sources.storage import expand_shards
+    from src.progress import progress_bar
 
     if not options.index and options.out is None:
         raise UserError("--out is missing; write --out FOLDER, or --index for shards that exist already")

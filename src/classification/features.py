@@ -8,9 +8,9 @@ from torch import Tensor
 
 from src.audio.decode import SAMPLE_RATE, AudioError
 from src.data.labelled.clips import Clip
-from src.data.sources.index import progress_bar
 from src.evaluation.embeddings import embed_clips, embed_frames, mel_statistics
 from src.models.classifier import AudioClassifier
+from src.progress import progress_bar
 
 _READ_AT_ONCE = 512  # clips that are decoded before they are embedded
 _SHOWN = 2000  # clips that take long enough for a progress bar

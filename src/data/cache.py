@@ -12,9 +12,10 @@ import numpy as np
 from src.atomic import writing
 from src.audio.decode import SAMPLE_RATE, AudioError, Encoded, decode
 from src.data.sources.annotations import Annotation
-from src.data.sources.index import cache_root, progress_bar
+from src.data.sources.index import cache_root
 from src.data.sources.source import Source
 from src.errors import UserError
+from src.progress import progress_bar
 
 _CHUNK_SECONDS = 600  # decoded before they are written, so that memory stays bounded
 _SHOWN = 100e6  # bytes of a cache that takes long enough for a progress bar

@@ -34,7 +34,7 @@ class Settings(NamedTuple):
     batch_seconds: float = 30.0
 
 
-class Clip(NamedTuple):
+class EmbedItem(NamedTuple):
     source: Source
     number: int
     path: str
@@ -76,7 +76,7 @@ def embed_collection(
     return bad
 
 
-def clips_of(sources: Sequence[Source], done: set[str]) -> Iterator[Clip]:
+def clips_of(sources: Sequence[Source], done: set[str]) -> Iterator[EmbedItem]:
     """Each path once, without those in `done`."""
     seen: set[str] = set()
     for source in sources:
@@ -86,12 +86,12 @@ def clips_of(sources: Sequence[Source], done: set[str]) -> Iterator[Clip]:
                 continue
             seen.add(path)
             label = ";".join(source.class_names[each] for each in source.labels(number)) or None
-            yield Clip(source, number, path, float(source.seconds[number]), label)
+            yield EmbedItem(source, number, path, float(source.seconds[number]), label)
 
 
-def windows(clips: Iterable[Clip]) -> Iterator[list[Clip]]:
+def windows(clips: Iterable[EmbedItem]) -> Iterator[list[EmbedItem]]:
     """Consecutive clips that are held in memory together; long ones alone."""
-    window: list[Clip] = []
+    window: list[EmbedItem] = []
     seconds = 0.0
     for clip in clips:
         long = clip.seconds > LONG_SECONDS
@@ -108,12 +108,12 @@ def windows(clips: Iterable[Clip]) -> Iterator[list[Clip]]:
 
 
 def _decoded(
-    windows: Iterable[list[Clip]], pool: ThreadPoolExecutor, ahead: int
-) -> Iterator[tuple[list[Clip], list[np.ndarray | AudioError] | None]]:
+    windows: Iterable[list[EmbedItem]], pool: ThreadPoolExecutor, ahead: int
+) -> Iterator[tuple[list[EmbedItem], list[np.ndarray | AudioError] | None]]:
     """Windows with their waveforms, None for a long clip; `ahead` more are being decoded meanwhile."""
-    waiting: deque[tuple[list[Clip], list[Future] | None]] = deque()
+    waiting: deque[tuple[list[EmbedItem], list[Future] | None]] = deque()
 
-    def oldest() -> tuple[list[Clip], list[np.ndarray | AudioError] | None]:
+    def oldest() -> tuple[list[EmbedItem], list[np.ndarray | AudioError] | None]:
         window, futures = waiting.popleft()
         return window, None if futures is None else [future.result() for future in futures]
 
@@ -126,7 +126,7 @@ def _decoded(
         yield oldest()
 
 
-def _decode(clip: Clip) -> np.ndarray | AudioError:
+def _decode(clip: EmbedItem) -> np.ndarray | AudioError:
     try:
         return clip.source.waveform(clip.number)
     except AudioError as error:
@@ -134,7 +134,7 @@ def _decode(clip: Clip) -> np.ndarray | AudioError:
 
 
 def _rows(
-    encoder: AudioViT, window: list[Clip], waveforms: list[np.ndarray | AudioError], settings: Settings
+    encoder: AudioViT, window: list[EmbedItem], waveforms: list[np.ndarray | AudioError], settings: Settings
 ) -> Iterator[pa.Table]:
     """One table of the readable clips; at frame level one a clip."""
     clips, sound = [], []
@@ -153,7 +153,7 @@ def _rows(
         yield _frame_rows(clip, tokens, encoder.token_times(len(tokens)).numpy())
 
 
-def _long_rows(encoder: AudioViT, clip: Clip, settings: Settings) -> Iterator[pa.Table]:
+def _long_rows(encoder: AudioViT, clip: EmbedItem, settings: Settings) -> Iterator[pa.Table]:
     """As `_rows` for one clip that is read in pieces."""
     encoder.eval()
     pieces = encode_long_clip(encoder, lambda: decode_blocks(clip.source.read(clip.number)), settings.layers)
@@ -168,6 +168,6 @@ def _long_rows(encoder: AudioViT, clip: Clip, settings: Settings) -> Iterator[pa
         first += len(piece)
 
 
-def _frame_rows(clip: Clip, tokens: np.ndarray, times: np.ndarray) -> pa.Table:
+def _frame_rows(clip: EmbedItem, tokens: np.ndarray, times: np.ndarray) -> pa.Table:
     count = len(tokens)
     return rows([clip.path] * count, [clip.seconds] * count, [clip.label] * count, tokens, times)

@@ -1,7 +1,6 @@
 """What goes into shards: files from folders, lists and manifests, the names they get there, and their labels."""
 
 import csv
-import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
@@ -9,6 +8,7 @@ from typing import NamedTuple
 
 from src.audio.decode import SUFFIXES
 from src.data.sources.annotations import find_annotations
+from src.data.sources.folder import as_text, find_audio
 from src.errors import UserError
 
 _PATH_COLUMNS = ("filename", "file_name", "file", "path", "fname", "audio")
@@ -16,7 +16,7 @@ _MEASURED = {"name", "offset", "size", "seconds", "sample_rate", "channels", "ch
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
 
-class Clip(NamedTuple):
+class PackItem(NamedTuple):
     """path: of the file. name: in the shard. columns: labels and what else a manifest says of it."""
 
     path: str
@@ -24,7 +24,7 @@ class Clip(NamedTuple):
     columns: dict[str, str]
 
 
-def list_clips(inputs: Sequence[str]) -> list[Clip]:
+def list_clips(inputs: Sequence[str]) -> list[PackItem]:
     """All clips, in the order of the inputs; those of a folder in the order of their paths.
 
     A name is the path inside the input's folder, with the folder's own name before it where there are several inputs.
@@ -53,13 +53,13 @@ def list_clips(inputs: Sequence[str]) -> list[Clip]:
     return named
 
 
-def _of_input(path: Path, several: bool) -> list[Clip]:
+def _of_input(path: Path, several: bool) -> list[PackItem]:
     if path.is_dir():
         return _of_folder(path, f"{path.resolve().name}/" if several else "")
     if not path.exists():
         raise UserError(f"there is no file or folder {path} (looked in {Path.cwd()})")
     if path.suffix.lower() in SUFFIXES:
-        return [Clip(str(path), path.name, {})]
+        return [PackItem(str(path), path.name, {})]
     if path.suffix.lower() in (*_DELIMITERS, ".txt"):
         return list(_of_manifest(path))
     raise UserError(
@@ -67,12 +67,9 @@ def _of_input(path: Path, several: bool) -> list[Clip]:
     )
 
 
-def _of_folder(root: Path, prefix: str) -> list[Clip]:
-    found = (p.relative_to(root) for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-    files = sorted(p for p in found if not any(part.startswith(".") for part in p.parts))
-    if not files:
-        raise UserError(f"{root} holds no audio files ({', '.join(SUFFIXES)})")
-    names = [_text(p.as_posix()) for p in files]
+def _of_folder(root: Path, prefix: str) -> list[PackItem]:
+    files = find_audio(root)
+    names = [Path(as_text(file.relative_to(root))).as_posix() for file in files]
     annotations = find_annotations(root, names)
     clips = []
     for file, name in zip(files, names, strict=True):
@@ -81,11 +78,11 @@ def _of_folder(root: Path, prefix: str) -> list[Clip]:
             columns = {"label": ";".join(known.labels)}
             rest = {"split": known.split, "fold": known.fold, "group": known.group}
             columns |= {column: str(value) for column, value in rest.items() if value is not None}
-        clips.append(Clip(str(root / file), prefix + name, columns))
+        clips.append(PackItem(str(file), prefix + name, columns))
     return clips
 
 
-def _of_manifest(file: Path) -> Iterator[Clip]:
+def _of_manifest(file: Path) -> Iterator[PackItem]:
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError:
@@ -106,8 +103,4 @@ def _of_manifest(file: Path) -> Iterator[Clip]:
     for row in rows:
         text = row.pop(column).strip()
         name = re.sub(r"^([A-Za-z]:)?(\.{0,2}/)*", "", Path(text).as_posix())
-        yield Clip(str(file.parent / text), name, {k: v.strip() for k, v in row.items() if k not in _MEASURED})
-
-
-def _text(path: str) -> str:
-    return os.fsencode(path).decode(errors="replace")  # names need not be UTF-8
+        yield PackItem(str(file.parent / text), name, {k: v.strip() for k, v in row.items() if k not in _MEASURED})

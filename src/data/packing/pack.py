@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 
 from src.atomic import writing
 from src.audio.decode import SUFFIXES, AudioError, Encoded, decode_blocks, probe
-from src.data.packing.manifest import Clip
+from src.data.packing.manifest import PackItem
 from src.data.sources.index import digest, walk_tar
 from src.data.sources.storage import open_filesystem
 from src.errors import UserError
@@ -48,12 +48,12 @@ class Packed(NamedTuple):
 
 class _Shard(NamedTuple):
     path: Path
-    clips: list[Clip]
+    clips: list[PackItem]
     stamp: str  # of the files it is made from
 
 
 def pack(
-    clips: Sequence[Clip], folder: Path, shard_bytes: float, workers: int = 1, check: bool = False
+    clips: Sequence[PackItem], folder: Path, shard_bytes: float, workers: int = 1, check: bool = False
 ) -> tuple[int, Iterator[Packed]]:
     """Write `folder/000000.tar` and so on; shards that are finished are left as they are.
 
@@ -95,9 +95,9 @@ def index_shards(shards: Sequence[str], workers: int = 1, check: bool = False) -
     return len(shards), _in_parallel(partial(_index_shard, check=check), shards, workers)
 
 
-def plan_shards(clips: Sequence[Clip], folder: Path, shard_bytes: float) -> list[_Shard]:
+def plan_shards(clips: Sequence[PackItem], folder: Path, shard_bytes: float) -> list[_Shard]:
     """Clips in their order, cut where a shard is full."""
-    groups: list[list[Clip]] = []
+    groups: list[list[PackItem]] = []
     keys: list[list[str]] = []
     room = 0.0
     for clip in clips:
@@ -153,7 +153,9 @@ def _pack_shard(shard: _Shard, check: bool) -> Packed:
     return _counted(table, skipped)
 
 
-def _write_tar(clips: list[Clip], target: Path, check: bool, skipped: list[tuple[str, str]]) -> list[dict[str, Any]]:
+def _write_tar(
+    clips: list[PackItem], target: Path, check: bool, skipped: list[tuple[str, str]]
+) -> list[dict[str, Any]]:
     """Rows of the index; clips that cannot be read join `skipped`."""
     rows: list[dict[str, Any]] = []
     with open(target, "wb") as file, tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
@@ -170,7 +172,7 @@ def _write_tar(clips: list[Clip], target: Path, check: bool, skipped: list[tuple
     return rows
 
 
-def _read_clip(clip: Clip, check: bool) -> tuple[bytes, dict[str, Any]]:
+def _read_clip(clip: PackItem, check: bool) -> tuple[bytes, dict[str, Any]]:
     """Raises AudioError: not there, no access, not audio by its name or its content."""
     if not clip.name.lower().endswith(SUFFIXES):
         raise AudioError("not audio by its name")

@@ -24,10 +24,10 @@ class FileSource(Source):
         return self._files[i]
 
     def _name(self, i: int) -> str:
-        return _text(self._files[i].relative_to(self._root) if self._root else self._files[i])
+        return as_text(self._files[i].relative_to(self._root) if self._root else self._files[i])
 
     def _path(self, i: int) -> str:
-        return _text(self._files[i])
+        return as_text(self._files[i])
 
 
 class FolderSource(FileSource):
@@ -42,10 +42,7 @@ class FolderSource(FileSource):
             raise UserError(
                 f"there is no folder {path} (looked in {Path.cwd()}); set the source's path to a folder of audio"
             )
-        found = (p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-        files = sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(root).parts))
-        if not files:
-            raise UserError(f"{path} holds no audio files ({', '.join(SUFFIXES)})")
+        files = find_audio(root)
         super().__init__(files, root)
         names = [self._name(i) for i in range(len(files))]
         annotations = find_annotations(root, names)
@@ -53,5 +50,19 @@ class FolderSource(FileSource):
         self._annotate(class_names, [annotations.get(name) for name in names])
 
 
-def _text(path: Path) -> str:
-    return os.fsencode(path).decode(errors="replace")  # names need not be UTF-8
+def find_audio(root: Path) -> list[Path]:
+    """Audio files under a folder, by their paths; names that start with a dot are left out.
+
+    Raises:
+        UserError: there are none.
+    """
+    found = (path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    files = sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(root).parts))
+    if not files:
+        raise UserError(f"{root} holds no audio files ({', '.join(SUFFIXES)})")
+    return files
+
+
+def as_text(path: Path) -> str:
+    """File names need not be UTF-8."""
+    return os.fsencode(path).decode(errors="replace")

@@ -1,11 +1,10 @@
 """What is known of clips before they are decoded: headers, places in tar shards. Scanned once, kept in a cache."""
 
-import contextlib
 import hashlib
 import os
 import tarfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -14,13 +13,12 @@ import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from rich.console import Console
-from rich.progress import Progress
 
 from src.atomic import writing
 from src.audio.decode import SUFFIXES, AudioError, Encoded, probe
 from src.data.sources.storage import open_filesystem, retry, shard_stamp
 from src.errors import UserError
+from src.progress import progress_bar
 
 
 class Headers(NamedTuple):
@@ -72,14 +70,6 @@ def scan_headers(read: Callable[[int], Encoded], keys: Sequence[str], place: str
         found = {"key": pa.array(keys), "seconds": headers.seconds, "reason": pa.array(headers.reason, pa.string())}
         _write_cached(pa.table(found), file)
     return headers
-
-
-@contextlib.contextmanager
-def progress_bar(what: str, total: int, shown: bool) -> Iterator[Callable[[], None]]:
-    """On stderr; what it gives is called for each piece that is done."""
-    with Progress(console=Console(stderr=True), transient=True, disable=not shown) as progress:
-        task = progress.add_task(what, total=total)
-        yield lambda: progress.advance(task)
 
 
 def tar_members(shard: str) -> pa.Table:

@@ -18,9 +18,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from src.data.sources.index import Headers, cache_root, digest, progress_bar, scan_headers, tar_members
+from src.data.sources.index import Headers, cache_root, digest, scan_headers, tar_members
 from src.data.sources.storage import read_range, shard_stamp
 from src.errors import UserError
+from src.progress import progress_bar
 
 _COLUMNS = {"seconds": np.float64, "offset": np.int64, "size": np.int64, "name_end": np.int64, "names": np.uint8}
 _AT_ONCE = 64  # shards whose indexes are in memory together
