@@ -8,6 +8,8 @@ PY := $(abspath $(VENV))/bin/python
 SUM := $(shell cksum < pyproject.toml | cut -d' ' -f1)
 RUNTIME := $(VENV)/.runtime-$(SUM)
 DEV := $(VENV)/.dev-$(SUM)
+# Two files of tests at a time; a file is run by one process, which makes the runs that its tests share once.
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist loadfile --durations=10
 export PYTHONPATH := $(CURDIR)
 
 .PHONY: help quickstart test test-slow lint format bench clean
@@ -20,10 +22,10 @@ quickstart: $(RUNTIME)    ## pretrain a tiny encoder on the demo sounds, measure
 	$(PY) -m src.train fit --config configs/quickstart.yaml
 
 test: $(DEV)              ## the test suite (under 15 minutes on two cores)
-	$(PY) -m pytest -q
+	$(PYTEST)
 
 test-slow: $(DEV)         ## the tests that take longer
-	$(PY) -m pytest -q -m slow
+	$(PYTEST) -m slow
 
 lint: $(DEV)              ## ruff and mypy
 	$(PY) -m ruff check .
