@@ -76,8 +76,8 @@ def start(words: list[str]) -> subprocess.Popen:
     """In a process group of its own, as a shell or a cluster starts a job."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.training.two_blocks", *words], cwd=ROOT, env=environment, text=True, start_new_session=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        [sys.executable, "-m", "tests.training.two_blocks", *words], cwd=ROOT, env=environment, text=True,
+        start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
 
 

@@ -1,6 +1,8 @@
-"""`python -m src.train` with two blocks in the encoder and one in the decoder: `python -m tests.training.two_blocks fit ...`.
+"""`python -m src.train` with two blocks in the encoder and one in the decoder of the size tiny.
 
-It trains on one process: those that it would start run `src.train` itself.
+    python -m tests.training.two_blocks fit ...
+
+For one process: several would run `src.train` itself.
 """
 
 import sys
