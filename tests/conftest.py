@@ -1,4 +1,4 @@
-"""Real clips from data/demo, and one thread: for networks this small a second one costs more than it gives."""
+"""Real clips from data/demo, one thread, a cache folder for the tests alone, a network of two blocks."""
 
 import io
 from pathlib import Path
@@ -10,7 +10,9 @@ import soundfile
 import torch
 from torch import Tensor
 
+from src.models.sizes import SIZES
 from tests.training.sources import write_sources
+from tests.training.two_blocks import TWO_BLOCKS
 
 DEMO = Path(__file__).parents[1] / "data" / "demo" / "data"
 SHARED = Path(__file__).parents[2] / "shared" / "audio"
@@ -23,6 +25,22 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory):
+    """Tests leave the user's cache alone, and workers of pytest-xdist have one each."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AUDIO_ENCODER_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def two_blocks():
+    """The size tiny has two blocks and a decoder of one; `python -m tests.training.two_blocks` trains the same."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SIZES, "tiny", TWO_BLOCKS)
+        yield
 
 
 @pytest.fixture(scope="session")

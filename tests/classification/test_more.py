@@ -85,13 +85,14 @@ def test_cross_validation_tests_each_clip_once_and_says_mean_and_deviation(place
 def test_one_process_measures_as_two_do_on_an_uneven_set(place):
     """Validation and test: each clip once, whoever reads it; 33 clips in batches of 2."""
     found = {}
+    overrides = ["trainer.accelerator=cpu", "trainer.max_epochs=1", "optimizer.lr=0", "data.batch_size=2"]
+    assert fit(place, "finetune", "name=on1", *overrides) == 0
+    overrides += ["name=on2", "trainer.devices=2"]
+    arguments = [sys.executable, "-m", "src.train", *command(place, "finetune", *overrides)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
+    done = subprocess.run(arguments, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
     for devices in (1, 2):
-        overrides = [f"name=on{devices}", f"trainer.devices={devices}", "trainer.accelerator=cpu",
-                     "trainer.max_epochs=1", "optimizer.lr=0", "data.batch_size=2"]  # fmt: skip
-        arguments = [sys.executable, "-m", "src.train", *command(place, "finetune", *overrides)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
-        done = subprocess.run(arguments, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr[-2000:]
         run = place / f"runs/on{devices}"
         rows = [row for row in rows_of(run / "metrics.csv") if row["val/loss"]]
         found[devices] = json.loads((run / "report.json").read_text()), rows_of(run / "predictions.csv"), rows

@@ -21,7 +21,6 @@ SMALL = ["trainer.log_every_n_steps=1", "data.crop_seconds=1.0", "data.window_cl
 TWO = ["data.batch_size=4", "trainer.devices=2"]
 FOUR = ["data.batch_size=2", "trainer.devices=4", "trainer.strategy=fsdp"]
 FSDP = [*TWO, "trainer.strategy=fsdp"]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
 def words(runs, name, *overrides, resume=None):
@@ -38,8 +37,9 @@ def words(runs, name, *overrides, resume=None):
 
 def start(runs, name, *overrides, resume=None, launcher=(sys.executable,)):
     command = [*launcher, "-m", "src.train", *words(runs, name, *overrides, resume=resume)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
 
 

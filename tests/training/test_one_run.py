@@ -31,6 +31,8 @@ PRETRAIN = ["fit", "--config", str(ROOT / "configs/quickstart.yaml"), "data.batc
             "data.window_clips=64", "check.train=null", "check.test=null", "check.layer=null", "check.pooling=mean",
             "trainer.val_check_interval=1000", "data.validation=null", "optimizer.warmup_steps=2",
             "trainer.threads=1", "tracking.wandb=null"]  # fmt: skip
+pytestmark = pytest.mark.usefixtures("two_blocks")
+slow = pytest.mark.slow
 LOGGED = ["trainer.log_every_n_steps=1", "trainer.check_val_every_n_epoch=1"]
 
 
@@ -74,8 +76,8 @@ def start(words: list[str]) -> subprocess.Popen:
     """In a process group of its own, as a shell or a cluster starts a job."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
     return subprocess.Popen(
-        [sys.executable, "-m", "src.train", *words], cwd=ROOT, env=environment, text=True, start_new_session=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        [sys.executable, "-m", "tests.training.two_blocks", *words], cwd=ROOT, env=environment, text=True,
+        start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
 
 
@@ -91,7 +93,9 @@ def wait_for_step(run: Path, step: int, process: subprocess.Popen) -> None:
 # --- signals
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [pytest.param(signal.SIGTERM, marks=slow), pytest.param(signal.SIGUSR1, marks=slow), signal.SIGINT]
+)
 def test_a_signal_to_the_whole_group_with_workers_alive_saves(tmp_path, number):
     process = start(pretrain(tmp_path, "name=a", "data.num_workers=2", "trainer.max_steps=1000"))
     wait_for_step(tmp_path / "a", 2, process)
@@ -103,7 +107,7 @@ def test_a_signal_to_the_whole_group_with_workers_alive_saves(tmp_path, number):
     assert saved["global_step"] == rows(tmp_path / "a")[-1][0] + 1
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [pytest.param(0, marks=slow), 2])
 def test_a_classifier_is_preempted_in_mid_epoch_and_ends_as_if_it_had_not_stopped(place, workers):
     """Signal to the whole group; order, crops, augmentation and schedule go on where they were."""
     setting = [f"data.num_workers={workers}", "data.crop_seconds=0.3", "data.batch_size=4", "trainer.max_epochs=4"]
@@ -363,7 +367,8 @@ def test_the_gradient_norm_is_computed_once_a_step(tmp_path, monkeypatch):
 
 
 def test_a_fast_dev_run_tries_everything_and_writes_nothing(tmp_path, place, capsys):
-    words = ["fit", "--config", str(ROOT / "configs/quickstart.yaml"), f"runs_folder={tmp_path}", "trainer.threads=1"]
+    words = ["fit", "--config", str(ROOT / "configs/quickstart.yaml"), f"runs_folder={tmp_path}", "trainer.threads=1",
+             "check.layer=null"]  # fmt: skip
     assert train.main([*words, "trainer.fast_dev_run=true"]) == 0
     assert "this encoder" in capsys.readouterr().out
     words = classify(place, "finetune", "trainer.fast_dev_run=2", f"runs_folder={tmp_path}")

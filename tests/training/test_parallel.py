@@ -43,25 +43,6 @@ from tests.training.processes import (
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """The same 20 steps on one process, on two whole copies, and on two halves."""
-    folder = tmp_path_factory.mktemp("runs")
-    fit(folder, "one", "data.batch_size=8")
-    fit(folder, "ddp", *TWO)
-    fit(folder, "fsdp", *FSDP)
-    return folder
-
-
-@pytest.mark.parametrize("name", ["ddp", "fsdp"])
-def test_two_processes_give_the_losses_and_gradient_norms_of_one(runs, name):
-    assert len(column(runs, "one")) == STEPS
-    same(column(runs, "one"), column(runs, name))
-    same(column(runs, "one", "train/gradient_norm"), column(runs, name, "train/gradient_norm"), 1e-4)  # norms around 3
-    assert {path.name for path in runs.iterdir()} >= {"one", "ddp", "fsdp"}
-    assert not list(runs.glob("*-2"))  # the other processes make no folders
-
-
-@pytest.fixture(scope="module")
 def mixture(tmp_path_factory):
     """Two sources of uneven shards, two clips of the one for each of the other."""
     folder = tmp_path_factory.mktemp("mixture")
@@ -76,10 +57,28 @@ def mixture(tmp_path_factory):
     return [f"data.sources=[{a}, {b}]"]
 
 
-def test_a_killed_process_ends_the_run_with_a_sentence_and_the_resume_is_exact(mixture, tmp_path):
+@pytest.fixture(scope="module")
+def runs(mixture, tmp_path_factory):
+    """The same 20 steps on one process, on two whole copies, and on two halves; two workers for each of the halves."""
+    folder = tmp_path_factory.mktemp("runs")
+    fit(folder, "one", "data.batch_size=8", *mixture)
+    fit(folder, "ddp", *TWO, *mixture)
+    fit(folder, "fsdp", *FSDP, *mixture, "data.num_workers=2")
+    return folder
+
+
+@pytest.mark.parametrize("name", ["ddp", "fsdp"])
+def test_two_processes_give_the_losses_and_gradient_norms_of_one(runs, name):
+    assert len(column(runs, "one")) == STEPS
+    same(column(runs, "one"), column(runs, name))
+    same(column(runs, "one", "train/gradient_norm"), column(runs, name, "train/gradient_norm"), 1e-4)  # norms around 3
+    assert {path.name for path in runs.iterdir()} >= {"one", "ddp", "fsdp"}
+    assert not list(runs.glob("*-2"))  # the other processes make no folders
+
+
+def test_a_killed_process_ends_the_run_with_a_sentence_and_the_resume_is_exact(runs, mixture, tmp_path):
     """SIGKILL of rank 1 in mid-epoch of a mixture, two workers each; the losses go on bit by bit."""
     overrides = [*FSDP, *mixture, "data.num_workers=2", "checkpoint.every_n_train_steps=3"]
-    fit(tmp_path, "whole", *overrides)
     process = start(tmp_path, "cut", *overrides)
     wait_for_step(tmp_path, "cut", 8, process)
     ranks = processes_of(process.pid)
@@ -97,7 +96,7 @@ def test_a_killed_process_ends_the_run_with_a_sentence_and_the_resume_is_exact(m
     assert position == 8 * read_about(last)["global_step"]
     assert clips_from(position, 5, mixture) == clips_from(0, 5 + position // 8, mixture)[position // 8 :]
     fit(tmp_path, "cut", *overrides, resume="auto")
-    assert column(tmp_path, "cut") == column(tmp_path, "whole")
+    assert column(tmp_path, "cut") == column(runs, "fsdp")
 
 
 def clips_from(position, batches, sources):
@@ -125,23 +124,23 @@ def clips_from(position, batches, sources):
         pytest.param("fsdp-1", FSDP, marks=pytest.mark.slow),
     ],
 )
-def test_a_run_goes_on_with_another_number_of_processes(runs, longer, tmp_path, before, after):
+def test_a_run_goes_on_with_another_number_of_processes(runs, longer, mixture, tmp_path, before, after):
     """Weights, moments, schedule and clips: eight steps after the change."""
     if before == "fsdp-1":
-        fit(runs, before, "data.batch_size=8", "trainer.strategy=fsdp")
+        fit(runs, before, "data.batch_size=8", "trainer.strategy=fsdp", *mixture)
     shutil.copytree(runs / before, tmp_path / "run")
-    fit(tmp_path, "run", *after, "trainer.max_steps=28", resume="auto")
+    fit(tmp_path, "run", *after, *mixture, "trainer.max_steps=28", resume="auto")
     found = column(tmp_path, "run")
     assert len(found) == 28
     same({step: found[step] for step in range(20, 28)}, longer)
 
 
 @pytest.fixture(scope="module")
-def longer(runs, tmp_path_factory):
+def longer(runs, mixture, tmp_path_factory):
     """Losses of steps 20 to 27 of the run on one process, which went on to 28."""
     folder = tmp_path_factory.mktemp("longer")
     shutil.copytree(runs / "one", folder / "one")
-    fit(folder, "one", "data.batch_size=8", "trainer.max_steps=28", resume="auto")
+    fit(folder, "one", "data.batch_size=8", *mixture, "trainer.max_steps=28", resume="auto")
     found = column(folder, "one")
     return {step: found[step] for step in range(20, 28)}
 
@@ -193,13 +192,13 @@ def test_probes_pictures_and_validation_work_on_pieces(tmp_path, extra):
 
 
 @pytest.mark.slow
-def test_a_signal_to_the_one_that_started_them_saves_and_leaves(runs, tmp_path):
-    process = start(tmp_path, "cut", *FSDP)
+def test_a_signal_to_the_one_that_started_them_saves_and_leaves(runs, mixture, tmp_path):
+    process = start(tmp_path, "cut", *FSDP, *mixture)
     wait_for_step(tmp_path, "cut", 6, process)
     process.send_signal(signal.SIGUSR1)
     output = finish(process, status=128 + signal.SIGUSR1, seconds=60)
     assert "stopped at step" in output and "--resume auto" in output and "Traceback" not in output
-    fit(tmp_path, "cut", *FSDP, resume="auto")
+    fit(tmp_path, "cut", *FSDP, *mixture, resume="auto")
     assert column(tmp_path, "cut") == column(runs, "fsdp")
 
 
@@ -232,10 +231,10 @@ def test_pieces_start_from_an_export(runs, tmp_path):
 
 
 @pytest.mark.slow
-def test_blocks_are_compiled_under_shards(runs, tmp_path):
+def test_blocks_are_compiled_under_shards(runs, mixture, tmp_path):
     if shutil.which("g++") is None:
         pytest.skip("torch.compile on a CPU needs g++")
-    fit(tmp_path, "compiled", *FSDP, "trainer.compile=true", "trainer.max_steps=4")
+    fit(tmp_path, "compiled", *FSDP, *mixture, "trainer.compile=true", "trainer.max_steps=4")
     found, expected = column(tmp_path, "compiled"), column(runs, "fsdp")
     assert abs(found[0] - expected[0]) < TOLERANCE  # the schedule of four steps differs from the second step on
 

@@ -20,6 +20,7 @@ from src.training.callbacks.bad_steps import SkipBadSteps
 from src.training.callbacks.step_figures import peak_flops
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.usefixtures("two_blocks")
 DEMO = "kind: huggingface, path: data/demo"
 SMALL = ["trainer.log_every_n_steps=1", "data.batch_size=8", "data.crop_seconds=1.0", "data.window_clips=64",
          f"data.sources=[{{{DEMO}, split: train, weight: 3}}, {{{DEMO}, split: validation}}]", "check.train=null",
