@@ -133,7 +133,7 @@ class Run:
             limits: as `make_trainer`.
 
         Returns:
-            Exit status: 0; 128 + the signal that stopped the run early (saved); 130 if interrupted; 1 if a process died.
+            Exit status: 0; 128 + the signal that stopped the run, saved; 130 if interrupted; 1 if a process died.
         """
         config, about, preemption = self.config, self._about(architecture), Preemption()
         checkpoints = Checkpoints(self.folder / "checkpoints", config.checkpoint, about, config.classify is not None)
