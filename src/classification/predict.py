@@ -62,8 +62,8 @@ def find_classifiers(config: Config, checkpoint: str | None) -> list[Path]:
         log.info("note: %s is a later run of the same name; --checkpoint %s uses it", later[-1], later[-1])
     folder = Path(checkpoint) if checkpoint not in (None, "best", "last") else Path(config.runs_folder, config.name)
     if folds := sorted(folder.glob("fold-*")):
-        wanted = checkpoint if checkpoint in ("best", "last") else None
-        return [checkpoint_of(str(fold.parent), fold.name, wanted) for fold in folds]
+        which = checkpoint if checkpoint in ("best", "last") else None
+        return [checkpoint_of(str(fold.parent), fold.name, which) for fold in folds]
     return [checkpoint_of(config.runs_folder, config.name, checkpoint)]
 
 

@@ -38,7 +38,7 @@ def make_plan(config: Config, model: MaskedAutoencoder, data: DataFacts, bf16: b
     """Compute the plan; `model` may be on the meta device.
 
     Raises:
-        UserError: an epoch of a stream is limited or counted, but its length is unknown.
+        UserError: a setting refers to epochs, but the data are a stream of unknown length.
     """
     world_size = int(config.trainer.devices) * config.trainer.num_nodes
     accumulated = config.trainer.accumulate_grad_batches

@@ -79,26 +79,32 @@ def checkpoint_to_resume(runs_folder: str, name: str, resume: str) -> Path | Non
     return max(checkpoints, key=lambda path: (path.stat().st_mtime_ns, path.name == "last.ckpt"), default=None)
 
 
-def checkpoint_of(runs_folder: str, name: str, wanted: str | None) -> Path:
+def checkpoint_of(runs_folder: str, name: str, checkpoint: str | None) -> Path:
     """The checkpoint that `--checkpoint` of validate, test and predict refers to; later starts are not searched.
 
     Args:
-        wanted: "best" or "last" of run `name`; a checkpoint path; a run folder; None for best, or last without a best.
+        checkpoint: "best" or "last" of run `name`; a checkpoint path; a run folder; None for best, else last.
 
     Raises:
         UserError: it does not exist.
     """
     folder = Path(runs_folder, name)
-    if wanted not in (None, "best", "last", "auto"):
-        path = Path(str(wanted))
+    if checkpoint not in (None, "best", "last", "auto"):
+        path = Path(str(checkpoint))
         if not path.exists():
             raise UserError(
-                f"there is no checkpoint {wanted} (looked in {Path.cwd()}); give a path, or best or last of the run"
+                f"there is no checkpoint {checkpoint} (looked in {Path.cwd()}); give a path, or best or last of the run"
             )
         if path.is_file() or not (path / "checkpoints").is_dir():
             return path
-        folder, wanted = path, None
-    names = ("last.ckpt",) if wanted == "last" else ("best.ckpt",) if wanted == "best" else ("best.ckpt", "last.ckpt")
+        folder, checkpoint = path, None
+    names = (
+        ("last.ckpt",)
+        if checkpoint == "last"
+        else ("best.ckpt",)
+        if checkpoint == "best"
+        else ("best.ckpt", "last.ckpt")
+    )
     for each in names:
         if (folder / "checkpoints" / each).exists():
             return folder / "checkpoints" / each
