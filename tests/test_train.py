@@ -56,7 +56,7 @@ def test_overrides_in_both_spellings():
     ("arguments", "words"),
     [
         (["fit", "--config", "nowhere.yaml"], "nowhere.yaml: no such file"),
-        (["fit"], "data.batch_size"),
+        (["fit"], "data.sources is empty"),
         (["fit", *QUICKSTART, "trainer.stepz=3"], "trainer.max_steps"),
         (["fit", *QUICKSTART, "--trainer.max_steps"], "has no value"),
         (["fit", *QUICKSTART, "trainer.max_steps=many"], "trainer.max_steps"),
