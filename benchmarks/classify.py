@@ -32,7 +32,7 @@ METHODS = {  # preset and overrides
         ["model.init_from=null", "classify.method=finetune", "classify.layer_decay=1", "optimizer.lr=0.008"],
     ),
 }
-SETS = {"train": 400, "valid": 100, "test": 200}  # mixtures
+SPLITS = {"train": 400, "valid": 100, "test": 200}  # number of mixtures
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -89,7 +89,7 @@ def mix(pool: Path, folder: Path) -> None:
     classes = {each.name: sorted(f for f in each.rglob("*") if f.is_file()) for each in pool.iterdir() if each.is_dir()}
     classes = dict(sorted(classes.items(), key=lambda item: -len(item[1]))[:8])
     lines = ["filename,label,split"]
-    for number, (part, clips) in enumerate(SETS.items()):
+    for number, (split, clips) in enumerate(SPLITS.items()):
         files = {
             name: random.permutation(np.array(each, dtype=object))[number::3] for name, each in sorted(classes.items())
         }
@@ -100,8 +100,8 @@ def mix(pool: Path, folder: Path) -> None:
                 sound = read(files[name], random)
                 begin = random.integers(0, len(samples) - len(sound) + 1)
                 samples[begin : begin + len(sound)] += sound
-            soundfile.write(folder / f"{part}{clip:03}.flac", np.clip(samples, -1, 1), SAMPLE_RATE)
-            lines.append(f"{part}{clip:03}.flac,{';'.join(chosen)},{part}")
+            soundfile.write(folder / f"{split}{clip:03}.flac", np.clip(samples, -1, 1), SAMPLE_RATE)
+            lines.append(f"{split}{clip:03}.flac,{';'.join(chosen)},{split}")
     (folder / "labels.csv").write_text("\n".join(lines) + "\n")
 
 

@@ -32,7 +32,7 @@ from src.evaluation.embedding_file import EmbeddingFile
 from src.export import export
 from src.models import create_mae
 
-PARTS, CLIPS = 3, 1440
+ROUNDS, CLIPS = 3, 1440
 
 
 def main() -> None:
@@ -48,10 +48,10 @@ def main() -> None:
         if options.memory:
             print(memory(work))
         else:
-            print(speed(work, clips_of(options.folder, work)))
+            print(speed(work, list_files(options.folder, work)))
 
 
-def clips_of(folder: str | None, work: Path) -> list[Path]:
+def list_files(folder: str | None, work: Path) -> list[Path]:
     """At most CLIPS files, evenly spaced over the folder; the demo is written as Opus files."""
     if folder is None:
         folder = str(work / "demo")
@@ -71,9 +71,9 @@ def speed(work: Path, files: list[Path]) -> str:
     official = Dasheng.from_pretrained(str(work / "encoder.pt")).eval()
     encoder = load_encoder(work / "encoder")
     ours, theirs, difference = [], [], 0.0
-    for part in range(PARTS):
-        chosen = files[part::PARTS]
-        out = work / f"{part}.parquet"
+    for turn in range(ROUNDS):
+        chosen = files[turn::ROUNDS]
+        out = work / f"{turn}.parquet"
         started = time.perf_counter()
         file = EmbeddingFile(out, {})
         assert not embed_collection(encoder, [FileSource(chosen)], file, Settings(), 2, lambda clips, seconds: None)

@@ -200,13 +200,12 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         os.environ["AUDIO_ENCODER_CACHE"] = str(Path(folder) / "cache")
-        made = Path(folder)
-        cases = cases_of_folder(made, options.audio) if options.audio else make_cases(made)
+        work = Path(folder)
+        cases = cases_of_folder(work, options.audio) if options.audio else make_cases(work)
         for name, pair in cases.items():
-            speeds = [[crops_per_second(job) for job in pair] for _ in range(options.rounds + 1)][
-                1:
-            ]  # the first one warms
-            ours, official = (statistics.median(column) for column in zip(*speeds[1:], strict=True))
+            speeds = [[crops_per_second(job) for job in pair] for _ in range(options.rounds + 1)]
+            measured = speeds[1:]  # without the warm-up
+            ours, official = (statistics.median(column) for column in zip(*measured, strict=True))
             rows.append([name, f"{ours:,.0f}", f"{official:,.0f}", f"{ours / official:.2f}"])
     print(table(["clips", "ours, crops/s", "official, crops/s", "ratio"], rows))
 

@@ -27,23 +27,24 @@ from src.data.pretraining.order import Batching, Order
 from src.data.pretraining.sampler import OrderSampler
 from src.data.sources.shards import ShardSource
 
-CLIPS_A_SHARD = 10_000
+CLIPS_PER_SHARD = 10_000
 ROWS: list[list[str]] = []
 
 
 def write_shards(folder: Path, num_clips: int) -> None:
     """Write indexes like those of `python -m src.pack`; clips of 1 to 30 s, some unreadable."""
     folder.mkdir(parents=True, exist_ok=True)
-    for shard in range(num_clips // CLIPS_A_SHARD):
+    for shard in range(num_clips // CLIPS_PER_SHARD):
         random = np.random.default_rng(shard)
-        size = random.integers(10_000, 200_000, CLIPS_A_SHARD)
-        seconds = np.round(random.uniform(1.0, 30.0, CLIPS_A_SHARD), 3)
-        seconds[:: CLIPS_A_SHARD // 2] = np.nan
+        size = random.integers(10_000, 200_000, CLIPS_PER_SHARD)
+        seconds = np.round(random.uniform(1.0, 30.0, CLIPS_PER_SHARD), 3)
+        seconds[:: CLIPS_PER_SHARD // 2] = np.nan
         offset = np.cumsum(-(-size // 512) * 512 + 512) - -(-size // 512) * 512
         columns = {
-            "name": [f"{shard:05}/{number:07}.flac" for number in range(CLIPS_A_SHARD)], "offset": offset, "size": size,
-            "seconds": seconds, "sample_rate": np.full(CLIPS_A_SHARD, 16000, np.int32),
-            "channels": np.ones(CLIPS_A_SHARD, np.int32),
+            "name": [f"{shard:05}/{number:07}.flac" for number in range(CLIPS_PER_SHARD)],
+            "offset": offset, "size": size, "seconds": seconds,
+            "sample_rate": np.full(CLIPS_PER_SHARD, 16000, np.int32),
+            "channels": np.ones(CLIPS_PER_SHARD, np.int32),
         }  # fmt: skip
         tar = folder / f"{shard:06}.tar"
         with open(tar, "wb") as file:

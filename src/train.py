@@ -1,11 +1,11 @@
-"""Train, validate, test or embed with one command.
+"""Train, validate, test or predict.
 
     python -m src.train fit --config configs/quickstart.yaml
     python -m src.train fit --config configs/pretrain/base.yaml --config configs/data/folder.yaml data.path=/my/audio
 
-Files are merged from left to right, then come `key=value` overrides (also `--key value`), then `${...}`.
-Exit status: 0 done, 1 a process of the run died, 2 wrong use (one sentence says what), 128 + signal when stopped early
-and saved.
+Config files are merged from left to right, then `key=value` overrides (also `--key value`) are applied, then `${...}`
+is resolved. Exit status: 0 success; 1 a process of the run died, or predict could not read some clips; 2 user error,
+explained in one sentence; 128 + signal if stopped by a signal and saved.
 """
 
 import argparse
@@ -21,9 +21,9 @@ from src.errors import UserError, exit_status
 
 COMMANDS = {
     "fit": "pretrain an encoder, or train a classifier (configs/classify)",
-    "validate": "loss of a checkpoint on data.validation",
-    "test": "of data.test: loss of a pretraining checkpoint, report of a classifier",
-    "predict": "of data.test: classes by a classifier (predictions-new.csv), embeddings by an encoder (embeddings.npz)",
+    "validate": "loss of a pretraining checkpoint on data.validation",
+    "test": "on data.test: loss of a pretraining checkpoint, or report of a classifier",
+    "predict": "on data.test: embeddings of an encoder (embeddings.npz), or predictions of a classifier (CSV)",
 }
 
 
@@ -41,7 +41,7 @@ def command(arguments: list[str]) -> int:
 
 
 def run(config: Config, options: argparse.Namespace) -> int:
-    """The heavy part: torch, timm and lightning are imported from here on."""
+    """Run the command. torch, timm and lightning are imported only from here on."""
     warnings.showwarning = show_warning
     logger = logging.getLogger("src")
     logger.setLevel(logging.INFO)
@@ -74,7 +74,7 @@ def classification(config: Config, options: argparse.Namespace) -> int:
     from src.classification import predict, run
 
     if options.plan or options.command == "validate":
-        raise UserError("a classifier knows fit, test and predict, without --plan; fit validates as it trains")
+        raise UserError("a classifier supports fit, test and predict, without --plan; fit includes validation")
     if options.command == "predict":
         return predict.predict(config, options.checkpoint)
     if options.command == "test":
@@ -90,13 +90,13 @@ def show_warning(
     file: object = None,
     line: object = None,
 ) -> None:
-    """Our own warnings on the terminal, those of libraries in the run's log.txt only."""
+    """Print our own warnings; those of libraries go only to the run's log.txt."""
     ours = Path(filename).is_relative_to(Path(__file__).parent)
     logging.getLogger("src" if ours else "py.warnings").warning("warning: %s", message)
 
 
 def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Options, and `key=value` overrides."""
+    """Split the command line into options and `key=value` overrides."""
     commands = "\n".join(f"  {name:<9} {text}" for name, text in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="python -m src.train",
@@ -106,10 +106,14 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
         allow_abbrev=False,
     )
     parser.add_argument("command", choices=COMMANDS, metavar="{" + ",".join(COMMANDS) + "}")
-    parser.add_argument("--config", action="append", default=[], metavar="FILE", help="YAML of settings; repeatable")
-    parser.add_argument("--resume", metavar="auto|CHECKPOINT", help="fit: resume the run from its newest checkpoint")
+    parser.add_argument(
+        "--config", action="append", default=[], metavar="FILE", help="YAML file of settings; repeatable"
+    )
+    parser.add_argument(
+        "--resume", metavar="auto|CHECKPOINT", help="fit: resume from a checkpoint; auto: the run's newest"
+    )
     parser.add_argument("--plan", action="store_true", help="fit: print the plan and stop")
-    parser.add_argument("--checkpoint", metavar="best|last|PATH", help="validate, test, predict: whose weights")
+    parser.add_argument("--checkpoint", metavar="best|last|PATH", help="validate, test, predict: checkpoint to use")
     parser.add_argument(
         "--print-config", "--print_config", action="store_true", help="print the resolved settings and stop"
     )
@@ -119,19 +123,23 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def join_overrides(words: list[str]) -> list[str]:
-    """`--key value`, `--key=value` and `key=value` as `key=value`."""
+    """Join `--key value` to `key=value`; other words are unchanged.
+
+    Raises:
+        UserError: the last key has no value.
+    """
     joined: list[str] = []
-    waiting: str | None = None
+    key: str | None = None
     for word in words:
-        if waiting is not None:
-            joined.append(f"{waiting}={word}")
-            waiting = None
+        if key is not None:
+            joined.append(f"{key}={word}")
+            key = None
         elif word.startswith("--") and "=" not in word:
-            waiting = word.removeprefix("--")
+            key = word.removeprefix("--")
         else:
             joined.append(word)
-    if waiting is not None:
-        raise UserError(f"--{waiting} has no value; write {waiting}=VALUE")
+    if key is not None:
+        raise UserError(f"--{key} has no value; write {key}=VALUE")
     return joined
 
 

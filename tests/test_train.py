@@ -66,7 +66,7 @@ def test_overrides_in_both_spellings():
         (["fit", *QUICKSTART, "data.sources.0.split=trian"], "trian"),
         (["fit", *QUICKSTART, "check.train.label_column=lable"], "did you mean label?"),
         (["fit", *QUICKSTART, "--resume", "nowhere.ckpt"], "there is no checkpoint nowhere.ckpt"),
-        (["fit", *QUICKSTART, "--resume", "README.md"], "not a whole checkpoint"),
+        (["fit", *QUICKSTART, "--resume", "README.md"], "not a complete checkpoint"),
         (["validate", *QUICKSTART], "--checkpoint"),
         (["fit", "--config", "configs/pretrain/base.yaml", "--config", "configs/data/folder.yaml"], "data.path"),
     ],

@@ -1,1 +1,1 @@
-"""Classifiers of one's own labels."""
+"""Audio classification: linear probe and fine-tuning, reports, prediction."""

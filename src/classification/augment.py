@@ -1,6 +1,6 @@
-"""Random changes of a training batch, after it is on its device: gain, time shift, added noise, mixup, SpecAugment.
+"""Augmentation of a training batch on its device: gain, time shift, noise, mixup, SpecAugment.
 
-Each is a function of tensors and off at 0; the generator is torch's of the device.
+All use torch's default generator of that device.
 """
 
 import torch
@@ -11,7 +11,14 @@ from src.config.settings import AugmentConfig
 
 
 def augment(waveform: Tensor, length: Tensor, target: Tensor, config: AugmentConfig) -> tuple[Tensor, Tensor, Tensor]:
-    """(B, T), (B,) samples, (B, C) or (B, N, C) shares of the classes; the same, changed as the settings say."""
+    """Apply the augmentations that are on.
+
+    Args:
+        waveform: (B, T). length: (B,) samples. target: (B, C) or (B, N, C), class probabilities 0 to 1.
+
+    Returns:
+        Waveform, length and target of the same shapes.
+    """
     if config.gain_db:
         waveform = gain(waveform, config.gain_db)
     if config.shift_seconds:
@@ -23,45 +30,45 @@ def augment(waveform: Tensor, length: Tensor, target: Tensor, config: AugmentCon
     return waveform, length, target
 
 
-def gain(waveform: Tensor, most_db: float) -> Tensor:
-    """Each row louder or softer by up to `most_db`."""
-    decibel = (2 * torch.rand(len(waveform), 1, device=waveform.device) - 1) * most_db
+def gain(waveform: Tensor, max_db: float) -> Tensor:
+    """Scale each row by a gain drawn from -max_db to max_db."""
+    decibel = (2 * torch.rand(len(waveform), 1, device=waveform.device) - 1) * max_db
     return waveform * 10 ** (decibel / 20)
 
 
-def shift(waveform: Tensor, length: Tensor, most_samples: int) -> Tensor:
-    """Each row turned in time within its own length, by up to `most_samples` to either side."""
-    by = torch.randint(-most_samples, most_samples + 1, (len(waveform), 1), device=waveform.device)
+def shift(waveform: Tensor, length: Tensor, max_samples: int) -> Tensor:
+    """Roll each row in time, within its own length, by up to `max_samples` in either direction."""
+    by = torch.randint(-max_samples, max_samples + 1, (len(waveform), 1), device=waveform.device)
     index = torch.arange(waveform.shape[1], device=waveform.device)[None]
-    own = length[:, None].clamp(min=1)
-    return waveform.gather(1, torch.where(index < own, (index - by) % own, index))
+    period = length[:, None].clamp(min=1)
+    return waveform.gather(1, torch.where(index < period, (index - by) % period, index))
 
 
-def add_noise(waveform: Tensor, length: Tensor, least_db: float) -> Tensor:
-    """White noise under each row's own level by `least_db` to `least_db` + 30 dB; padding stays silent."""
-    real = torch.arange(waveform.shape[1], device=waveform.device)[None] < length[:, None]
-    level = ((waveform * real).square().sum(1) / length.clamp(min=1)).sqrt()
-    below = least_db + 30 * torch.rand(len(waveform), device=waveform.device)
-    noise = torch.randn_like(waveform) * (level * 10 ** (-below / 20))[:, None]
-    return waveform + noise * real
+def add_noise(waveform: Tensor, length: Tensor, min_snr_db: float) -> Tensor:
+    """Add white noise to each row, at an SNR drawn from min_snr_db to min_snr_db + 30 dB; padding stays silent."""
+    valid = torch.arange(waveform.shape[1], device=waveform.device)[None] < length[:, None]
+    level = ((waveform * valid).square().sum(1) / length.clamp(min=1)).sqrt()
+    snr_db = min_snr_db + 30 * torch.rand(len(waveform), device=waveform.device)
+    noise = torch.randn_like(waveform) * (level * 10 ** (-snr_db / 20))[:, None]
+    return waveform + noise * valid
 
 
 def mixup(waveform: Tensor, length: Tensor, target: Tensor, alpha: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Each row with a share of another (Zhang et al., 2018), shares from Beta(alpha, alpha); labels mixed alike."""
-    share = torch.distributions.Beta(alpha, alpha).sample((len(waveform),)).to(waveform)
-    share = torch.maximum(share, 1 - share)[:, None]
+    """Mix each row and its target with another (Zhang et al., 2018), with a weight from Beta(alpha, alpha)."""
+    weight = torch.distributions.Beta(alpha, alpha).sample((len(waveform),)).to(waveform)
+    weight = torch.maximum(weight, 1 - weight)[:, None]
     other = torch.randperm(len(waveform), device=waveform.device)
-    mixed = share * waveform + (1 - share) * waveform[other]
-    of_target = share.reshape(-1, *[1] * (target.ndim - 1))
-    target = of_target * target + (1 - of_target) * target[other]
+    mixed = weight * waveform + (1 - weight) * waveform[other]
+    target_weight = weight.reshape(-1, *[1] * (target.ndim - 1))
+    target = target_weight * target + (1 - target_weight) * target[other]
     return mixed, torch.maximum(length, length[other]), target
 
 
 class SpecAugment(nn.Module):
-    """torchaudio's masking of bands and frames, for the normalised log-mel; on in training only.
+    """torchaudio's frequency and time masking of the normalized log-mel, in training mode only.
 
     Args:
-        bands, frames: widest mask; masked values become 0, the mean.
+        bands, frames: maximum width of the mask. Masked values become 0, the mean.
     """
 
     def __init__(self, bands: int, frames: int) -> None:

@@ -1,4 +1,4 @@
-"""What is computed once of every clip of a labelled set: embeddings for a frozen encoder, mel statistics."""
+"""Features computed once per clip of a labeled set: embeddings by a frozen encoder, mel statistics."""
 
 from collections.abc import Sequence
 
@@ -12,33 +12,36 @@ from src.evaluation.embeddings import embed_clips, embed_frames, mel_statistics
 from src.models.classifier import AudioClassifier
 from src.progress import progress_bar
 
-_READ_AT_ONCE = 512  # clips that are decoded before they are embedded
-_SHOWN = 2000  # clips that take long enough for a progress bar
+_CHUNK_CLIPS = 512  # clips decoded before they are embedded
+_PROGRESS_CLIPS = 2000  # more clips than this get a progress bar
 
 
 def embed(model: AudioClassifier, clips: Sequence[Clip]) -> list[Tensor]:
-    """What the head reads of each clip, fp32 on the CPU: (D,), or (N, D) of tokens; silence where one is unreadable."""
+    """Input of the head for each clip, fp32 on the CPU: (D,), or (N, D) at frame level.
+
+    An unreadable clip is embedded as silence.
+    """
     rows: list[Tensor] = []
-    with progress_bar("embedding", len(clips), len(clips) > _SHOWN) as advance:
-        for start in range(0, len(clips), _READ_AT_ONCE):
-            waveforms = [read(clip) for clip in clips[start : start + _READ_AT_ONCE]]
+    with progress_bar("embedding", len(clips), len(clips) > _PROGRESS_CLIPS) as advance:
+        for start in range(0, len(clips), _CHUNK_CLIPS):
+            waveforms = [read(clip) for clip in clips[start : start + _CHUNK_CLIPS]]
             if model.pooling is None:
-                found = embed_frames(model.encoder, waveforms, model.layer)
+                embedded = embed_frames(model.encoder, waveforms, model.layer)
             else:
-                found = list(embed_clips(model.encoder, waveforms, model.layer, model.pooling))
-            rows += [torch.from_numpy(row) for row in found]
+                embedded = list(embed_clips(model.encoder, waveforms, model.layer, model.pooling))
+            rows += [torch.from_numpy(row) for row in embedded]
             for _ in waveforms:
                 advance()
     return rows
 
 
 def mel_rows(clips: Sequence[Clip]) -> np.ndarray:
-    """(n, 128): mean and deviation over time of each log-mel band."""
+    """Mean and deviation over time of each log-mel band, (n, 128)."""
     return np.concatenate([mel_statistics([read(clip)]) for clip in clips])
 
 
 def read(clip: Clip, seconds: float | None = None) -> np.ndarray:
-    """Samples (T,) at 16 kHz; a second of silence for a clip that cannot be read."""
+    """Samples (T,) at 16 kHz; one second of silence for an unreadable clip."""
     try:
         return clip.source.waveform(clip.number, 0.0, seconds)
     except AudioError:

@@ -1,4 +1,4 @@
-"""Low-rank adapters (LoRA, Hu et al., 2021) in the encoder's blocks, by the package `peft`."""
+"""Low-rank adapters (LoRA, Hu et al., 2021) in the encoder's blocks, from the package `peft`."""
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ _TARGETS = r".*blocks\.\d+\.(attn\.qkv|attn\.proj|mlp\.fc1|mlp\.fc2)"
 
 
 def add_adapters(encoder: AudioViT, rank: int, seed: int) -> None:
-    """Put adapters beside every matrix of the blocks, in place; only they learn. They begin as nothing.
+    """Add an adapter, initially zero, to every matrix of the blocks, in place. Only adapters are trained.
 
     Raises:
         UserError: peft is not installed.
@@ -28,7 +28,7 @@ def has_adapters(model: nn.Module) -> bool:
 
 
 def merged_state(model: nn.Module) -> dict[str, Tensor]:
-    """The state of the same model without adapters: what they add is in its weights."""
+    """State dict of the model without adapters, with their updates merged into the weights."""
     state = {name.replace(".base_layer.", "."): v for name, v in model.state_dict().items() if ".lora_" not in name}
     for name, module in model.named_modules():
         if hasattr(module, "base_layer"):
@@ -37,7 +37,7 @@ def merged_state(model: nn.Module) -> dict[str, Tensor]:
 
 
 def remove_adapters(model: nn.Module) -> None:
-    """Put the plain layers back, in place."""
+    """Restore the original layers, in place."""
     for name, module in list(model.named_modules()):
         if hasattr(module, "base_layer"):
             parent, _, leaf = name.rpartition(".")

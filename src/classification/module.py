@@ -1,4 +1,4 @@
-"""Classification as a LightningModule: linear probe, fine-tuning, or the one and then the other."""
+"""Classification as a LightningModule: linear probe, fine-tuning, or one after the other."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -30,13 +30,14 @@ from src.training.optimizer import NO_DECAY
 class AudioClassification(TrainingModule):
     """
     Args:
-        model: what is trained, or the plain values that describe it (encoder's architecture, classifier's settings).
-        config: method, augmentation, balance. optimizer: rates and schedule.
-        class_counts: (C,) clips of each class in train, for balanced weights; None counts them alike.
-        seed: of augmentation and dropout.
+        model: the network, or the arguments of `build_classifier`.
+        config: method, augmentation, balancing.
+        optimizer: settings of AdamW and the schedule.
+        class_counts: (C,) training clips per class, for balanced weights; None means equal counts.
+        seed: of augmentation and drop-path.
 
     Attributes:
-        predictions: after a test, by place in the split: probabilities and targets, (C,), or (N, C) of tokens.
+        predictions: after a test: index in the split -> (probabilities, targets), each (C,), or (N, C) at frame level.
     """
 
     model: AudioClassifier
@@ -76,7 +77,7 @@ class AudioClassification(TrainingModule):
         self.predictions: dict[int, tuple[Tensor, Tensor]] = {}
 
     def _set_up_learning(self) -> None:
-        """What is frozen, and what is masked on the way in."""
+        """Freeze the encoder of a linear probe, or add SpecAugment."""
         if self.config.method == "linear":
             self.model.encoder.requires_grad_(False)
             return
@@ -91,18 +92,18 @@ class AudioClassification(TrainingModule):
     def on_train_epoch_start(self) -> None:
         if self.config.method == "linear":
             self.model.encoder.eval()
-        self.model.encoder.init_bn.eval()  # its statistics are those of pretraining; a small batch would spoil them
+        self.model.encoder.init_bn.eval()  # keep its statistics from pretraining; small batches would degrade them
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Makes a step a pure function of (weights, seed, epoch, batch, rank)."""
+        """Seed the step, so that it is a pure function of (weights, seed, epoch, batch, rank)."""
         super().on_train_batch_start(batch, batch_idx)
         if isinstance(data := getattr(self.trainer, "datamodule", None), LabelledDataModule):
             data.progress = (self.current_epoch, batch_idx + 1)
-        place = self.current_epoch * 2**32 + batch_idx * 2**16 + self.global_rank
-        torch.manual_seed((self.seed * 2**44 + place) % 2**63)
+        position = self.current_epoch * 2**32 + batch_idx * 2**16 + self.global_rank
+        torch.manual_seed((self.seed * 2**44 + position) % 2**63)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        target, valid = self._truth(batch)
+        target, valid = self._targets(batch)
         if "embedding" in batch:
             logits = self.model.head(batch["embedding"])
         else:
@@ -110,13 +111,13 @@ class AudioClassification(TrainingModule):
             waveform, length, target = augment(batch["waveform"], batch["length"], target, config)
             logits = self.model(waveform, length)
             if valid is not None:
-                valid = _real(logits, self.model.encoder.num_tokens(length))
+                valid = _valid_tokens(logits, self.model.encoder.num_tokens(length))
         loss = self.loss(logits, target, valid)
         self.log("train/loss", loss.detach())
         return loss
 
     def loss(self, logits: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
-        """Cross-entropy with shares of classes, or binary cross-entropy of each class where a clip may have several.
+        """Cross-entropy with class probabilities; binary cross-entropy per class for a multi-label model.
 
         Args:
             logits, target: (B, C), or (B, N, C) with valid (B, N), True for real tokens.
@@ -128,15 +129,15 @@ class AudioClassification(TrainingModule):
         smoothing = self.config.label_smoothing if self.training else 0.0
         return cross_entropy(logits, target, self.class_weights, label_smoothing=smoothing)
 
-    def _truth(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
-        """Targets (B, C); of tokens (B, N, C), and which of them are real (B, N)."""
+    def _targets(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
+        """Targets (B, C) and None; at frame level (B, N, C) and valid (B, N), True for real tokens."""
         if not self.frames:
             return batch["target"], None
         encoder = self.model.encoder
         num_tokens = batch["num_tokens"] if "num_tokens" in batch else encoder.num_tokens(batch["length"])
         times = encoder.token_times(int(num_tokens.max())).to(num_tokens.device)
         target = frame_targets(batch["events"], times, batch["target"].shape[1])
-        return target, _real(target, num_tokens)
+        return target, _valid_tokens(target, num_tokens)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         self._measure("val", batch)
@@ -147,18 +148,18 @@ class AudioClassification(TrainingModule):
             real = slice(None) if valid is None else valid[row]
             self.predictions[index] = probability[row][real].float().cpu(), target[row][real].cpu()
 
-    def _measure(self, part: str, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Probabilities, targets, and which tokens are real."""
+    def _measure(self, stage: str, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Update loss and metrics; returns probabilities, targets and valid."""
         if "embedding" in batch:
             logits = self.model.head(batch["embedding"])
         else:
             logits = self.model(batch["waveform"], batch["length"])
-        target, valid = self._truth(batch)
+        target, valid = self._targets(batch)
         count = len(logits) if valid is None else int(valid.sum())  # clips, or tokens
-        self.losses[part].update(self.loss(logits, target, valid), weight=count)  # type: ignore[operator]
+        self.losses[stage].update(self.loss(logits, target, valid), weight=count)  # type: ignore[operator]
         probability = self.model.probabilities(logits)
-        chance, truth = (probability, target) if valid is None else (probability[valid], target[valid])
-        self.metrics.update(chance, truth.long() if self.model.multi else truth.argmax(1))
+        scored, labels = (probability, target) if valid is None else (probability[valid], target[valid])
+        self.metrics.update(scored, labels.long() if self.model.multi else labels.argmax(1))
         return probability, target, valid
 
     def on_validation_epoch_end(self) -> None:
@@ -167,18 +168,18 @@ class AudioClassification(TrainingModule):
     def on_test_epoch_end(self) -> None:
         self._log_metrics("test")
         if dist.is_available() and dist.is_initialized():
-            everywhere: list[Any] = [None] * dist.get_world_size()
-            dist.all_gather_object(everywhere, self.predictions)
-            self.predictions = {index: row for each in everywhere for index, row in each.items()}
+            gathered: list[Any] = [None] * dist.get_world_size()
+            dist.all_gather_object(gathered, self.predictions)
+            self.predictions = {index: row for each in gathered for index, row in each.items()}
 
-    def _log_metrics(self, part: str) -> None:
-        self.log(f"{part}/loss", self.losses[part].compute())  # type: ignore[operator]
-        self.losses[part].reset()  # type: ignore[operator]
-        self.log_dict({f"{part}/{name}": value for name, value in self.metrics.compute().items()})
+    def _log_metrics(self, stage: str) -> None:
+        self.log(f"{stage}/loss", self.losses[stage].compute())  # type: ignore[operator]
+        self.losses[stage].reset()  # type: ignore[operator]
+        self.log_dict({f"{stage}/{name}": value for name, value in self.metrics.compute().items()})
         self.metrics.reset()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adapters go into the weights, so that a checkpoint is a classifier like any other; and in apart, to go on."""
+        """Merge adapters, so that the checkpoint loads as a plain classifier; also save them separately to resume."""
         if self.config.lora_rank and has_adapters(self.model):
             checkpoint["adapters"] = {name: v for name, v in self.state_dict().items() if ".lora_" in name}
             checkpoint["state_dict"] = merged_state(self)
@@ -190,41 +191,42 @@ class AudioClassification(TrainingModule):
 
 
 def classify_config(config: ClassifyConfig | dict[str, Any] | None) -> ClassifyConfig:
-    """From the plain values of a checkpoint, too."""
+    """The settings from a dataclass, from a checkpoint's nested dict, or the defaults."""
     if not isinstance(config, dict):
         return config or ClassifyConfig()
     return ClassifyConfig(**{**config, "augment": AugmentConfig(**config["augment"])})
 
 
 def build_classifier(encoder: dict[str, Any], classifier: dict[str, Any]) -> AudioClassifier:
-    """A network with initial weights from what `AudioViT.architecture` and `AudioClassifier.settings` said."""
+    """A classifier with initial weights from `AudioViT.architecture` and `AudioClassifier.settings`."""
     network = build_encoder(encoder).to_empty(device="cpu")
     initialize(network, 0, "encoder")
     return AudioClassifier(network, **classifier)
 
 
 def frame_targets(events: Tensor, times: Tensor, num_classes: int) -> Tensor:
-    """Which classes sound at which time.
+    """Classes active at each time.
 
     Args:
-        events: (B, E, 3), onset and offset in seconds and class; rows of -1 are none. times: (N,) seconds.
+        events: (B, E, 3): onset and offset in seconds, class index; padded with rows of -1.
+        times: (N,) seconds.
 
     Returns:
         (B, N, C) of 0 and 1.
     """
-    onset, offset, number = events.unbind(-1)
-    sounding = (onset[..., None] <= times) & (times < offset[..., None])  # (B, E, N)
-    classes = torch.arange(num_classes, device=events.device) == number[..., None]  # (B, E, C)
-    return torch.einsum("ben,bec->bnc", sounding.float(), classes.float()).clamp(max=1.0)
+    onset, offset, label = events.unbind(-1)
+    active = (onset[..., None] <= times) & (times < offset[..., None])  # (B, E, N)
+    classes = torch.arange(num_classes, device=events.device) == label[..., None]  # (B, E, C)
+    return torch.einsum("ben,bec->bnc", active.float(), classes.float()).clamp(max=1.0)
 
 
-def _real(tokens: Tensor, num_tokens: Tensor) -> Tensor:
-    """(B, N), True for the real ones of tokens (B, N, ...)."""
+def _valid_tokens(tokens: Tensor, num_tokens: Tensor) -> Tensor:
+    """Mask (B, N), True for the real tokens of (B, N, ...)."""
     return torch.arange(tokens.shape[1], device=num_tokens.device) < num_tokens[:, None]
 
 
 def make_metrics(multi: bool, num_classes: int) -> MetricCollection:
-    """Single: accuracy (share of clips) and macro F1. Multi: mean average precision and macro F1."""
+    """Accuracy and macro F1; for multi-label, mean average precision and macro F1."""
     if multi:
         precision = MultilabelAveragePrecision(num_classes, average="macro")
         return MetricCollection({"map": precision, "f1": MultilabelF1Score(num_classes, average="macro")})
@@ -233,9 +235,9 @@ def make_metrics(multi: bool, num_classes: int) -> MetricCollection:
 
 
 def layer_groups(model: AudioClassifier, learning_rate: float, weight_decay: float, decay: float) -> list[dict]:
-    """Parameter groups by name: the head learns at `learning_rate`, each block below `decay` times as fast as the next.
+    """Parameter groups with layer-wise decay: `learning_rate` for the head, times `decay` per block below.
 
-    Norms, biases and positions are not decayed towards 0.
+    Norms, biases and positions have no weight decay.
     """
     depth = model.encoder.depth
     groups: dict[tuple[int, bool], dict] = {}
@@ -246,15 +248,15 @@ def layer_groups(model: AudioClassifier, learning_rate: float, weight_decay: flo
             level = depth + 1
         elif ".blocks." in name:
             level = int(name.split(".")[2]) + 1
-        else:  # positions, patch embedding, batch norm; the last norm goes with the last block
+        else:  # positions, patch embedding, batch norm; the final norm belongs to the last block
             level = depth if name.startswith("encoder.norm.") else 0
-        plain = name.endswith(NO_DECAY) or parameter.ndim == 1
+        no_decay = name.endswith(NO_DECAY) or parameter.ndim == 1
         group = groups.setdefault(
-            (level, plain),
+            (level, no_decay),
             {
                 "params": [],
                 "lr": learning_rate * decay ** (depth + 1 - level),
-                "weight_decay": 0.0 if plain else weight_decay,
+                "weight_decay": 0.0 if no_decay else weight_decay,
             },
         )
         group["params"].append(parameter)

@@ -1,4 +1,4 @@
-"""What a classifier's run leaves for reading: report.json, report.html, predictions.csv, W&B, and a few lines."""
+"""The report of a classifier: report.json, report.html, predictions.csv, W&B, and a summary in the log."""
 
 import csv
 import json
@@ -19,16 +19,16 @@ from src.evaluation.report import report
 from src.evaluation.report_page import player, report_page
 
 log = logging.getLogger("src")
-_HEARD_SECONDS = 10.0  # of a mistake
+_PLAYER_SECONDS = 10.0  # audio of a misclassified clip on the page
 
 
 def describe(labelled: LabelledSet) -> str:
     parts = ", ".join(f"{len(part)} {name}" for name, part in labelled.parts.items())
-    kind = "several a clip" if labelled.multi else "one a clip"
+    kind = "multi-label" if labelled.multi else "one per clip"
     lines = [f"{parts} clips; {len(labelled.class_names)} classes ({kind}): {', '.join(labelled.class_names[:20])}"]
     if labelled.bad:
         path, reason = labelled.bad[0]
-        lines.append(f"{len(labelled.bad)} unreadable clips left out, {path} for one: {reason} (all in skipped.csv)")
+        lines.append(f"{len(labelled.bad)} unreadable clips skipped, e.g. {path}: {reason} (all in skipped.csv)")
     return "\n".join([*lines, *(f"note: {note}" for note in labelled.notes)])
 
 
@@ -41,80 +41,85 @@ def write_report(
     seconds: float,
     loggers: Sequence[Logger],
 ) -> dict[str, Any]:
-    """Everything about the test part, into the run's folder and the W&B run, if there is one.
+    """Write the report of the test split to the run folder, the log and the W&B run, if any.
 
     Args:
-        module: that has been tested. mel: (n, 128) by part, for the floors.
+        module: after `trainer.test`.
+        mel: split -> mel statistics (n, 128), for the floors; None reports no floors.
 
     Returns:
-        What report.json holds, and "keys", "targets", "probabilities" and "groups" for a summary of folds.
+        The content of report.json, with "keys", "targets", "probabilities" and "groups" for `pooled_report`.
     """
     part, names = labelled.parts["test"], labelled.class_names
     index = sorted(module.predictions)
     probabilities = [module.predictions[i][0].numpy() for i in index]
-    all_keys = part.keys
-    keys, targets = [all_keys[i] for i in index], part.targets[index]
+    split_keys = part.keys
+    keys, targets = [split_keys[i] for i in index], part.targets[index]
     groups = None if part.groups is None else [part.groups[i] for i in index]
     if module.frames:
-        truth = [module.predictions[i][1].numpy() > 0 for i in index]
+        active = [module.predictions[i][1].numpy() > 0 for i in index]
         hop = module.model.encoder.hop_seconds
-        found = event_report([part.events(i) for i in index], probabilities, truth, hop, names, groups)
+        result = event_report([part.events(i) for i in index], probabilities, active, hop, names, groups)
         probabilities = [each.max(0) for each in probabilities]
     else:
-        found = report(keys, targets, np.stack(probabilities), names, labelled.multi, groups)
-    found["floors"] = {}
+        result = report(keys, targets, np.stack(probabilities), names, labelled.multi, groups)
+    result["floors"] = {}
     if mel is not None:
         train = labelled.parts["train"].targets
-        found["floors"] = floors(mel["train"], train, mel["test"][index], targets, labelled.multi)
-    found["notes"] = labelled.notes
+        result["floors"] = floors(mel["train"], train, mel["test"][index], targets, labelled.multi)
+    result["notes"] = labelled.notes
     write_predictions(folder / "predictions.csv", [(key, 0.0) for key in keys], np.stack(probabilities), names)
     curves = read_curves(folder / "metrics.csv")
-    page = write_page(found, curves, {"test": part}, folder)
+    page = write_page(result, curves, {"test": part}, folder)
     for logger in loggers:
         if isinstance(logger, WandbLogger):
-            log_report(logger, found, page)
-    log.info("\n%s", closing_lines(found, seconds, checkpoint, folder))
+            log_report(logger, result, page)
+    log.info("\n%s", summary_lines(result, seconds, checkpoint, folder))
     return {
-        **found, "keys": keys, "targets": targets, "probabilities": np.stack(probabilities), "groups": groups or keys,
+        **result, "keys": keys, "targets": targets, "probabilities": np.stack(probabilities), "groups": groups or keys,
     }  # fmt: skip
 
 
-def log_report(logger: WandbLogger, found: dict[str, Any], page: str) -> None:
-    """Scores into the summary of the W&B run, and the page."""
+def log_report(logger: WandbLogger, result: dict[str, Any], page: str) -> None:
+    """Add the scores to the summary of the W&B run, and log the page."""
     import wandb
 
-    scores = {name: found[name] for name in ("scores", "intervals", "floors")}
+    scores = {name: result[name] for name in ("scores", "intervals", "floors")}
     logger.experiment.summary.update({"test_report": scores})
     logger.experiment.log({"report": wandb.Html(page, inject=False)})
 
 
 def pooled_report(
-    found: list[dict[str, Any]], folds: list[Any], sets: list[LabelledSet], folder: Path, seconds: float
+    results: list[dict[str, Any]], folds: list[Any], sets: list[LabelledSet], folder: Path, seconds: float
 ) -> None:
-    """Of all folds: each clip was tested once; mean and deviation of the folds' scores."""
-    keys = [key for each in found for key in each["keys"]]
-    targets, chance = (np.concatenate([each[name] for each in found]) for name in ("targets", "probabilities"))
-    groups = [group for each in found for group in each["groups"]]
-    whole = report(keys, targets, chance, sets[0].class_names, sets[0].multi, None if groups == keys else groups)
-    of_folds = [
+    """Write the report over all folds, in which each clip is tested once, with mean and deviation of the scores.
+
+    Args:
+        results: from `write_report`, one per fold.
+    """
+    keys = [key for each in results for key in each["keys"]]
+    targets, probabilities = (np.concatenate([each[name] for each in results]) for name in ("targets", "probabilities"))
+    groups = [group for each in results for group in each["groups"]]
+    names, multi = sets[0].class_names, sets[0].multi
+    pooled = report(keys, targets, probabilities, names, multi, None if groups == keys else groups)
+    scores = {name: np.array([each["scores"][name] for each in results]) for name in results[0]["scores"]}
+    pooled["folds"] = [
         {"fold": fold, "clips": each["clips"], "scores": each["scores"]}
-        for fold, each in zip(folds, found, strict=True)
+        for fold, each in zip(folds, results, strict=True)
     ]
-    values = {name: np.array([each["scores"][name] for each in found]) for name in found[0]["scores"]}
-    whole["folds"] = of_folds
-    whole["mean"] = {name: float(each.mean()) for name, each in values.items()}
-    whole["deviation"] = {name: float(each.std(ddof=1)) for name, each in values.items()}
-    if set(values) != set(whole["scores"]):  # of events: the pooled numbers are of whole clips
-        whole["scores"], whole["intervals"] = whole["mean"], {}
-    floors_of = found[0]["floors"]
-    whole["floors"] = {name: float(np.mean([each["floors"][name] for each in found])) for name in floors_of}
-    whole["notes"] = [f"{len(folds)} folds, each tested once, the next one for validation; floors are their mean"]
-    write_predictions(folder / "predictions.csv", [(key, 0.0) for key in keys], chance, sets[0].class_names)
-    write_page(whole, {}, {str(fold): each.parts["test"] for fold, each in zip(folds, sets, strict=True)}, folder)
+    pooled["mean"] = {name: float(each.mean()) for name, each in scores.items()}
+    pooled["deviation"] = {name: float(each.std(ddof=1)) for name, each in scores.items()}
+    if set(scores) != set(pooled["scores"]):  # event scores; the pooled scores are of whole clips
+        pooled["scores"], pooled["intervals"] = pooled["mean"], {}
+    floor_names = results[0]["floors"]
+    pooled["floors"] = {name: float(np.mean([each["floors"][name] for each in results])) for name in floor_names}
+    pooled["notes"] = [f"{len(folds)} folds, each tested once, with the next one as validation; floors are fold means"]
+    write_predictions(folder / "predictions.csv", [(key, 0.0) for key in keys], probabilities, names)
+    write_page(pooled, {}, {str(fold): each.parts["test"] for fold, each in zip(folds, sets, strict=True)}, folder)
     lines = [
-        f"{len(folds)} folds: {name:<8} {whole['mean'][name]:.3f} ± {whole['deviation'][name]:.3f}" for name in values
+        f"{len(folds)} folds: {name:<8} {pooled['mean'][name]:.3f} ± {pooled['deviation'][name]:.3f}" for name in scores
     ]
-    lines += [f"floor {name:<11} {value:.3f}" for name, value in whole["floors"].items()]
+    lines += [f"floor {name:<11} {value:.3f}" for name, value in pooled["floors"].items()]
     log.info(
         "\n%s",
         "\n".join([*lines, f"{'time':<17} {seconds / 60:.1f} minutes", f"{'report':<17} {folder / 'report.html'}"]),
@@ -122,26 +127,26 @@ def pooled_report(
 
 
 def write_page(
-    found: dict[str, Any], curves: dict[str, list[tuple[float, float]]], parts: dict[str, Split], folder: Path
+    result: dict[str, Any], curves: dict[str, list[tuple[float, float]]], parts: dict[str, Split], folder: Path
 ) -> str:
-    """report.json and report.html; returns the page."""
-    (folder / "report.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    wanted = {each["path"] for each in found.get("mistakes", [])}
+    """Write report.json and report.html; returns the page."""
+    (folder / "report.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    mistakes = {each["path"] for each in result.get("mistakes", [])}
     players = {}
     for part in parts.values():
         for i, key in enumerate(part.keys):
-            if key in wanted:
+            if key in mistakes:
                 try:
-                    players[key] = player(part.waveform(i, 0.0, _HEARD_SECONDS), SAMPLE_RATE)
-                except AudioError:  # the page says that it cannot be read
+                    players[key] = player(part.waveform(i, 0.0, _PLAYER_SECONDS), SAMPLE_RATE)
+                except AudioError:  # the page shows it as unreadable
                     continue
-    page = report_page(folder.name, found, curves, players)
+    page = report_page(folder.name, result, curves, players)
     (folder / "report.html").write_text(page, encoding="utf-8", errors="replace")
     return page
 
 
 def read_curves(file: Path) -> dict[str, list[tuple[float, float]]]:
-    """(step, value) of the losses and scores that a run logged."""
+    """Metric -> (step, value) points of the losses and scores in a metrics.csv."""
     if not file.exists():
         return {}
     curves: dict[str, list[tuple[float, float]]] = {}
@@ -156,7 +161,11 @@ def read_curves(file: Path) -> dict[str, list[tuple[float, float]]]:
 def write_predictions(
     file: Path, rows: list[tuple[str, float]], probabilities: np.ndarray, class_names: list[str], top: int = 3
 ) -> None:
-    """A row a clip, or a piece of a long one: path, where it begins in seconds, the likeliest classes."""
+    """Write a row per clip or segment: path, start in seconds, the `top` classes with probabilities.
+
+    Args:
+        rows: (path, start in seconds). probabilities: (n, C).
+    """
     top = min(top, len(class_names))
     with open(file, "w", newline="", encoding="utf-8") as opened:
         writer = csv.writer(opened)
@@ -167,13 +176,13 @@ def write_predictions(
             writer.writerow([key, f"{start:.2f}", *(cell for c in best for cell in (class_names[c], f"{row[c]:.4f}"))])
 
 
-def closing_lines(found: dict[str, Any], seconds: float, checkpoint: Path, folder: Path) -> str:
+def summary_lines(result: dict[str, Any], seconds: float, checkpoint: Path, folder: Path) -> str:
     lines = []
-    for name, value in found["scores"].items():
-        low, high = found["intervals"].get(name, (None, None))
+    for name, value in result["scores"].items():
+        low, high = result["intervals"].get(name, (None, None))
         interval = f"95 %: {low:.3f} to {high:.3f}, " if low is not None else ""
-        lines.append(f"test {name:<10} {value:.3f}  ({interval}{found['clips']} clips)")
-    lines += [f"floor {name:<9} {value:.3f}" for name, value in found["floors"].items()]
+        lines.append(f"test {name:<10} {value:.3f}  ({interval}{result['clips']} clips)")
+    lines += [f"floor {name:<9} {value:.3f}" for name, value in result["floors"].items()]
     rows = {"time": f"{seconds / 60:.1f} minutes", "checkpoint": checkpoint, "report": folder / "report.html",
             "predictions": folder / "predictions.csv"}  # fmt: skip
     return "\n".join([*lines, *(f"{name:<15} {value}" for name, value in rows.items())])

@@ -1,4 +1,4 @@
-"""A classifier from settings to files: labelled set, encoder, training, report, predictions; once, or fold by fold."""
+"""Classification commands: train, test and report a classifier from the settings, once or per fold."""
 
 import csv
 import logging
@@ -36,49 +36,52 @@ from src.training.run_folder import checkpoint_of, claim_folder
 from src.training.trainer import find_device, make_trainer
 
 log = logging.getLogger("src")
-_MAX_MEASURED = 20_000  # clips of a set whose mel floor is computed
+_MAX_MEL_CLIPS = 20_000  # no mel floor for larger sets
 
 
-class Known(NamedTuple):
-    """What is computed once for all folds. embeddings: of each clip, for a frozen encoder. mel: (n, 128)."""
+class Features(NamedTuple):
+    """Features of all clips, computed once for all folds.
+
+    embeddings: of a frozen encoder, one per clip; None for fine-tuning. mel: (n, 128); None for a large set.
+    """
 
     embeddings: list[Tensor] | None
     mel: np.ndarray | None
 
 
 def fit(config: Config, resume: str | None = None) -> int:
-    """Train, test, report; returns the exit status."""
+    """Train, test and report; returns the exit status."""
     classify = config.classify
     assert classify is not None
     started = time.monotonic()
     run = Run(config, resume)
     labelled = read_set(config)
     folds = find_folds(labelled, classify.folds, config.seed)
-    tested = sorted(set(folds)) if classify.folds and folds else [classify.test_fold]
-    sets = [make_splits(labelled, config.seed, folds, fold) for fold in tested]
+    test_folds = sorted(set(folds)) if classify.folds and folds else [classify.test_fold]
+    sets = [make_splits(labelled, config.seed, folds, fold) for fold in test_folds]
     first = make_classifier(config, sets[0])
     if run.checkpoint:
         same_classes(load_classifier(run.checkpoint).class_names, labelled.class_names, run.checkpoint)
     run.start(describe(sets[0]))
     if labelled.bad and is_first():
         write_skipped(labelled.bad, run.folder / "skipped.csv")
-    known = compute_once(first, labelled, config)
-    found: list[dict[str, Any]] = []
-    for fold, divided in zip(tested, sets, strict=True):
-        part = run.fold(fold) if classify.folds else run
-        if status := fit_once(config, part, divided, known, found):
+    features = compute_features(first, labelled, config)
+    results: list[dict[str, Any]] = []
+    for fold, divided in zip(test_folds, sets, strict=True):
+        fold_run = run.fold(fold) if classify.folds else run
+        if status := fit_once(config, fold_run, divided, features, results):
             return status
     if classify.folds and is_first():
-        pooled_report(found, tested, sets, run.folder, time.monotonic() - started)
+        pooled_report(results, test_folds, sets, run.folder, time.monotonic() - started)
     return 0
 
 
-def fit_once(config: Config, run: Run, labelled: LabelledSet, known: Known, found: list[dict[str, Any]]) -> int:
-    """Train on one division of the set and report on its test split, which is added to `found`; the exit status."""
+def fit_once(config: Config, run: Run, labelled: LabelledSet, features: Features, results: list[dict[str, Any]]) -> int:
+    """Train on one set of splits and append the report of its test split to `results`; returns the exit status."""
     classify = config.classify
     assert classify is not None
     started = time.monotonic()
-    data = make_data(config, labelled, known.embeddings)
+    data = make_data(config, labelled, features.embeddings)
     model = make_classifier(config, labelled)
     if not run.checkpoint:
         start_head(model, labelled.parts["train"], data, classify, find_device(config.trainer))
@@ -97,8 +100,8 @@ def fit_once(config: Config, run: Run, labelled: LabelledSet, known: Known, foun
         trainer.test(module, datamodule=data, verbose=False)
         if trainer.is_global_zero:
             seconds = time.monotonic() - started
-            mel = None if known.mel is None else {n: known.mel[part.rows] for n, part in labelled.parts.items()}
-            found.append(write_report(module, labelled, mel, run.folder, path, seconds, trainer.loggers))
+            mel = None if features.mel is None else {n: features.mel[part.rows] for n, part in labelled.parts.items()}
+            results.append(write_report(module, labelled, mel, run.folder, path, seconds, trainer.loggers))
 
     architecture = {"encoder": model.encoder.architecture, "classifier": model.settings}
     strategy = make_strategy(config.trainer, find_unused_parameters=True)
@@ -110,11 +113,15 @@ def fit_once(config: Config, run: Run, labelled: LabelledSet, known: Known, foun
 
 
 def test(config: Config, checkpoint: str | None) -> int:
-    """Report of a trained classifier on the test split of the set that the settings name."""
+    """Report a trained classifier on the test split.
+
+    Raises:
+        UserError: there is no such checkpoint, its classes differ from the set's, or the run is cross-validated.
+    """
     assert config.classify is not None
     if config.classify.folds and checkpoint is None:
         raise UserError(
-            "a cross-validated run has tested each clip already (report.json); name a fold with --checkpoint, for "
+            "a cross-validated run has already tested every clip (report.json); choose a fold with --checkpoint, for "
             f"example {config.runs_folder}/{config.name}/fold-1"
         )
     started = time.monotonic()
@@ -134,7 +141,11 @@ def test(config: Config, checkpoint: str | None) -> int:
 
 
 def read_set(config: Config) -> LabelledClips:
-    """Raises UserError: as `read_labelled`; too many unreadable clips; frames are asked for, but no times are known."""
+    """Read the labeled set.
+
+    Raises:
+        UserError: as `read_labelled`; too many unreadable clips; or classify.level=frame without event times.
+    """
     classify, data = config.classify, config.data
     assert classify is not None
     multi = {"auto": None, "single": False, "multi": True}[classify.task]
@@ -150,7 +161,7 @@ def read_set(config: Config) -> LabelledClips:
         without = next((clip for clip in labelled.clips if not clip.annotation.events), None)
         if without:
             raise UserError(
-                f"classify.level=frame, but of {without.key} no times are known; give labels.csv the columns onset and "
+                f"classify.level=frame, but {without.key} has no event times; give labels.csv the columns onset and "
                 "offset (seconds)"
             )
         return replace(labelled, multi=True)
@@ -158,17 +169,25 @@ def read_set(config: Config) -> LabelledClips:
 
 
 def same_classes(of_checkpoint: list[str], of_set: list[str], path: Path) -> None:
-    """Raises UserError: other classes than the checkpoint's."""
+    """Check that the classes are the same.
+
+    Raises:
+        UserError: they differ.
+    """
     if of_checkpoint != of_set:
         missing, new = sorted(set(of_checkpoint) - set(of_set)), sorted(set(of_set) - set(of_checkpoint))
         raise UserError(
-            f"{path} has other classes than the set: only in the checkpoint {', '.join(missing) or 'none'}; "
+            f"{path} and the set have different classes: only in the checkpoint {', '.join(missing) or 'none'}; "
             f"only in the set {', '.join(new) or 'none'}"
         )
 
 
 def make_classifier(config: Config, labelled: LabelledSet) -> AudioClassifier:
-    """Its encoder is that of `model.init_from`, or a new one whose batch norm has seen some of the training clips."""
+    """A classifier with the encoder of `model.init_from`, or a new one with batch-norm statistics of training clips.
+
+    Raises:
+        UserError: as `load_encoder`; or the encoder has no block classify.layer.
+    """
     classify, model = config.classify, config.model
     assert classify is not None
     if model.init_from:
@@ -179,27 +198,31 @@ def make_classifier(config: Config, labelled: LabelledSet) -> AudioClassifier:
         encoder = create_encoder(
             model.size, model.drop_path, model.layer_scale, model.gradient_checkpointing, config.seed
         )
-        calibrate_norm(encoder, read_some(labelled.parts["train"], 256))
+        calibrate_norm(encoder, sample_waveforms(labelled.parts["train"], 256))
         encoder.eval()
     if classify.layer is not None and classify.layer > encoder.depth:
-        raise UserError(f"classify.layer={classify.layer} is not a block; there are 0 (the patch embedding) to "
-                        f"{encoder.depth}, and null for the normed output")  # fmt: skip
+        raise UserError(f"classify.layer={classify.layer} is not a block; use 0 (the patch embedding) to "
+                        f"{encoder.depth}, or null for the normalized output")  # fmt: skip
     pooling = None if classify.level == "frame" else classify.pooling
     return AudioClassifier(encoder, labelled.class_names, classify.layer, pooling, labelled.multi)
 
 
-def compute_once(model: AudioClassifier, labelled: LabelledClips, config: Config) -> Known:
-    """Embeddings for a frozen encoder, and mel statistics for the floor."""
+def compute_features(model: AudioClassifier, labelled: LabelledClips, config: Config) -> Features:
+    """Embeddings for a linear probe, and mel statistics for the floor."""
     assert config.classify is not None
     embeddings = None
     if config.classify.method == "linear":
         model.encoder.to(find_device(config.trainer))
         embeddings = embed(model, labelled.clips)
-    return Known(embeddings, mel_rows(labelled.clips) if len(labelled.clips) <= _MAX_MEASURED else None)
+    return Features(embeddings, mel_rows(labelled.clips) if len(labelled.clips) <= _MAX_MEL_CLIPS else None)
 
 
 def make_data(config: Config, labelled: LabelledSet, embeddings: list[Tensor] | None = None) -> LabelledDataModule:
-    """embeddings: of each clip of the whole set, for a frozen encoder."""
+    """The data module of one set of splits.
+
+    Args:
+        embeddings: of every clip of the whole set, for a frozen encoder.
+    """
     assert config.classify is not None
     balanced, overfit = config.classify.balanced == "sampling", bool(config.trainer.overfit_batches)
     data = LabelledDataModule(labelled, config.data, config.seed, balanced, overfit)
@@ -208,9 +231,9 @@ def make_data(config: Config, labelled: LabelledSet, embeddings: list[Tensor] | 
     return data
 
 
-def read_some(part: Split, most: int) -> list[np.ndarray]:
-    """Up to `most` clips, evenly over the part, 10 s of each at most."""
-    chosen = np.linspace(0, len(part) - 1, min(most, len(part))).astype(int).tolist()
+def sample_waveforms(part: Split, max_clips: int) -> list[np.ndarray]:
+    """Up to `max_clips` evenly spaced clips of a split, at most 10 s of each."""
+    chosen = np.linspace(0, len(part) - 1, min(max_clips, len(part))).astype(int).tolist()
     return [read(part.clips[i], 10.0) for i in chosen]
 
 
@@ -221,13 +244,13 @@ def start_head(
     classify: ClassifyConfig,
     device: torch.device,
 ) -> None:
-    """Standardize by the train embeddings; for probe_then_finetune set the linear layer by logistic regression."""
+    """Fit the standardization on train embeddings; for probe_then_finetune, the linear layer by logistic regression."""
     model.encoder.to(device)
     embedded = data.embeddings["train"] if data.embeddings else embed(model, train.clips)
-    standardise, linear = model.head
-    assert isinstance(standardise, Standardize) and isinstance(linear, nn.Linear)
+    standardize, linear = model.head
+    assert isinstance(standardize, Standardize) and isinstance(linear, nn.Linear)
     rows = torch.cat(embedded) if model.pooling is None else torch.stack(embedded)
-    standardise.fit(rows)
+    standardize.fit(rows)
     if classify.method != "probe_then_finetune":
         return
     targets = train.targets
@@ -237,7 +260,7 @@ def start_head(
             frame_targets(events_of(train, i, columns)[None], model.encoder.token_times(len(tokens)), len(columns))[0]
             for i, tokens in enumerate(embedded)
         ])  # fmt: skip
-    scaled = ((rows - standardise.mean.cpu()) / standardise.deviation.cpu()).numpy()
+    scaled = ((rows - standardize.mean.cpu()) / standardize.deviation.cpu()).numpy()
     weight, bias = fit_linear(scaled, targets, model.multi, classify.balanced is not None)
     with torch.no_grad():
         linear.weight.copy_(torch.from_numpy(weight))

@@ -1,1 +1,1 @@
-"""What a YAML may say, how files merge, and what is refused."""
+"""Settings: their types and defaults, merging of YAML files and overrides, validation."""

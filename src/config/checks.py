@@ -1,4 +1,4 @@
-"""Ranges and contradictions of settings that types can't say."""
+"""Validation of settings beyond their types: ranges, contradictions, settings without effect."""
 
 import math
 import re
@@ -9,7 +9,7 @@ from src.config.settings import Config
 from src.errors import UserError
 
 _MANY = 2**62
-RANGES = {  # key: lowest and highest value; None is always allowed
+RANGES = {  # key: minimum and maximum; null is always allowed
     "model.drop_path": (0.0, 0.99),
     "model.layer_scale": (0.0, 10.0),
     "objective.mask_ratio": (0.01, 0.99),
@@ -58,8 +58,8 @@ RANGES = {  # key: lowest and highest value; None is always allowed
 }
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
 
-# Settings that a kind of run does not read. One that differs from its default is refused. Keys of a source describe
-# the audio, whoever reads it, and are always allowed, but for its weight.
+# Settings that have no effect in a kind of run. They must keep their defaults. Keys of a source, except weight, are
+# always allowed, since they describe the audio.
 NOT_FOR_PRETRAINING = ("trainer.check_val_every_n_epoch",)
 NOT_FOR_CLASSIFICATION = (
     "objective.mask_ratio", "objective.mask_group", "check.train", "check.test", "check.layer", "check.pooling",
@@ -74,17 +74,17 @@ NOT_FOR_LINEAR = (
 
 
 def check_values(config: Config) -> None:
-    """Ranges and contradictions.
+    """Validate ranges and combinations of settings.
 
     Raises:
-        UserError: with key, value and what is allowed.
+        UserError: names the key, its value and what is allowed.
     """
     if not config.data.sources:
         raise UserError(
             "data.sources is empty; add a data fragment, for example --config configs/data/folder.yaml data.path=FOLDER"
         )
     for key, (low, high) in RANGES.items():
-        _between(key, value_of(config, key), low, high)
+        _check_range(key, value_of(config, key), low, high)
     _check_batches(config)
     _check_length(config)
     _check_trainer(config)
@@ -92,25 +92,25 @@ def check_values(config: Config) -> None:
 
 
 def value_of(config: Any, key: str) -> Any:
-    """The value of a dotted key; None where its section is off."""
+    """Value of a dotted key; None if its section is null."""
     for name in key.split("."):
         config = None if config is None else getattr(config, name)
     return config
 
 
-def _between(key: str, value: float | None, low: float, high: float) -> None:
+def _check_range(key: str, value: float | None, low: float, high: float) -> None:
     if value is None or low <= value <= high:
         return
     if key == "data.crop_seconds" and value > high:
         raise UserError(f"{key}={value} is longer than the encoder's 10.08 s; set it to 10.08 or less")
-    raise UserError(f"{key}={value} is out of range; it goes from {low} to {high}")
+    raise UserError(f"{key}={value} is out of range; set it between {low} and {high}")
 
 
 def _check_batches(config: Config) -> None:
     data = config.data
     if (data.batch_size is None) == (data.batch_seconds is None):
-        found = "neither is set" if data.batch_size is None else "both are set"
-        raise UserError(f"set data.batch_size (clips) or data.batch_seconds (seconds), one of them: {found}")
+        state = "neither is set" if data.batch_size is None else "both are set"
+        raise UserError(f"set either data.batch_size (clips) or data.batch_seconds (seconds); {state}")
     if data.prefetch_factor is not None and not data.num_workers:
         raise UserError("data.prefetch_factor needs workers; set data.num_workers to 1 or more")
 
@@ -118,9 +118,9 @@ def _check_batches(config: Config) -> None:
 def _check_length(config: Config) -> None:
     trainer = config.trainer
     if trainer.max_steps == 0 or trainer.max_steps < -1:
-        raise UserError(f"trainer.max_steps={trainer.max_steps} is out of range; it starts at 1, and -1 is no limit")
+        raise UserError(f"trainer.max_steps={trainer.max_steps} is out of range; set 1 or more, or -1 for no limit")
     if trainer.max_steps == -1 and trainer.max_epochs is None and not trainer.fast_dev_run:
-        raise UserError("nothing says how long to train; set trainer.max_steps or trainer.max_epochs")
+        raise UserError("the length of the run is not set; set trainer.max_steps or trainer.max_epochs")
     for key in ("trainer.max_time", "checkpoint.train_time_interval"):
         value = value_of(config, key)
         if value is not None and not re.fullmatch(r"\d+:\d\d:\d\d:\d\d", value):
@@ -131,42 +131,44 @@ def _check_trainer(config: Config) -> None:
     trainer = config.trainer
     if trainer.precision not in PRECISIONS:
         raise UserError(
-            f"trainer.precision={trainer.precision} is not offered; take {', '.join(PRECISIONS)} (weights stay in fp32)"
+            f"trainer.precision={trainer.precision} is not supported; use {', '.join(PRECISIONS)} (weights stay fp32)"
         )
     if trainer.precision == "16-mixed" and trainer.skip_bad_steps is not None and config.classify is None:
         raise UserError(
-            "trainer.precision=16-mixed scales the loss and skips steps that overflow by itself; set "
-            "trainer.skip_bad_steps=null, or precision=bf16-mixed"
+            "trainer.precision=16-mixed already skips steps whose gradients overflow; set trainer.skip_bad_steps=null "
+            "or trainer.precision=bf16-mixed"
         )
     if (isinstance(trainer.devices, str) and trainer.devices != "auto") or trainer.devices in (0, False):
-        raise UserError(f"trainer.devices={trainer.devices} is neither a number of processes nor auto")
+        raise UserError(f"trainer.devices={trainer.devices} is not valid; set a number of processes or auto")
     if isinstance(trainer.devices, int) and trainer.devices < -1:
-        raise UserError(f"trainer.devices={trainer.devices} is out of range; it starts at 1, and -1 is auto")
+        raise UserError(f"trainer.devices={trainer.devices} is out of range; set 1 or more, or -1 for auto")
     if isinstance(trainer.deterministic, str) and trainer.deterministic != "warn":
-        raise UserError(f"trainer.deterministic={trainer.deterministic} is neither true, false nor warn")
+        raise UserError(f"trainer.deterministic={trainer.deterministic} is not valid; set true, false or warn")
     if len(config.optimizer.betas) != 2:
         betas = config.optimizer.betas
-        raise UserError(f"optimizer.betas={betas} has {len(betas)} numbers; AdamW takes two")
+        raise UserError(f"optimizer.betas={betas} has {len(betas)} values; set two")
 
 
 def _check_kind(config: Config) -> None:
-    """Refuses what has no effect in this kind of run."""
+    """Refuse settings that have no effect in this kind of run."""
     classify = config.classify
     if classify is None:
         _refuse_changes(config, NOT_FOR_PRETRAINING, "pretraining")
         return
     if config.trainer.strategy == "fsdp":
-        raise UserError("trainer.strategy=fsdp is for pretraining; a classifier takes auto or ddp")
+        raise UserError("trainer.strategy=fsdp is for pretraining only; set auto or ddp for a classifier")
     _refuse_changes(config, NOT_FOR_CLASSIFICATION, "a classifier")
     if any(source.weight != 1.0 for source in config.data.sources):
-        raise UserError("data.sources.N.weight has no effect in a classifier; leave it out")
+        raise UserError("data.sources.N.weight has no effect in a classifier; remove it")
     if classify.lora_rank and classify.method == "linear":
-        raise UserError("classify.lora_rank is set, but method linear trains no encoder; set classify.method=finetune")
+        raise UserError(
+            "classify.lora_rank is set, but classify.method=linear does not train the encoder; set it to finetune"
+        )
     if classify.method == "linear":
         _refuse_changes(config, NOT_FOR_LINEAR, "a classifier with classify.method=linear")
     if config.model.init_from is not None:
         _refuse_changes(
-            config, ("model.size", "model.layer_scale"), "a classifier that starts from model.init_from, which has both"
+            config, ("model.size", "model.layer_scale"), "a classifier that starts from model.init_from, which sets it"
         )
 
 
@@ -174,7 +176,7 @@ def _refuse_changes(config: Config, keys: tuple[str, ...], kind: str) -> None:
     for key in keys:
         value = value_of(config, key)
         if value != _default(config, key):
-            raise UserError(f"{key}={value} has no effect in {kind}; leave it out")
+            raise UserError(f"{key}={value} has no effect in {kind}; remove it")
 
 
 def _default(config: Config, key: str) -> Any:

@@ -1,4 +1,4 @@
-"""YAML files and overrides to settings: how they merge, what a mistake in them says, and settings to YAML again."""
+"""Load settings from YAML files and overrides, explain mistakes in them, and write settings as YAML."""
 
 import ast
 import difflib
@@ -35,11 +35,11 @@ def load_config(files: list[str], overrides: list[str]) -> Config:
     """Merge YAML files from left to right, then `key=value` overrides, then resolve `${...}`.
 
     Raises:
-        UserError: a file that is not there or is not YAML, an unknown key, a value of the wrong type or range.
+        UserError: a file is missing or not YAML; a key is unknown; a value has the wrong type or is out of range.
     """
     config = merge(files, overrides)
     for unset in _keys_inside_text(OmegaConf.to_container(config)):
-        if OmegaConf.select(config, unset) is None:  # the text would say None
+        if OmegaConf.select(config, unset) is None:  # would be inserted as "None"
             raise UserError(f"{unset} is not set; add {unset}=VALUE to the command")
     try:
         result = OmegaConf.to_object(config)
@@ -55,7 +55,7 @@ def load_config(files: list[str], overrides: list[str]) -> Config:
 
 
 def _keys_inside_text(values: Any) -> list[str]:
-    """Keys of `${...}` that are a part of a longer text."""
+    """Keys of `${...}` inside longer strings."""
     if isinstance(values, dict | list):
         inner = values.values() if isinstance(values, dict) else values
         return [key for value in inner for key in _keys_inside_text(value)]
@@ -65,7 +65,7 @@ def _keys_inside_text(values: Any) -> list[str]:
 
 
 def merge(files: list[str], overrides: list[str]) -> DictConfig:
-    """The same before `${...}` is resolved."""
+    """As `load_config`, but without resolving `${...}` and without validation."""
     config = OmegaConf.structured(Config)
     for file in files:
         if not Path(file).is_file():
@@ -74,19 +74,19 @@ def merge(files: list[str], overrides: list[str]) -> DictConfig:
             config = OmegaConf.merge(config, OmegaConf.load(file))
         except OmegaConfBaseException as error:
             raise UserError(f"{file}: {_explain(error)}") from None
-        except Exception as error:  # the YAML parser's errors have no common base with omegaconf's
-            raise UserError(f"{file} is not a YAML of settings: {_one_line(error)}") from None
+        except Exception as error:  # YAML parser errors share no base class with omegaconf's
+            raise UserError(f"{file} is not a YAML file of settings: {_one_line(error)}") from None
     for override in overrides:
         key, equals, value = override.removeprefix("--").partition("=")
         if not equals or not key:
-            raise UserError(f"{override!r} is not an override; write key=value, for example trainer.steps=100")
+            raise UserError(f"{override!r} is not an override; write key=value, for example trainer.max_steps=100")
         _override(config, key, value)
     return config
 
 
 def _override(config: DictConfig, key: str, value: str) -> None:
-    if value == "???":  # omegaconf's mark of a value that has to be given
-        raise UserError(f"{key} is not set; give it a value, {key}=VALUE")
+    if value == "???":  # omegaconf's marker of a mandatory value
+        raise UserError(f"{key} is not set; add {key}=VALUE to the command")
     try:
         parsed = OmegaConf.from_dotlist([f"value={value}"]).value
         parent, _, leaf = key.rpartition(".")
@@ -138,7 +138,7 @@ def _is_section(key: str) -> bool:
 
 
 def describe_keys() -> dict[str, str]:
-    """Every key of a YAML and the sentence under its field; the keys of a source stand once, as data.sources.N."""
+    """Every key and the text under its field; keys of a source are listed once, as data.sources.N."""
     described: dict[str, str] = {}
     for section, cls in SECTIONS.items():
         body = ast.parse(inspect.getsource(cls)).body[0].body  # type: ignore[attr-defined]
@@ -150,5 +150,5 @@ def describe_keys() -> dict[str, str]:
 
 
 def to_yaml(config: Config) -> str:
-    """The resolved settings, as written into the run folder."""
+    """The resolved settings as YAML, as written to the run folder."""
     return OmegaConf.to_yaml(OmegaConf.structured(config))

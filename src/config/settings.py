@@ -1,6 +1,6 @@
-"""What a YAML may say: one dataclass a section, a sentence under each field.
+"""All settings: a dataclass per section, with the help text of `--help` under each field.
 
-Nothing heavy is imported here, so that `--help` and a wrong key answer at once. Files: config_files.py.
+Heavy packages are not imported here, so that `--help` and mistakes in keys are fast. Loading: files.py.
 """
 
 from dataclasses import dataclass, field
@@ -12,35 +12,35 @@ class ModelConfig:
     size: Literal["tiny", "base", "0.6b", "1.2b"] = "tiny"
     """Encoder and decoder widths and depths (src/models/sizes.py)."""
     init_from: str | None = None
-    """Checkpoint, export or release name whose weights training starts from; null starts from random weights."""
+    """Checkpoint, export or release name to load weights from; null starts from random weights."""
     drop_path: float = 0.0
-    """Share of residual branches dropped in the last encoder block, rising linearly from 0 in the first; 0 to 1."""
+    """Stochastic depth rate of the last encoder block, increasing linearly from 0 in the first; 0 to 0.99."""
     layer_scale: float | None = None
-    """Initial value of LayerScale in the encoder blocks; null leaves LayerScale out."""
+    """Initial value of LayerScale in the encoder blocks; null uses no LayerScale."""
     gradient_checkpointing: bool = False
-    """Recompute each block's activations in the backward pass: less memory, a third more time."""
+    """Recompute activations of each block in the backward pass: less memory, about a third more time."""
 
 
 @dataclass
 class ObjectiveConfig:
     mask_ratio: float = 0.75
-    """Share of each clip's tokens that the encoder does not see; above 0, below 1."""
+    """Fraction of each clip's tokens hidden from the encoder; 0.01 to 0.99."""
     mask_group: int = 2
-    """Neighbouring tokens that are masked together."""
+    """Number of adjacent tokens masked together; 1 to 126."""
 
 
 @dataclass
 class OptimizerConfig:
     lr: float = 3e-4
-    """Peak learning rate for 256 clips a step; scaled in proportion to the effective batch."""
+    """Peak learning rate for an effective batch of 256 clips; scaled linearly with the effective batch."""
     weight_decay: float = 0.01
     """Decoupled weight decay of matrices; norms, biases, positions and the mask token have none."""
     betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
-    """AdamW's decay rates of the two moments."""
+    """AdamW's decay rates of the first and second moment."""
     warmup_steps: int = 0
-    """Optimiser steps from 0 to the peak learning rate."""
+    """Optimizer steps of linear warm-up to the peak learning rate."""
     final_share: float = 0.1
-    """The cosine ends at this share of the peak."""
+    """Learning rate at the end of the cosine, as a fraction of the peak; 0 to 1."""
 
 
 @dataclass
@@ -50,231 +50,232 @@ class SourceConfig:
     path: str = "???"
     """Hub id or local dataset; folder; or a shard file, glob or brace pattern."""
     split: str = "train"
-    """Split of a Hugging Face dataset."""
+    """Hugging Face: split."""
     config_name: str | None = None
-    """Configuration of a Hugging Face dataset that has several."""
+    """Hugging Face: configuration of a dataset that has several; null is the default one."""
     audio_column: str = "audio"
-    """Column of a Hugging Face dataset that holds the audio."""
+    """Hugging Face: column of the audio."""
     label_column: str | None = None
-    """Column of a Hugging Face dataset that holds the class or a list of classes; null reads no labels."""
+    """Hugging Face: column of the class, or of a list of classes; null reads no labels."""
     label_separator: str | None = None
-    """What stands between several classes in one string of the label column; null takes a string as one class."""
+    """Hugging Face: separator of several classes in one string of the label column; null expects one class."""
     fold_column: str | None = None
-    """Column of a Hugging Face dataset that holds the fold, a number, for cross-validation."""
+    """Hugging Face: column of the fold number for cross-validation; null reads no folds."""
     group_column: str | None = None
-    """Column of a Hugging Face dataset whose clips stay together when a set is split: speaker, recording."""
+    """Hugging Face: column of the group (speaker, recording) whose clips must be in the same split; null for none."""
     streaming: bool = False
-    """Read a Hugging Face dataset in its own order, without downloading it first."""
+    """Hugging Face: read the dataset in its own order, without downloading it first."""
     weight: float = 1.0
-    """Share of the clips drawn from this source, relative to the other sources."""
+    """Sampling weight relative to the other sources."""
 
 
 @dataclass
 class DataConfig:
     path: str | None = None
-    """Where the audio lies, for fragments that say `${data.path}` (configs/data)."""
+    """Location of the audio, used as `${data.path}` by the fragments in configs/data."""
     sources: list[SourceConfig] = field(default_factory=list)
-    """What is trained on; several are mixed by their weights."""
+    """Training data; several sources are mixed by weight."""
     validation: SourceConfig | None = None
-    """Held-out audio for the validation loss; null skips validation."""
+    """Validation data; null skips validation in pretraining and splits it off the training data for a classifier."""
     test: SourceConfig | None = None
-    """Audio for `test` and `predict`."""
+    """Data of `test` and `predict`."""
     crop_seconds: float = 10.0
-    """Longest piece of a clip in a batch; 0.05 to 10.08. A longer clip gives several crops an epoch."""
+    """Maximum length of a crop in seconds; 0.05 to 10.08. In pretraining longer clips give several crops per epoch."""
     pad_to_crop: bool = False
-    """Pad every clip with zeros to crop_seconds and treat them as sound, as the paper does."""
+    """Pad every clip with zeros to crop_seconds and treat the padding as audio, as in the paper."""
     batch_size: int | None = None
-    """Clips a batch and process; set this or batch_seconds."""
+    """Clips per batch and process; set either this or batch_seconds."""
     batch_seconds: float | None = None
-    """Seconds of padded audio a batch and process; set this or batch_size."""
+    """Seconds of padded audio per batch and process; set either this or batch_size."""
     window_clips: int = 4096
-    """Crops that are shuffled and sorted into length buckets together."""
+    """Crops that are shuffled and grouped by length together."""
     resample: bool = False
-    """Draw clips with replacement, as the official code does; false takes each once an epoch."""
+    """Draw clips with replacement, as the official code does; false takes each clip once per epoch."""
     gain_db: float | None = None
-    """Each crop is made louder or softer by up to this many dB; null leaves the level alone."""
+    """Random gain per crop, up to plus or minus this many dB; null applies none."""
     num_workers: int = 0
-    """Processes that decode; 0 decodes in the training process."""
+    """Decoding worker processes per training process; 0 decodes in the training process."""
     prefetch_factor: int | None = None
-    """Batches that each worker prepares in advance; null is 2. Needs num_workers."""
+    """Batches prefetched by each worker; null means 2. Requires num_workers of 1 or more."""
     pin_memory: bool | None = None
-    """Batches in page-locked memory, which a GPU copies faster; null: where there is a GPU."""
+    """Put batches in pinned memory for faster copies to a GPU; null does so if there is a GPU."""
     persistent_workers: bool = True
-    """Keep the workers between epochs."""
+    """Keep workers alive between epochs."""
     cache_gigabytes: float = 4.0
-    """A set that fits is decoded once into a 16-bit cache of at most this size; 0 turns the cache off."""
+    """Maximum size in GB of the 16-bit cache of decoded audio, used if the data fit; 0 disables it."""
     max_bad_share: float = 0.1
-    """Largest share of unreadable clips, and of shards, before the run stops; 0 to 1."""
+    """Stop if more than this fraction of clips, or of shards, is unreadable; 0 to 1."""
 
 
 @dataclass
 class TrainerConfig:
-    """Arguments of `lightning.Trainer`, with its names and meaning; the last three are ours."""
+    """Arguments of `lightning.Trainer` by name; the last three are our own."""
 
     max_steps: int = -1
-    """Optimizer steps; -1: max_epochs says how many."""
+    """Optimizer steps of the run; -1 for no limit (set max_epochs)."""
     max_epochs: int | None = None
-    """Passes over the training clips; null: max_steps says how long."""
+    """Epochs of the run; null for no limit (set max_steps)."""
     max_time: str | None = None
-    """Stop and save after this time, DD:HH:MM:SS; null has no limit."""
+    """Save and stop after this time, DD:HH:MM:SS; null for no limit."""
     accumulate_grad_batches: int = 1
-    """Batches a process puts into one optimizer step."""
+    """Batches per process and optimizer step."""
     gradient_clip_val: float | None = None
-    """Largest norm of the gradient; null does not clip."""
+    """Maximum gradient norm; null disables clipping."""
     log_every_n_steps: int = 10
-    """Steps between two rows of metrics.csv."""
+    """Optimizer steps between rows of metrics.csv."""
     val_check_interval: int | float | None = None
-    """Batches between two validations, or a fraction of an epoch; null: after each epoch. Probes and pictures of
-    pretraining come with it, and once more at the end."""
+    """Batches between validations, or a fraction of an epoch; null validates after each epoch. In pretraining, probes
+    and pictures run at the same interval and at the end."""
     check_val_every_n_epoch: int = 1
-    """Classification: epochs between two validations."""
+    """Epochs between validations of a classifier."""
     limit_train_batches: int | float | None = None
-    """Batches of an epoch, or a fraction of them; null takes all."""
+    """Training batches per epoch, or a fraction of them; null uses all."""
     limit_val_batches: int | float | None = None
-    """Batches of a validation, or a fraction of them; null takes all."""
+    """Batches per validation, or a fraction of them; null uses all."""
     fast_dev_run: bool | int = False
-    """Try out one batch (or this many) of training, validation and test, and write nothing."""
+    """Run one batch (or this number) of training, validation and test without keeping files."""
     overfit_batches: int | float = 0
-    """Train on the first batches only, again and again: a number or a fraction; 0 is off."""
+    """Train repeatedly on the first batches only: a number or a fraction of an epoch; 0 disables it."""
     profiler: Literal["simple", "advanced", "pytorch"] | None = None
-    """Lightning's profiler; it writes into the run's folder."""
+    """Lightning's profiler, which writes to the run folder; null for none."""
     detect_anomaly: bool = False
-    """Stop where a gradient becomes NaN (slow)."""
+    """Raise an error at the operation whose gradient is NaN (slow)."""
     deterministic: bool | str = False
-    """Deterministic algorithms only; warn says where there is none."""
+    """Use deterministic algorithms only; warn instead warns where there is none."""
     benchmark: bool | None = None
-    """cuDNN chooses its algorithms by measuring."""
+    """Let cuDNN choose its algorithms by measuring; null is torch's default."""
     devices: int | str = 1
-    """Processes (GPUs, or CPU processes) on each node; auto: all GPUs, or one CPU process."""
+    """Processes (GPUs, or CPU processes) per node; auto uses all GPUs, or one CPU process."""
     num_nodes: int = 1
-    """Nodes."""
+    """Number of nodes."""
     strategy: Literal["auto", "ddp", "fsdp"] = "auto"
-    """ddp: a copy of the model on each process; fsdp: a shard of it; auto: ddp for more than one process."""
+    """ddp replicates the model, fsdp shards it over the processes (pretraining only); auto is ddp for several."""
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = "auto"
-    """Hardware."""
+    """Hardware; auto uses a GPU if there is one."""
     precision: str = "auto"
-    """32-true, bf16-mixed or 16-mixed; auto: bf16-mixed where the GPU computes in it, else 32-true."""
+    """32-true, bf16-mixed or 16-mixed; auto is bf16-mixed on a GPU that supports it, else 32-true."""
     compile: bool = False
-    """torch.compile each block: minutes at the start, faster steps on a GPU."""
+    """torch.compile each block: minutes of compilation at the start, faster steps on a GPU."""
     threads: int | None = None
-    """CPU threads a process; null leaves torch's choice."""
+    """CPU threads per process; null is torch's default."""
     skip_bad_steps: int | None = 10
-    """Leave out steps with a NaN or a jump of the loss; more than this many in a row stop the run. null: none."""
+    """Skip steps with a NaN or a jump of the loss; stop after more than this many in a row. null skips none."""
 
 
 @dataclass
 class CheckpointConfig:
-    """Arguments of Lightning's `ModelCheckpoint`, with its names and meaning."""
+    """Arguments of Lightning's `ModelCheckpoint` by name."""
 
     every_n_train_steps: int = 500
-    """Optimizer steps between two saves of checkpoints/last.ckpt."""
+    """Optimizer steps between saves of checkpoints/last.ckpt."""
     train_time_interval: str | None = None
-    """Save last.ckpt also after this time, DD:HH:MM:SS; null goes by steps alone."""
+    """Also save last.ckpt after this time, DD:HH:MM:SS; null saves by steps only."""
     save_last: bool = True
-    """Keep last.ckpt; without it a run that is killed cannot be resumed (a signal still saves it)."""
+    """Keep last.ckpt. Without it a killed run cannot be resumed; SIGTERM, SIGUSR1 and Ctrl-C still save it."""
     save_top_k: int = 2
-    """Checkpoints kept for the best values of `monitor`; -1 keeps all, 0 none."""
+    """Number of best checkpoints to keep; -1 keeps all, 0 none."""
     monitor: str = "val/loss"
-    """The logged value that says which is best."""
+    """Logged metric that decides which checkpoints are best."""
     mode: Literal["min", "max"] = "min"
-    """Whether the best value is the smallest or the largest."""
+    """Whether the minimum or the maximum of `monitor` is best."""
 
 
 @dataclass
 class CheckConfig:
     train: SourceConfig | None = None
-    """Labelled clips the probes learn from; null leaves the probes out."""
+    """Labeled clips to fit the probes on; null disables the probes."""
     test: SourceConfig | None = None
-    """Labelled clips the probes are scored on."""
+    """Labeled clips to score the probes on; null disables the probes."""
     layer: int | None = None
-    """Block whose output is read (1 is the first, 0 the patch embedding); null reads the encoder's normed output."""
+    """Encoder block to read (1 is the first, 0 the patch embedding); null reads the normalized output."""
     pooling: Literal["mean", "max", "mean_std", "mean_max"] = "mean"
-    """How the tokens of a clip become one embedding."""
+    """Pooling of a clip's tokens into one embedding."""
     max_clips: int = 2000
-    """Clips of each labelled split that are used."""
+    """Maximum number of clips per split; at least 2."""
 
 
 @dataclass
 class AugmentConfig:
     gain_db: float = 6.0
-    """Each clip is made louder or softer by up to this many dB; 0 leaves the level alone."""
+    """Random gain per clip, up to plus or minus this many dB; 0 disables it."""
     shift_seconds: float = 0.5
-    """Each clip is turned in time by up to this much; 0 leaves it. Not where frames are classified."""
+    """Random circular shift in time, up to plus or minus this many seconds; 0 disables it. Unused with level=frame."""
     noise_db: float | None = None
-    """White noise is added this many dB under the clip's level, up to 30 dB less; null adds none."""
+    """Minimum SNR of added white noise in dB; the SNR is drawn from this to 30 dB more. null adds none."""
     mixup: float = 0.0
-    """Clips are mixed with one another, labels too, by shares from Beta(mixup, mixup); 0 does not mix."""
+    """Mix clips and their labels in pairs with weights from Beta(mixup, mixup); 0 disables it."""
     mask_bands: int = 12
-    """SpecAugment: mel bands that are hidden together, at most; 0 hides none."""
+    """SpecAugment: maximum width of the frequency mask in mel bands; 0 disables it."""
     mask_frames: int = 20
-    """SpecAugment: frames (10 ms) that are hidden together, at most; 0 hides none."""
+    """SpecAugment: maximum width of the time mask in frames of 10 ms; 0 disables it."""
 
 
 @dataclass
 class ClassifyConfig:
     method: Literal["linear", "finetune", "probe_then_finetune"] = "linear"
-    """Train the head on a frozen encoder; all of it; or the head first, by logistic regression, and then all of it."""
+    """linear trains the head on a frozen encoder, finetune trains both, probe_then_finetune fits the head by logistic
+    regression and then trains both."""
     level: Literal["clip", "frame"] = "clip"
-    """One answer a clip; or one each 40 ms, learnt from events (onset and offset in labels.csv)."""
+    """Classify whole clips, or every 40 ms frame, trained on events (onset and offset in labels.csv)."""
     task: Literal["auto", "single", "multi"] = "auto"
-    """One class a clip, or several; auto looks whether any clip has several."""
+    """One class per clip, or several (multi-label); auto is multi if any clip has several."""
     layer: int | None = None
-    """Block whose output is read (1 is the first, 0 the patch embedding); null reads the encoder's normed output."""
+    """Encoder block to read (1 is the first, 0 the patch embedding); null reads the normalized output."""
     pooling: Literal["mean", "max", "mean_std", "mean_max"] = "mean"
-    """How the tokens of a clip become one embedding."""
+    """Pooling of a clip's tokens into one embedding."""
     layer_decay: float = 0.75
-    """Each block learns this much slower than the one above it; 1 treats all alike."""
+    """Learning rate of each block relative to the block above; 0.01 to 1, 1 trains all at the same rate."""
     label_smoothing: float = 0.0
-    """Share of a label that is spread over all classes; 0 to 1, for one class a clip."""
+    """Label smoothing for one class per clip; 0 to 0.99."""
     balanced: Literal["weights", "sampling"] | None = None
-    """Let each class count the same, however many clips it has: weights of the loss, or how often clips are drawn."""
+    """Balance the classes by loss weights or by sampling; null does not balance."""
     lora_rank: int | None = None
-    """Fine-tune by low-rank adapters of this rank (LoRA) in place of the encoder's own weights; null trains all."""
+    """Fine-tune LoRA adapters of this rank instead of the encoder's weights; null trains all weights."""
     test_fold: int | None = None
-    """Of a set with folds: the one that is tested on; null takes the first."""
+    """Fold to test on, for a set with folds; null takes the first."""
     folds: int | None = None
-    """Cross-validation: each fold is tested once; of a set without folds this many are made. null tests once."""
+    """Cross-validate: test each fold once. A set without folds is split into this many, 3 or more. null does not."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
 
 @dataclass
 class TrackingConfig:
     wandb: Literal["offline", "online"] | None = None
-    """Weights & Biases: offline needs no account; null is off. metrics.csv is always written."""
+    """Weights & Biases mode; offline needs no account, null disables it. metrics.csv is always written."""
     project: str = "audio-encoder"
-    """Project in Weights & Biases."""
+    """W&B project."""
     entity: str | None = None
-    """User or team that owns the project; null is your default."""
+    """W&B user or team; null is your default."""
     group: str | None = None
-    """Group of the run."""
+    """W&B group; null for none."""
     name: str | None = None
-    """Name of the run there; null takes the run folder's."""
+    """W&B run name; null is the name of the run folder."""
     tags: list[str] = field(default_factory=list)
-    """Tags of the run."""
+    """W&B tags."""
     notes: str | None = None
-    """A description of the run."""
+    """W&B description of the run; null for none."""
     job_type: str | None = None
-    """Kind of the run."""
+    """W&B job type; null for none."""
     log_model: bool = False
-    """Upload the last and the best checkpoints at the end as artifacts."""
+    """Upload the last and the best checkpoint as a W&B artifact when training is complete."""
 
 
 @dataclass
 class CallbackConfig:
     class_path: str = "???"
-    """A Lightning callback of your own, my.module.Class."""
+    """Your own Lightning callback, my.module.Class."""
     init_args: dict[str, Any] = field(default_factory=dict)
-    """Arguments of its constructor."""
+    """Constructor arguments."""
 
 
 @dataclass
 class Config:
     name: str = "pretrain"
-    """The run's folder under runs_folder."""
+    """Name of the run folder in runs_folder; an existing one is not overwritten, but -2, -3, ... is appended."""
     runs_folder: str = "runs"
-    """Where runs are written."""
+    """Folder of all runs."""
     seed: int = 0
-    """Fixes initial weights, order of clips, crops and masks."""
+    """Random seed of initial weights, order of clips, crops and masks."""
     model: ModelConfig = field(default_factory=ModelConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -284,6 +285,6 @@ class Config:
     check: CheckConfig = field(default_factory=CheckConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     callbacks: list[CallbackConfig] = field(default_factory=list)
-    """Callbacks of your own, as in LightningCLI: [{class_path: my.module.Class, init_args: {...}}]."""
+    """Your own callbacks, as in LightningCLI: [{class_path: my.module.Class, init_args: {...}}]."""
     classify: ClassifyConfig | None = None
-    """Train a classifier of the sources' labels; null pretrains."""
+    """Train a classifier on the labels of the sources; null pretrains."""

@@ -1,1 +1,1 @@
-"""Pretraining: objective, plan, checks and pictures."""
+"""Masked-autoencoder pretraining: LightningModule, plan, probes and reconstruction pictures."""

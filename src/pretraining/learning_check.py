@@ -1,4 +1,4 @@
-"""Is it learning? k-NN and linear probe on a small labelled set during the run, beside floors measured before it."""
+"""k-NN and linear probes on a small labeled set during pretraining, compared with baselines measured before it."""
 
 from dataclasses import asdict
 from typing import Any
@@ -17,11 +17,14 @@ from src.training.callbacks.steps import Periodic
 class LearningCheck(Periodic):
     """Probes the encoder every `every_n_batches` and at the end.
 
-    All processes embed (a sharded encoder needs them all). `floors` and `scores` (of the last check) are for the
-    closing table; `seconds` is what the checks during the run cost.
+    All processes compute embeddings, since a sharded encoder needs them all.
 
     Args:
-        train, test: labelled clips. layer, pooling: the read-out (`AudioViT.embed`).
+        train, test: labeled clips to fit the probes on and to score them on.
+        layer, pooling: as `AudioViT.embed`.
+
+    Attributes:
+        floors: accuracies of the baselines. scores: of the last check.
     """
 
     def __init__(
@@ -57,19 +60,19 @@ class LearningCheck(Periodic):
         self._log(trainer, {f"floor/{name}_{key}": v for name, row in self.floors.items() for key, v in row.items()})
 
     def _measure_untrained(self, pl_module: L.LightningModule) -> ProbeScores:
-        """With batch-norm statistics of the labelled clips: without them raw dB would go in, an easier floor."""
+        """With batch-norm statistics of the labeled clips; without them the input is raw dB and the floor too low."""
         assert isinstance(pl_module, MAEPretraining)
         model = pl_module.model
         statistics = list(model.encoder.init_bn.buffers())
         before = [value.clone() for value in statistics]
         model.run(calibrate_norm, model.encoder, self.train.waveforms)
         scores = self.measure(pl_module)
-        for value, old in zip(statistics, before, strict=True):
-            value.copy_(old)
+        for value, original in zip(statistics, before, strict=True):
+            value.copy_(original)
         return scores
 
     def measure(self, pl_module: L.LightningModule) -> ProbeScores:
-        """Scores of the module's encoder as it is now."""
+        """Scores of the module's current encoder."""
         assert isinstance(pl_module, MAEPretraining)
         model = pl_module.model
         with pl_module.trainer.precision_plugin.forward_context():
@@ -87,5 +90,5 @@ class LearningCheck(Periodic):
         self._log(trainer, {f"check/{key}": value for key, value in asdict(self.scores).items()})
 
     def _log(self, trainer: L.Trainer, values: dict[str, float]) -> None:
-        for logger in trainer.loggers:  # beside the losses of the step that was made last
+        for logger in trainer.loggers:  # in the row of the last step's losses
             logger.log_metrics(values, step=max(0, trainer.global_step - 1))

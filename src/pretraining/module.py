@@ -1,4 +1,4 @@
-"""Pretraining as a LightningModule: the network's loss on a batch.
+"""Pretraining as a LightningModule.
 
 module = MAEPretraining(create_mae("tiny"), OptimizerConfig(lr=3e-4))
 L.Trainer(max_steps=1000, use_distributed_sampler=False).fit(module, datamodule=PretrainDataModule(...))
@@ -23,10 +23,10 @@ from src.training.optimizer import parameter_groups
 class MAEPretraining(TrainingModule):
     """
     Args:
-        model: what is trained, or its `MaskedAutoencoder.architecture`. optimizer: rates and schedule.
-        seed: with the position in the data it fixes dropout and drop-path of each step, so that no random state has to
-            be saved.
-        shard: gives each process its shard of a model that is on the meta device; None leaves the model whole.
+        model: the network, or its `MaskedAutoencoder.architecture`.
+        optimizer: settings of AdamW and the schedule.
+        seed: seeds drop-path of each step together with the position in the data, so that no random state is saved.
+        shard: shards a model on the meta device over the processes; None does not shard.
     """
 
     model: MaskedAutoencoder
@@ -45,7 +45,7 @@ class MAEPretraining(TrainingModule):
         self.validation_loss = MeanMetric()
 
     def configure_model(self) -> None:
-        """Once: Lightning calls it for each stage."""
+        """Shard once, although Lightning calls this for each stage."""
         if self._shard is not None:
             assert self.device_mesh is not None
             self._shard(self.model, self.device_mesh["data_parallel"])
@@ -55,7 +55,7 @@ class MAEPretraining(TrainingModule):
         return parameter_groups(self.model, lr, self.optimizer_config.weight_decay)
 
     def on_train_batch_start(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Makes a step a pure function of (weights, seed, clips consumed, rank)."""
+        """Seed the step, so that it is a pure function of (weights, seed, clips consumed, rank)."""
         super().on_train_batch_start(batch, batch_idx)
         position = batch.get("position", self.trainer.global_step)
         if isinstance(data := getattr(self.trainer, "datamodule", None), PretrainDataModule):
@@ -64,8 +64,8 @@ class MAEPretraining(TrainingModule):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         output = self._forward(batch)
-        loss, loss_everywhere = self._mean_over_processes(output)
-        self.log("train/loss", loss_everywhere)
+        loss, mean_loss = self._mean_over_processes(output)
+        self.log("train/loss", mean_loss)
         return loss
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
@@ -84,16 +84,17 @@ class MAEPretraining(TrainingModule):
         self.validation_loss.reset()
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> tuple[list[str], Tensor]:
-        """Keys of the clips and their embeddings (B, D)."""
+        """Clip keys and embeddings (B, D)."""
         return batch["key"], self.model.encoder.embed(batch["waveform"], batch["length"])
 
     def _forward(self, batch: dict[str, Any]) -> MAEOutput:
         return self.model(batch["waveform"], batch.get("length"), batch.get("seed"))
 
     def _mean_over_processes(self, output: MAEOutput) -> tuple[Tensor, Tensor]:
-        """A loss whose gradients, averaged over processes, are those of the mean over all masked tokens; and that mean.
+        """(loss to backpropagate, mean loss over the masked tokens of all processes).
 
-        Clips differ in length, so processes differ in tokens.
+        Processes have different numbers of masked tokens, since clips differ in length. The first loss is weighted so
+        that its gradients, averaged over processes, are those of the mean.
         """
         count = output.mask.sum().to(output.loss.dtype)
         total = self.trainer.strategy.reduce(torch.stack([output.loss.detach() * count, count]), reduce_op="sum")

@@ -1,4 +1,4 @@
-"""What a run will be, worked out before it starts: sizes, steps, memory, arithmetic, and what looks wrong."""
+"""The plan of a run before it starts: model and data size, steps, memory, FLOPs, and warnings."""
 
 import math
 from dataclasses import dataclass
@@ -13,14 +13,20 @@ from src.training.optimizer import scaled_learning_rate
 
 @dataclass(frozen=True)
 class Plan:
-    """rows: (what, value) as printed. warnings: one sentence each. steps: optimizer steps. validate_every: batches
-    between two validations, None for the end only. epoch: its batches where they are limited, else None."""
+    """
+    Attributes:
+        rows: (name, value) as printed.
+        warnings: one sentence each.
+        steps: optimizer steps of the run.
+        validate_every: batches between validations; None validates at the end only.
+        limit_train_batches: batches per epoch if a setting limits them, else None.
+    """
 
     rows: list[tuple[str, str]]
     warnings: list[str]
     steps: int
     validate_every: int | None
-    epoch: int | None
+    limit_train_batches: int | None
 
     def __str__(self) -> str:
         width = max(len(name) for name, _ in self.rows)
@@ -29,11 +35,15 @@ class Plan:
 
 
 def make_plan(config: Config, model: MaskedAutoencoder, data: DataSummary, bf16: bool) -> Plan:
-    """`model` may be on the meta device."""
+    """Compute the plan; `model` may be on the meta device.
+
+    Raises:
+        UserError: a setting refers to epochs, but the data are a stream of unknown length.
+    """
     world_size = int(config.trainer.devices) * config.trainer.num_nodes
     accumulated = config.trainer.accumulate_grad_batches
     clips_per_step = data.clips_per_batch * world_size * accumulated
-    batches = _batches_of_an_epoch(config.trainer, data, world_size)
+    batches = _batches_per_epoch(config.trainer, data, world_size)
     steps = num_steps(config.trainer, batches)
     encoder_size, decoder_size = count_parameters(model.encoder), count_parameters(model.decoder)
     tokens = model.encoder.num_tokens(round(data.crop_seconds * model.encoder.sample_rate))
@@ -46,34 +56,35 @@ def make_plan(config: Config, model: MaskedAutoencoder, data: DataSummary, bf16:
     memory = memory_bytes(model, tokens, kept, data.clips_per_batch, bf16, recompute, num_shards)
     hours = steps * clips_per_step * data.crop_seconds / 3600
     rate = scaled_learning_rate(config.optimizer.lr, clips_per_step)
-    batch = f"{data.clips_per_batch:.0f} a process x {world_size} x {accumulated} accumulated"
+    batch = f"{data.clips_per_batch:.0f} per process x {world_size} x {accumulated} accumulated"
     peak = f"{rate:.3g} at the peak ({config.optimizer.lr:.3g} for 256 clips)"
     rows = [
         ("model", f"{config.model.size}: encoder {_millions(encoder_size)}, decoder {_millions(decoder_size)}"),
-        ("tokens a clip", f"{tokens} of {data.crop_seconds:.2f} s (mean), {kept} seen by the encoder"),
+        ("tokens per clip", f"{tokens} in {data.crop_seconds:.2f} s (mean), {kept} seen by the encoder"),
         ("data", _describe_data(data)),
         ("decoded cache", f"{data.cache_bytes / 2**20:,.0f} MiB" if data.cache_bytes else "off"),
         ("effective batch", f"{clips_per_step:.0f} clips ({batch})"),
         ("steps", _describe_steps(steps, clips_per_step, data)),
-        ("audio in the run", f"{hours:,.1f} hours, repeats counted"),
+        ("audio in the run", f"{hours:,.1f} hours, with repeats"),
         ("learning rate", f"{peak}, {config.optimizer.warmup_steps} steps of warm-up, then a cosine"),
-        ("memory a process", f"about {memory / 2**30:.1f} GiB ({_describe_state(num_shards)}, activations)"),
-        ("arithmetic a step", f"{flops / 1e9:,.0f} GFLOP"),
+        ("memory per process", f"about {memory / 2**30:.1f} GiB ({_describe_state(num_shards)}, activations)"),
+        ("compute per step", f"{flops / 1e9:,.0f} GFLOP"),
     ]
     warnings = _warnings(config, encoder_size, data, world_size, steps)
     limited = config.trainer.limit_train_batches is not None or config.trainer.overfit_batches
     return Plan(rows, warnings, steps, validation_interval(config.trainer, batches), batches if limited else None)
 
 
-def _batches_of_an_epoch(settings: TrainerConfig, data: DataSummary, world_size: int) -> int | None:
-    """Of each process, as far as the limits let it come; None for a stream, whose length is not known."""
+def _batches_per_epoch(settings: TrainerConfig, data: DataSummary, world_size: int) -> int | None:
+    """Batches per process and epoch, with the limits applied; None for a stream, whose length is unknown."""
     batches = None if data.crops is None else math.ceil(data.crops / (data.clips_per_batch * world_size))
     for limit in (settings.limit_train_batches, settings.overfit_batches or None):
         if isinstance(limit, int) and not isinstance(limit, bool):
             batches = limit if batches is None else min(batches, limit)
         elif limit is not None and batches is None:
             raise UserError(
-                f"a limit of {limit} of an epoch, but the length of a stream is not known; set a number of batches"
+                f"the limit of {limit} is a fraction of an epoch, but the length of a stream is unknown; set a number "
+                "of batches"
             )
         elif limit is not None and batches is not None:
             batches = max(1, int(batches * limit))
@@ -81,10 +92,10 @@ def _batches_of_an_epoch(settings: TrainerConfig, data: DataSummary, world_size:
 
 
 def num_steps(settings: TrainerConfig, batches: int | None) -> int:
-    """Optimizer steps of the run; `batches` of an epoch.
+    """Optimizer steps of the run; `batches` per epoch.
 
     Raises:
-        UserError: epochs of a stream, whose length is not known.
+        UserError: max_epochs is set for a stream, whose length is unknown.
     """
     if settings.fast_dev_run:
         return int(settings.fast_dev_run)
@@ -92,17 +103,17 @@ def num_steps(settings: TrainerConfig, batches: int | None) -> int:
         return settings.max_steps
     if batches is None:
         raise UserError(
-            f"trainer.max_epochs={settings.max_epochs}, but the length of a stream is not known; set trainer.max_steps"
+            f"trainer.max_epochs={settings.max_epochs}, but the length of a stream is unknown; set trainer.max_steps"
         )
     steps = math.ceil(settings.max_epochs * batches / settings.accumulate_grad_batches)
     return steps if settings.max_steps == -1 else min(steps, settings.max_steps)
 
 
 def validation_interval(settings: TrainerConfig, batches: int | None) -> int | None:
-    """Batches between two validations; None for the end of the run only. `batches` of an epoch.
+    """Batches between validations; None validates at the end only. `batches` per epoch.
 
     Raises:
-        UserError: a fraction of an epoch of a stream, whose length is not known.
+        UserError: the interval is a fraction of an epoch, but the data are a stream of unknown length.
     """
     interval = settings.val_check_interval
     if interval is None:
@@ -111,22 +122,22 @@ def validation_interval(settings: TrainerConfig, batches: int | None) -> int | N
         return max(1, interval)
     if batches is None:
         raise UserError(
-            f"trainer.val_check_interval={interval} is a fraction of an epoch, but the length of a stream is not "
-            "known; set it to a number of batches"
+            f"trainer.val_check_interval={interval} is a fraction of an epoch, but the length of a stream is "
+            "unknown; set it to a number of batches"
         )
     return max(1, int(batches * interval))
 
 
 def _describe_state(num_shards: int) -> str:
     state = "weights, gradients, AdamW"
-    return state if num_shards == 1 else f"one of {num_shards} pieces of {state}; two blocks at a time"
+    return state if num_shards == 1 else f"one of {num_shards} shards of {state}; two whole blocks at a time"
 
 
 def _describe_data(data: DataSummary) -> str:
     if data.num_clips is None or data.seconds is None:
-        return "a stream, read in its own order and shuffled in windows"
+        return "a stream, shuffled in windows"
     text = f"{data.num_clips:,} clips, {_duration(data.seconds)}"
-    text += f"; {data.bad} unreadable left out" if data.bad else ""
+    text += f"; {data.bad} unreadable, skipped" if data.bad else ""
     return text + (f", {data.missing_shards} of them whole shards (skipped.csv)" if data.missing_shards else "")
 
 
@@ -140,22 +151,22 @@ def _warnings(config: Config, encoder_size: int, data: DataSummary, world_size: 
     warnings = []
     if data.seconds is not None and data.seconds / encoder_size < 1e-4:  # 85 M parameters: under 2.4 hours
         warnings.append(
-            f"{_millions(encoder_size)} parameters on {_duration(data.seconds)} of audio will learn it by heart; "
-            "take a smaller model.size or more audio"
+            f"{_millions(encoder_size)} parameters on {_duration(data.seconds)} of audio will overfit; "
+            "use a smaller model.size or more audio"
         )
     workers = config.data.num_workers * world_size
     if data.shards is not None and data.shards < workers:
         warnings.append(
-            f"{data.shards} shards for {workers} workers: reads of one shard will compete; make more, smaller shards"
+            f"{data.shards} shards for {workers} workers: some will read the same shard; make more, smaller shards"
         )
     if config.optimizer.warmup_steps >= steps:
         warnings.append(
-            f"the warm-up of {config.optimizer.warmup_steps} steps lasts the whole run of {steps}: "
+            f"optimizer.warmup_steps={config.optimizer.warmup_steps} is not less than the run's {steps} steps: "
             "the learning rate never reaches its peak"
         )
     if data.overlap:
         warnings.append(
-            f"{data.overlap} validation clips are also in train: the validation loss will look better than it is"
+            f"{data.overlap} validation clips are also in train: the validation loss will be too optimistic"
         )
     return warnings
 

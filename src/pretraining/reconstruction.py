@@ -1,4 +1,4 @@
-"""What the model sees and says: target, masked and predicted log-mel of a few fixed clips, as a picture."""
+"""Plot target, masked and predicted log-mel of a few fixed clips."""
 
 from pathlib import Path
 
@@ -43,9 +43,9 @@ class Reconstruction(Periodic):
 
 @torch.no_grad()
 def reconstruct(model: MaskedAutoencoder, waveform: np.ndarray, seed: int = 0) -> tuple[np.ndarray, ...]:
-    """Target, masked and predicted spectrogram of one clip, (64, F) in dB each; what is masked is NaN in the second.
+    """Target, masked and predicted log-mel of one clip, (64, F) in dB each; masked patches are NaN in the second.
 
-    The model predicts the shape of each 40 ms patch, not its level: level and contrast are the target's own.
+    The model predicts normalized 40 ms patches; mean and deviation in dB are taken from the target.
     """
     was_training = model.training
     model.eval()
@@ -66,7 +66,7 @@ def reconstruct(model: MaskedAutoencoder, waveform: np.ndarray, seed: int = 0) -
 
 
 def draw(panels: list[tuple[np.ndarray, ...]], frame_seconds: float, path: Path) -> None:
-    """One column a clip, rows target | masked | prediction, seconds and Hz on the axes, one dB scale a column."""
+    """A column per clip with one dB scale; rows target, masked, prediction; axes in seconds and Hz."""
     figure = Figure(figsize=(4.5 * len(panels), 7))
     margins = {"left": 0.07, "right": 0.97, "top": 0.95, "bottom": 0.08}
     axes = figure.subplots(3, len(panels), squeeze=False, sharex="col", sharey=True, gridspec_kw=margins)
@@ -87,6 +87,6 @@ def draw(panels: list[tuple[np.ndarray, ...]], frame_seconds: float, path: Path)
 
 
 def _hz_ticks(n_mels: int) -> tuple[list[float], list[str]]:
-    """Places of round frequencies on the axis of HTK mel bands from 0 to 8000 Hz."""
+    """Positions and labels of round frequencies on an axis of HTK mel bands from 0 to 8000 Hz."""
     hertz = (250, 1000, 2000, 4000, 8000)
     return [n_mels * np.log10(1 + h / 700) / np.log10(1 + 8000 / 700) for h in hertz], [str(h) for h in hertz]

@@ -1,4 +1,4 @@
-"""Pretraining from settings to files: data, plan, network, callbacks, summary. The run itself is `src.training.run`."""
+"""Pretraining commands: build data, plan, network and callbacks from the settings. `src.training.run` trains."""
 
 import logging
 from functools import partial
@@ -32,7 +32,7 @@ from src.training.run_folder import checkpoint_of, read_run
 from src.training.trainer import make_trainer, precision
 
 log = logging.getLogger("src")
-_DEV_RUN_CLIPS = 64  # of a probe in a fast_dev_run
+_DEV_RUN_CLIPS = 64  # clips per probe split in a fast_dev_run
 
 
 def fit(config: Config, resume: str | None = None) -> int:
@@ -68,22 +68,26 @@ def fit(config: Config, resume: str | None = None) -> int:
         max_epochs=None,
         val_check_interval=plan.validate_every or 1.0,
         check_val_every_n_epoch=None,
-        limit_train_batches=plan.epoch,
+        limit_train_batches=plan.limit_train_batches,
         limit_val_batches=0 if config.data.validation is None else limit,
     )
 
 
 def evaluate(config: Config, command: str, checkpoint: str | None) -> int:
-    """`validate`, `test` or `predict` with the weights of a checkpoint."""
+    """Run `validate`, `test` or `predict` with a checkpoint.
+
+    Raises:
+        UserError: there is no such checkpoint, its size differs from model.size, or the split is not set.
+    """
     path = checkpoint_of(config.runs_folder, config.name, checkpoint)
     size = read_run(path)["config"]["model"]["size"]
     if size != config.model.size:
-        raise UserError(f"{path} holds a model of size {size}, the settings say model.size={config.model.size}")
-    wanted = "validation" if command == "validate" else "test"
-    if getattr(config.data, wanted) is None:
-        raise UserError(f"data.{wanted} is not set; {command} needs it, for example data.{wanted}.path=FOLDER")
+        raise UserError(f"{path} has a model of size {size}; set model.size={size} instead of {config.model.size}")
+    split = "validation" if command == "validate" else "test"
+    if getattr(config.data, split) is None:
+        raise UserError(f"data.{split} is not set; {command} needs it, for example data.{split}.path=FOLDER")
     data = prepare_data(config)
-    config.trainer.devices = config.trainer.num_nodes = 1  # one process sees every clip once, and holds what it finds
+    config.trainer.devices = config.trainer.num_nodes = 1  # so that every clip is seen exactly once
     config.trainer.strategy = "auto"
     module = make_module(config)
     content = read_training(path) if is_sharded(path) else torch.load(path, "cpu", mmap=True, weights_only=True)
@@ -120,14 +124,14 @@ def plan_run(config: Config, data: PretrainDataModule) -> Plan:
 
 
 def make_module(config: Config, init_from: str | None = None) -> MAEPretraining:
-    """With `trainer.strategy=fsdp` the model is on the meta device until each process is given its shard.
+    """Build the LightningModule. With `trainer.strategy=fsdp` the model stays on the meta device until it is sharded.
 
     Args:
-        init_from: checkpoint whose weights the shards are of; a whole model keeps its initial weights.
+        init_from: checkpoint or export that the shards are taken from; a whole model keeps its initial weights.
     """
     sharded, compiled = config.trainer.strategy == "fsdp", config.trainer.compile
     model = build_model(config, device="meta" if sharded else "cpu")
-    give_shard = None
+    shard_model = None
 
     def start(model: MaskedAutoencoder) -> None:
         if init_from:
@@ -135,10 +139,10 @@ def make_module(config: Config, init_from: str | None = None) -> MAEPretraining:
 
     if sharded:
         bf16 = precision(config.trainer) == "bf16-mixed"
-        give_shard = partial(shard, seed=config.seed, bf16=bf16, compiled=compiled, start=start)
+        shard_model = partial(shard, seed=config.seed, bf16=bf16, compiled=compiled, start=start)
     elif compiled:
         compile_blocks(model)
-    return MAEPretraining(model, config.optimizer, config.seed, give_shard)
+    return MAEPretraining(model, config.optimizer, config.seed, shard_model)
 
 
 def build_model(config: Config, device: str = "cpu") -> MaskedAutoencoder:
@@ -155,16 +159,16 @@ def build_model(config: Config, device: str = "cpu") -> MaskedAutoencoder:
 
 
 def load_probes(config: Config) -> tuple[ProbeClips, ProbeClips] | None:
-    """Labelled clips that the probes learn from, and those they are scored on."""
+    """Labeled clips to fit the probes on and to score them on; None without check.train and check.test."""
     check = config.check
     if check.train is None or check.test is None:
         return None
-    most = min(check.max_clips, _DEV_RUN_CLIPS) if config.trainer.fast_dev_run else check.max_clips
-    return load_probe_clips(check.train, most, config.seed), load_probe_clips(check.test, most, config.seed)
+    max_clips = min(check.max_clips, _DEV_RUN_CLIPS) if config.trainer.fast_dev_run else check.max_clips
+    return load_probe_clips(check.train, max_clips, config.seed), load_probe_clips(check.test, max_clips, config.seed)
 
 
 def examples(data: PretrainDataModule, probes: tuple[ProbeClips, ProbeClips] | None) -> list[np.ndarray]:
-    """Three clips to draw, the same after a resume."""
+    """Three clips to plot, the same after a resume."""
     if probes is None:
         return data.examples(3)
     waveforms = probes[1].waveforms
@@ -174,7 +178,7 @@ def examples(data: PretrainDataModule, probes: tuple[ProbeClips, ProbeClips] | N
 def make_callbacks(
     config: Config, folder: Path, data: PretrainDataModule, check: LearningCheck | None, pictures: Reconstruction
 ) -> list[L.Callback]:
-    """In the order in which they act at the end of a step."""
+    """In the order in which they run at the end of a step."""
     callbacks: list[L.Callback] = [BadClips(folder / "skipped.csv", data.bad, config.data.max_bad_share)]
     if config.trainer.skip_bad_steps is not None:
         callbacks.append(SkipBadSteps(folder / "skipped_steps.csv", config.trainer.skip_bad_steps))

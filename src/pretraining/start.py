@@ -1,4 +1,4 @@
-"""Weights to start from that are not the initial ones."""
+"""Start pretraining from the weights of a checkpoint or export."""
 
 from src.encoders.load import read_checkpoint
 from src.encoders.resize import resize
@@ -8,21 +8,21 @@ from src.training.distributed.parallel import load_whole
 
 
 def start_from(model: MaskedAutoencoder, path: str) -> str:
-    """Give the encoder, and the decoder where there is one of the same shape, the weights of a checkpoint or export.
+    """Load the encoder, and the decoder if the file has one of the same shape.
 
     Returns:
-        A sentence that says what was taken.
+        A sentence about what was loaded.
 
     Raises:
-        UserError: as `read_checkpoint`; an encoder of another shape.
+        UserError: as `read_checkpoint`; or the encoder has another shape.
     """
     stored = read_checkpoint(path)
     ours = model.encoder.architecture
     for name in ("width", "depth", "num_heads", "layer_scale"):
         if stored.architecture[name] != ours[name]:
             raise UserError(
-                f"model.init_from={path} is an encoder with {name}={stored.architecture[name]}, the settings make one "
-                f"with {ours[name]}; set model.size (or model.layer_scale) to fit"
+                f"model.init_from={path} has an encoder with {name}={stored.architecture[name]}, but the settings give "
+                f"{ours[name]}; change model.size (or model.layer_scale) to match"
             )
     state, resized = resize(stored.encoder, stored.architecture, ours)
     load_whole(model.encoder, state)

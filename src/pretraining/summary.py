@@ -1,4 +1,4 @@
-"""The table at the end of a run: what was reached, beside what was to be beaten, and where everything lies."""
+"""The summary at the end of a run: probe accuracies beside the baselines, losses, and paths of the results."""
 
 import io
 from pathlib import Path
@@ -20,19 +20,19 @@ def summary_table(
     checkpoint: Path,
     folder: Path,
 ) -> str:
-    """Plain text."""
+    """The summary as plain text."""
     output = io.StringIO()
     console = Console(file=output, width=100)
     if check is not None and check.scores is not None:
         console.print(_probe_table(check))
-    watched = pictures.seconds + (check.seconds if check else 0.0)
+    check_seconds = pictures.seconds + (check.seconds if check else 0.0)
     losses = {name: float(trainer.callback_metrics[name]) for name in ("train/loss", "val/loss")
               if name in trainer.callback_metrics}  # fmt: skip
     rows = {
         "steps": f"{trainer.global_step:,} in {figures.seconds / 60:.1f} minutes",
-        "audio seen": f"{figures.hours:,.2f} hours, {figures.clips_per_second:.0f} clips a second",
+        "audio seen": f"{figures.hours:,.2f} hours, {figures.clips_per_second:.0f} clips/s",
         "waiting for data": f"{figures.wait_share:.1%} of the time",
-        "checks and pictures": f"{watched / max(figures.seconds, 1e-9):.1%} of the time",
+        "checks and pictures": f"{check_seconds / max(figures.seconds, 1e-9):.1%} of the time",
         "loss": ", ".join(f"{name} {value:.4f}" for name, value in losses.items()),
         "run folder": str(folder),
         "checkpoint": str(checkpoint),

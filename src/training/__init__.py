@@ -1,1 +1,1 @@
-"""What every training run shares, whatever is trained."""
+"""Code shared by all training runs: trainer, run folder, callbacks, distributed training."""

@@ -1,4 +1,4 @@
-"""`metrics.csv` of a run: a row for each thing logged, in columns that grow; a resume continues it."""
+"""The run's `metrics.csv`: a row per logging call, a column per metric; a resumed run appends to it."""
 
 import csv
 from pathlib import Path
@@ -11,12 +11,12 @@ from src.atomic import writing
 
 
 class MetricsFile(Logger):
-    """Lightning's CSVLogger deletes the file of an earlier start; this one keeps its rows up to the resumed step.
+    """Like Lightning's CSVLogger, but keeps the rows written before a resume.
 
     Args:
-        path: of the file.
-        resumed_at: optimizer steps that were made before; rows of later ones are dropped (they come again). The first
-            step's row says 0.
+        path: the CSV file.
+        resumed_at: optimizer step of the resumed checkpoint. Rows from that step on (steps count from 0) are dropped,
+            since training logs them again.
     """
 
     def __init__(self, path: Path, resumed_at: int = 0) -> None:
@@ -39,7 +39,7 @@ class MetricsFile(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """The run's config.yaml says them."""
+        """Does nothing: config.yaml has the settings."""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:

@@ -1,4 +1,4 @@
-"""What the LightningModules share: optimizer, schedule, gradient norm and clipping."""
+"""Base class of the LightningModules: optimizer, schedule, gradient norm and clipping."""
 
 from typing import Any
 
@@ -11,10 +11,12 @@ from src.training.optimizer import apply_settings, make_optimizer, make_schedule
 
 
 class TrainingModule(L.LightningModule):
-    """Args: model: the network. optimizer: rates and schedule; the learning rate is for 256 clips a step.
+    """Subclasses define `parameter_groups`. The trainer sets the number of steps.
 
-    A subclass says which parameters learn at which rate (`parameter_groups`). The number of steps is the trainer's,
-    the clips of a step are its data module's (`clips_per_batch`); with another data module the rate is not scaled.
+    Args:
+        model: the network.
+        optimizer: settings of AdamW and the schedule. The learning rate is for an effective batch of 256 clips; it is
+            scaled if the data module has `clips_per_batch`, and used as given otherwise.
     """
 
     def __init__(self, model: nn.Module, optimizer: OptimizerConfig) -> None:
@@ -23,12 +25,12 @@ class TrainingModule(L.LightningModule):
         self._gradient_norm: Tensor | None = None
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
-        """Groups of AdamW with "lr" (the peak) and "weight_decay"."""
+        """Parameter groups of AdamW, each with "lr" (the peak) and "weight_decay"."""
         raise NotImplementedError
 
     @property
     def clips_per_step(self) -> float:
-        """Effective batch of all processes."""
+        """Effective batch over all processes; 256 if the data module has no `clips_per_batch`."""
         clips = getattr(getattr(self.trainer, "datamodule", None), "clips_per_batch", None)
         return 256.0 if clips is None else clips * self.trainer.world_size * self.trainer.accumulate_grad_batches
 
@@ -42,25 +44,25 @@ class TrainingModule(L.LightningModule):
         return self.parameter_groups(scaled_learning_rate(self.optimizer_config.lr, self.clips_per_step))
 
     def on_train_start(self) -> None:
-        """A resumed run learns as the settings say now, not as they were when the checkpoint was saved."""
+        """Replace the optimizer settings of a resumed checkpoint with the current ones."""
         optimizer, scheduler = self.optimizers(use_pl_optimizer=False), self.lr_schedulers()
         apply_settings(optimizer, scheduler, self._groups(), self.optimizer_config)  # type: ignore[arg-type]
 
     def gradient_norm(self) -> Tensor:
-        """Of the step that is about to be made, over all shards, before clipping; computed once."""
+        """Norm over all shards for the coming optimizer step, before clipping; computed once per step."""
         if self._gradient_norm is None:
-            norm = torch.nn.utils.get_total_norm([p.grad for p in self._learning() if p.grad is not None])
+            norm = torch.nn.utils.get_total_norm([p.grad for p in self._trained_parameters() if p.grad is not None])
             self._gradient_norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
         return self._gradient_norm
 
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
-        """By the norm over all shards. Lightning's own refuses a fused optimizer in bf16 (because of fp16's scaler)."""
+        """Clip by the norm over all shards. Lightning's version refuses fused optimizers, even without a scaler."""
         if gradient_clip_val is not None:
-            torch.nn.utils.clip_grads_with_norm_(self._learning(), gradient_clip_val, self.gradient_norm())
+            torch.nn.utils.clip_grads_with_norm_(self._trained_parameters(), gradient_clip_val, self.gradient_norm())
 
-    def _learning(self) -> list[nn.Parameter]:
+    def _trained_parameters(self) -> list[nn.Parameter]:
         return [parameter for group in self.trainer.optimizers[0].param_groups for parameter in group["params"]]
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:

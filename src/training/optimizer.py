@@ -11,12 +11,12 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from src.config.settings import OptimizerConfig
 
-# Parameters whose name ends so are vectors or tables, not matrices: they are not decayed.
+# Name suffixes of parameters without weight decay: vectors and tables, not matrices.
 NO_DECAY = ("bias", "norm.weight", "norm1.weight", "norm2.weight", "init_bn.weight", "pos_embed", "mask_token", "gamma")
 
 
 def parameter_groups(module: nn.Module, lr: float, weight_decay: float) -> list[dict[str, Any]]:
-    """Two groups, decayed matrices and the rest, by name: sharding may change shapes but not names."""
+    """Two groups, with weight decay and without, chosen by name: sharding may change shapes but not names."""
     groups: list[dict] = [
         {"params": [], "lr": lr, "weight_decay": weight_decay},
         {"params": [], "lr": lr, "weight_decay": 0.0},
@@ -28,15 +28,15 @@ def parameter_groups(module: nn.Module, lr: float, weight_decay: float) -> list[
 
 
 def make_optimizer(groups: list[dict[str, Any]], config: OptimizerConfig, fused: bool) -> torch.optim.AdamW:
-    """AdamW with a peak learning rate a group; `fused` does the update in one pass over memory."""
+    """AdamW with a peak learning rate per group; `fused` updates in one pass over memory."""
     first, second = config.betas
     return torch.optim.AdamW(groups, betas=(first, second), fused=fused)
 
 
 def make_schedule(optimizer: torch.optim.Optimizer, config: OptimizerConfig, steps: int) -> LambdaLR:
     """Linear warm-up, then a cosine that ends at step `steps`."""
-    share = partial(schedule, warmup_steps=config.warmup_steps, steps=steps, final_share=config.final_share)
-    return LambdaLR(optimizer, share)
+    factor = partial(schedule, warmup_steps=config.warmup_steps, steps=steps, final_share=config.final_share)
+    return LambdaLR(optimizer, factor)
 
 
 def scaled_learning_rate(per_256_clips: float, clips_per_step: float) -> float:
@@ -45,7 +45,7 @@ def scaled_learning_rate(per_256_clips: float, clips_per_step: float) -> float:
 
 
 def schedule(step: int, warmup_steps: int, steps: int, final_share: float) -> float:
-    """Share of the peak learning rate at optimizer step 0, 1, ...: linear warm-up, then a cosine to `final_share`."""
+    """Factor of the peak learning rate at optimizer step 0, 1, ...: linear warm-up, then a cosine to `final_share`."""
     if step < warmup_steps:
         return (step + 1) / warmup_steps
     progress = min(1.0, (step - warmup_steps) / max(1, steps - warmup_steps))
@@ -55,14 +55,16 @@ def schedule(step: int, warmup_steps: int, steps: int, final_share: float) -> fl
 def apply_settings(
     optimizer: torch.optim.Optimizer, schedule: LambdaLR, groups: Sequence[dict[str, Any]], config: OptimizerConfig
 ) -> None:
-    """Put the configured rates, weight decay and betas in place of those that came with a checkpoint.
+    """Replace learning rates, weight decay and betas loaded from a checkpoint with the configured ones.
+
+    Moments and the position in the schedule are kept.
 
     Args:
-        groups: as given to `make_optimizer`. Moments and the position in the schedule stay.
+        groups: as given to `make_optimizer`.
     """
-    for number, (group, wanted) in enumerate(zip(optimizer.param_groups, groups, strict=True)):
-        group["weight_decay"], group["initial_lr"] = wanted["weight_decay"], wanted["lr"]
+    for number, (group, configured) in enumerate(zip(optimizer.param_groups, groups, strict=True)):
+        group["weight_decay"], group["initial_lr"] = configured["weight_decay"], configured["lr"]
         group["betas"] = tuple(config.betas)
-        schedule.base_lrs[number] = wanted["lr"]
-        group["lr"] = wanted["lr"] * schedule.lr_lambdas[number](schedule.last_epoch)
+        schedule.base_lrs[number] = configured["lr"]
+        group["lr"] = configured["lr"] * schedule.lr_lambdas[number](schedule.last_epoch)
     schedule._last_lr = [group["lr"] for group in optimizer.param_groups]

@@ -1,4 +1,4 @@
-"""One run, whatever it trains: its folder, what it resumes, loggers, trainer, signals, exit status."""
+"""A training run of any kind: run folder, resuming, loggers, trainer, signals, exit status."""
 
 import atexit
 import copy
@@ -40,21 +40,22 @@ log = logging.getLogger("src")
 
 
 class Run:
-    """What pretraining and classification do alike. They bring data module, LightningModule, callbacks and closing.
+    """The parts that pretraining and classification share.
 
-        run = Run(config, resume)      # reads, writes nothing
-        run.start(plan)                # claims the folder
+        run = Run(config, resume)      # only reads
+        run.start(plan)                # creates the run folder
         status = run.fit(module, data, ...)
 
     Args:
-        resume: "auto", a checkpoint's path, or None for a new run.
+        resume: "auto", a checkpoint path, or None for a new run.
 
     Attributes:
-        folder: of the run; known to the first process after `start`.
-        checkpoint: that is resumed, None for a new run. before: what it says about its run.
+        folder: the run folder; correct on rank 0 after `start`.
+        checkpoint: the checkpoint that is resumed; None for a new run.
+        before: what that checkpoint records about its run (`read_run`).
 
     Raises:
-        UserError: no such checkpoint; settings that a resumed run can't change.
+        UserError: the checkpoint does not exist, or a setting changed that a resumed run must keep.
     """
 
     def __init__(self, config: Config, resume: str | None = None) -> None:
@@ -71,10 +72,10 @@ class Run:
         self._own_callbacks = own_callbacks(config.callbacks)
 
     def start(self, plan: str) -> None:
-        """Claim the folder; write settings and plan; log into it. Only the first process writes.
+        """Create the run folder, write settings and plan, and log to it. Only rank 0 writes.
 
         Raises:
-            UserError: no permission, or no room.
+            UserError: the folder cannot be written.
         """
         if self.checkpoint and self.checkpoint.parent.name == "checkpoints":
             self.folder = run_of(self.checkpoint)
@@ -85,7 +86,7 @@ class Run:
                 else claim_folder(self.config.runs_folder, self.config.name)
             )
         self.config.name = self.folder.name
-        if not is_first():  # callbacks of the other processes learn the folder when they are set up
+        if not is_first():  # callbacks of other processes get the folder from rank 0 in `setup`
             return
         try:
             (self.folder / "config.yaml").write_text(to_yaml(self.config), encoding="utf-8")
@@ -100,17 +101,17 @@ class Run:
         log.info("\n%s\n", plan)
 
     def fold(self, number: Any) -> "Run":
-        """One fold's run, in its own folder inside this one; it resumes its own last checkpoint."""
-        part = copy.copy(self)
-        part.folder = self.folder / f"fold-{number}"
-        part.name = f"{self.folder.name}-fold-{number}"
+        """The run of one fold, in a subfolder; it resumes the fold's own last checkpoint."""
+        run = copy.copy(self)
+        run.folder = self.folder / f"fold-{number}"
+        run.name = f"{self.folder.name}-fold-{number}"
         if is_first():
-            part.folder.mkdir(exist_ok=True)
-        if self.checkpoint is not None and self.checkpoint.parent.parent != part.folder:
-            last = part.folder / "checkpoints" / "last.ckpt"
-            part.checkpoint = last if last.exists() else None
-            part.before = read_run(last) if part.checkpoint else {}
-        return part
+            run.folder.mkdir(exist_ok=True)
+        if self.checkpoint is not None and self.checkpoint.parent.parent != run.folder:
+            last = run.folder / "checkpoints" / "last.ckpt"
+            run.checkpoint = last if last.exists() else None
+            run.before = read_run(last) if run.checkpoint else {}
+        return run
 
     def fit(
         self,
@@ -123,26 +124,23 @@ class Run:
         figures: StepFigures,
         **limits: Any,
     ) -> int:
-        """Train, then `close`; returns the exit status.
+        """Train, then call `close`.
 
         Args:
-            architecture: of the networks, for the checkpoints.
-            callbacks: act before those of the run: they save last.
-            close: called when training has reached its end, on every process, with the trainer and its checkpoints.
+            architecture: of the networks, saved in checkpoints.
+            callbacks: run before those of this class, which save.
+            close: called on every process when training is complete, with the trainer and its checkpoints.
             limits: as `make_trainer`.
 
         Returns:
-            0; 128 + the signal that ended the run early, saved; 130 when it was interrupted; 1 when a process died.
+            Exit status: 0; 128 + the signal that stopped the run, saved; 130 if interrupted; 1 if a process died.
         """
-        config = self.config
-        about = self._about(architecture)
+        config, about, preemption = self.config, self._about(architecture), Preemption()
         checkpoints = Checkpoints(self.folder / "checkpoints", config.checkpoint, about, config.classify is not None)
-        preemption, progress = Preemption(), ProgressLine(Console(), figures)
-        callbacks = [preemption, *callbacks, *self._own_callbacks, *timer(config.trainer), checkpoints]
+        before = [preemption, *callbacks, *self._own_callbacks, *timer(config.trainer)]
+        ordered = [*before, checkpoints, figures, ProgressLine(Console(), figures)]
         loggers = [] if config.trainer.fast_dev_run else self._loggers(about)
-        trainer = make_trainer(
-            config.trainer, self.folder, strategy, [*callbacks, figures, progress], loggers, **limits
-        )
+        trainer = make_trainer(config.trainer, self.folder, strategy, ordered, loggers, **limits)
         weights_only = True if self.checkpoint else None
         try:
             trainer.fit(module, datamodule=data, ckpt_path=self.checkpoint, weights_only=weights_only)
@@ -153,7 +151,7 @@ class Run:
             self._log_model(loggers, checkpoints)
             return 0
         except (KeyboardInterrupt, SystemExit):
-            log.info("interrupted before the step was done; %s", self.how_to_resume())
+            log.info("interrupted during a step; %s", self.how_to_resume())
             return 130
         except RuntimeError as error:
             if trainer.world_size == 1 or not lost_a_process(error):
@@ -172,7 +170,7 @@ class Run:
         return f"resume it with: python -m src.train fit --config {config} --resume auto"
 
     def _about(self, architecture: dict[str, Any]) -> dict[str, Any]:
-        """What a checkpoint says about its run: networks, settings, versions, its name at the start, W&B's id."""
+        """The record in each checkpoint: architecture, settings, versions, name at the start, W&B id."""
         versions = {"python": platform.python_version(), "torch": str(torch.__version__), "lightning": L.__version__}
         return {
             "architecture": architecture,
@@ -208,7 +206,7 @@ class Run:
         return loggers
 
     def _log_model(self, loggers: list[Logger], checkpoints: Checkpoints) -> None:
-        """The last and the best checkpoint as an artifact of the W&B run, with `tracking.log_model`."""
+        """With `tracking.log_model`: upload the last and the best checkpoint as a W&B artifact."""
         for logger in loggers:
             if self.config.tracking.log_model and isinstance(logger, WandbLogger) and is_first():
                 import wandb
@@ -221,15 +219,15 @@ class Run:
 
 
 def is_first() -> bool:
-    """Whether this is the process that writes."""
+    """Whether this process is rank 0, which writes."""
     return getattr(rank_zero_only, "rank", 0) == 0
 
 
 def own_callbacks(configs: list[CallbackConfig]) -> list[L.Callback]:
-    """The user's callbacks.
+    """Create the user's callbacks.
 
     Raises:
-        UserError: no such module or class, not a callback, wrong arguments.
+        UserError: the class does not exist, refuses its arguments or is not a callback.
     """
     callbacks = []
     for config in configs:
@@ -237,7 +235,7 @@ def own_callbacks(configs: list[CallbackConfig]) -> list[L.Callback]:
         try:
             callback = getattr(importlib.import_module(module), name)(**config.init_args)
         except (ImportError, AttributeError, TypeError, ValueError) as error:
-            raise UserError(f"callbacks: {config.class_path} cannot be made ({error})") from error
+            raise UserError(f"callbacks: cannot create {config.class_path} ({error})") from error
         if not isinstance(callback, L.Callback):
             raise UserError(f"callbacks: {config.class_path} is not a lightning.pytorch.Callback")
         callbacks.append(callback)
@@ -245,7 +243,7 @@ def own_callbacks(configs: list[CallbackConfig]) -> list[L.Callback]:
 
 
 def log_to(file: Path) -> None:
-    """Our messages, and warnings of libraries."""
+    """Write our log messages and the warnings of libraries to a file."""
     handler = logging.FileHandler(file, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     for name in ("src", "py.warnings", "lightning.pytorch"):
@@ -253,7 +251,7 @@ def log_to(file: Path) -> None:
 
 
 def _temporary_folder() -> Path:
-    """For a run that writes nothing: removed when the command ends."""
+    """For fast_dev_run; removed when the process exits."""
     folder = Path(tempfile.mkdtemp(prefix="audio-encoder-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder

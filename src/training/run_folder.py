@@ -1,4 +1,4 @@
-"""The folder of a run: one that is claimed, or the one to resume; and what its checkpoints say about the run."""
+"""Run folders: create one, find the checkpoint to resume or evaluate, read what a checkpoint records about its run."""
 
 import re
 from pathlib import Path
@@ -9,12 +9,12 @@ from src.errors import UserError
 
 
 def claim_folder(runs_folder: str, name: str) -> Path:
-    """Make `runs_folder/name`, or `name-2`, `name-3`, ... if that exists: a run is never overwritten.
+    """Create `runs_folder/name`, or `name-2`, `name-3`, ... if it exists: a run is never overwritten.
 
-    Two processes that ask at the same moment get two folders.
+    Concurrent calls get different folders.
 
     Raises:
-        UserError: no permission, or no room.
+        UserError: the folder cannot be created.
     """
     number, folder = 1, Path(runs_folder, name)
     try:
@@ -27,13 +27,11 @@ def claim_folder(runs_folder: str, name: str) -> Path:
                 number += 1
                 folder = Path(runs_folder, f"{name}-{number}")
     except OSError as error:
-        raise UserError(
-            f"cannot write to {folder}: {error.strerror}; set runs_folder to a folder you may write"
-        ) from error
+        raise UserError(f"cannot write to {folder}: {error.strerror}; set runs_folder to a writable folder") from error
 
 
 def later_starts(runs_folder: str, name: str) -> list[Path]:
-    """`name-2`, `name-3`, ...: the folders of later starts under the same name, in their order."""
+    """Folders `name-2`, `name-3`, ... of later runs started under the same name, in order."""
     folder = Path(runs_folder, name)
     siblings = folder.parent.iterdir() if folder.parent.is_dir() else iter(())
     pattern = re.compile(re.escape(folder.name) + r"-([1-9]\d*)")
@@ -42,61 +40,71 @@ def later_starts(runs_folder: str, name: str) -> list[Path]:
 
 
 def _name_at_start(folder: Path) -> str | None:
-    """The name in the settings that a run was started with; None where its checkpoints don't say."""
-    for checkpoint in whole_checkpoints(folder):
+    """The name a run was started with; None if no checkpoint records it."""
+    for checkpoint in complete_checkpoints(folder):
         try:
             return read_about(checkpoint)["run"].get("name")
-        except Exception:  # whatever a damaged archive raises: it is refused when it is opened to be used
+        except Exception:  # a damaged archive may raise anything; it is reported when it is loaded
             continue
     return None
 
 
-def whole_checkpoints(folder: Path) -> list[Path]:
-    """Of a run and its folds, the newest first."""
-    # last.ckpt.old: a folder whose successor was about to take its name (`distributed/checkpoint.py`)
+def complete_checkpoints(folder: Path) -> list[Path]:
+    """Checkpoints of a run and its folds that were written to the end, newest first."""
+    # last.ckpt.old: a sharded checkpoint whose replacement was interrupted (`distributed/checkpoint.py`)
     patterns = ("checkpoints/*.ckpt", "checkpoints/*.ckpt.old", "fold-*/checkpoints/*.ckpt")
-    found = [path for pattern in patterns for path in folder.glob(pattern)]
-    whole = [path for path in found if path.is_file() or (path / "meta.pt").exists()]  # what is written last
-    return sorted(whole, key=lambda path: (path.stat().st_mtime_ns, path.name == "last.ckpt"), reverse=True)
+    paths = [path for pattern in patterns for path in folder.glob(pattern)]
+    complete = [path for path in paths if path.is_file() or (path / "meta.pt").exists()]  # meta.pt is written last
+    return sorted(complete, key=lambda path: (path.stat().st_mtime_ns, path.name == "last.ckpt"), reverse=True)
 
 
 def checkpoint_to_resume(runs_folder: str, name: str, resume: str) -> Path | None:
-    """The checkpoint that `--resume` means.
+    """The checkpoint that `--resume` refers to.
 
     Args:
-        resume: a checkpoint's path; or "auto" for the newest whole checkpoint of the run `name`, its later starts
-            included, None if there is none yet.
+        resume: a checkpoint path, or "auto": the newest complete checkpoint of run `name` and its later starts, None
+            if there is none.
 
     Raises:
-        UserError: a path that does not exist.
+        UserError: the path does not exist.
     """
     if resume != "auto":
         if not Path(resume).exists():
-            raise UserError(f"there is no checkpoint {resume} in {Path.cwd()}; auto takes the newest of the run")
+            raise UserError(
+                f"there is no checkpoint {resume} (looked in {Path.cwd()}); --resume auto takes the run's newest"
+            )
         return Path(resume)
     starts = [Path(runs_folder, name), *later_starts(runs_folder, name)]
-    checkpoints = [path for start in starts for path in whole_checkpoints(start)]
+    checkpoints = [path for start in starts for path in complete_checkpoints(start)]
     return max(checkpoints, key=lambda path: (path.stat().st_mtime_ns, path.name == "last.ckpt"), default=None)
 
 
-def checkpoint_of(runs_folder: str, name: str, wanted: str | None) -> Path:
-    """The checkpoint that `--checkpoint` of validate, test and predict means: of the run `name`, and of no other.
+def checkpoint_of(runs_folder: str, name: str, checkpoint: str | None) -> Path:
+    """The checkpoint that `--checkpoint` of validate, test and predict refers to; later starts are not searched.
 
     Args:
-        wanted: "best" (where the run keeps one, the default) or "last"; a checkpoint's path; a run's folder.
+        checkpoint: "best" or "last" of run `name`; a checkpoint path; a run folder; None for best, else last.
 
     Raises:
-        UserError: there is none.
+        UserError: it does not exist.
     """
     folder = Path(runs_folder, name)
-    if wanted not in (None, "best", "last", "auto"):
-        path = Path(str(wanted))
+    if checkpoint not in (None, "best", "last", "auto"):
+        path = Path(str(checkpoint))
         if not path.exists():
-            raise UserError(f"there is no checkpoint {wanted} (looked in {Path.cwd()}); best and last are of the run")
+            raise UserError(
+                f"there is no checkpoint {checkpoint} (looked in {Path.cwd()}); give a path, or best or last of the run"
+            )
         if path.is_file() or not (path / "checkpoints").is_dir():
             return path
-        folder, wanted = path, None
-    names = ("last.ckpt",) if wanted == "last" else ("best.ckpt",) if wanted == "best" else ("best.ckpt", "last.ckpt")
+        folder, checkpoint = path, None
+    names = (
+        ("last.ckpt",)
+        if checkpoint == "last"
+        else ("best.ckpt",)
+        if checkpoint == "best"
+        else ("best.ckpt", "last.ckpt")
+    )
     for each in names:
         if (folder / "checkpoints" / each).exists():
             return folder / "checkpoints" / each
@@ -104,22 +112,22 @@ def checkpoint_of(runs_folder: str, name: str, wanted: str | None) -> Path:
 
 
 def run_of(checkpoint: Path) -> Path:
-    """The folder of the run that a checkpoint belongs to, without its fold; a foreign checkpoint's own folder."""
+    """Folder of the run that a checkpoint belongs to (of the whole run for a fold); else the file's own folder."""
     folder = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
     return folder.parent if re.fullmatch(r"fold-.+", folder.name) else folder
 
 
 def read_run(checkpoint: Path) -> dict[str, Any]:
-    """What `Checkpoints` put under "run", and the optimizer step as "step".
+    """The record that `Checkpoints` saves as "run", and the optimizer step as "step".
 
     Raises:
-        UserError: the file is not a checkpoint of ours, or is damaged.
+        UserError: the file is not a checkpoint of this project, or it is damaged.
     """
     try:
         content = read_about(checkpoint)
         return {**content["run"], "step": content["global_step"]}
     except UserError:
         raise
-    except Exception as error:  # whatever a damaged archive raises
+    except Exception as error:  # a damaged archive may raise anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{checkpoint} is not a whole checkpoint of this project ({reason})") from error
+        raise UserError(f"{checkpoint} is not a complete checkpoint of this project ({reason})") from error

@@ -1,4 +1,4 @@
-"""`lightning.Trainer` from the settings: hardware, precision, processes, limits."""
+"""Build `lightning.Trainer` from the settings: hardware, precision, processes, limits."""
 
 import os
 from pathlib import Path
@@ -17,7 +17,7 @@ from src.training.callbacks.checkpoints import AtomicCheckpointIO
 from src.training.callbacks.steps import parse_time
 
 PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
-SAME_NAME = (  # settings that Lightning takes as they are
+SAME_NAME = (  # settings passed to Lightning unchanged
     "max_steps", "max_epochs", "accumulate_grad_batches", "gradient_clip_val", "log_every_n_steps",
     "limit_train_batches", "limit_val_batches", "fast_dev_run", "detect_anomaly", "deterministic", "benchmark",
     "num_nodes", "accelerator",
@@ -34,9 +34,9 @@ def make_trainer(
 ) -> L.Trainer:
     """
     Args:
-        folder: of the run; None for one that writes nothing.
-        strategy: what several processes do with the model.
-        limits: arguments of Lightning's Trainer in place of those of the settings: when to validate, how long.
+        folder: the run folder; None if nothing is written.
+        strategy: from `make_strategy`.
+        limits: arguments of Lightning's Trainer that override the settings, such as max_steps.
     """
     if settings.threads:
         torch.set_num_threads(settings.threads)
@@ -50,7 +50,7 @@ def make_trainer(
             "strategy": strategy,
             "precision": precision(settings),
             "num_sanity_val_steps": 0,
-            "use_distributed_sampler": False,  # the data modules deal the clips out; Lightning would shuffle once more
+            "use_distributed_sampler": False,  # the data modules distribute the clips over processes
             "enable_progress_bar": False,
             "enable_model_summary": False,
             "enable_autolog_hparams": False,  # W&B gets the settings from the run
@@ -70,15 +70,15 @@ def _profiler(settings: TrainerConfig, folder: Path | None) -> Any:
 
 
 def timer(settings: TrainerConfig) -> list[L.Callback]:
-    """Stops the run after `max_time`; it goes before the callback that saves."""
+    """Stops the run after `max_time`; must precede the callback that saves."""
     return [] if settings.max_time is None else [Timer(parse_time(settings.max_time), verbose=False)]
 
 
 def precision(settings: TrainerConfig) -> Any:
-    """What "auto" means here.
+    """Lightning's precision; "auto" is bf16-mixed on a GPU that supports it, else 32-true.
 
     Raises:
-        UserError: a GPU is asked for that is not there.
+        UserError: a GPU is required, but torch finds none.
     """
     if settings.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
         raise UserError(f"trainer.accelerator={settings.accelerator}, but torch finds no GPU; set it to auto or cpu")
@@ -90,7 +90,7 @@ def precision(settings: TrainerConfig) -> Any:
 
 
 def find_device(settings: TrainerConfig) -> torch.device:
-    """This process's, for what is computed before there is a trainer."""
+    """Device of this process, for computation before the trainer exists."""
     if _on_gpu(settings):
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
     mps = settings.accelerator in ("auto", "mps") and torch.backends.mps.is_available()

@@ -269,7 +269,7 @@ def test_an_odd_folder_is_handled_and_said(place, tmp_path, capsys):
     assert fit(place, "finetune", "name=odd", f"data.path={tmp_path}", "data.max_bad_share=0.5") == 0
     said = capsys.readouterr().out
     assert "the folders nothing of" in said and "test has no clip of single: not measured" in said
-    assert "unreadable clips left out" in said
+    assert "unreadable clips skipped" in said
     skipped = {Path(row["path"]).name for row in rows_of(place / "runs/odd/skipped.csv")}
     assert "broken.wav" in skipped and len(skipped) >= (8 if hostile else 1)
     report = json.loads((place / "runs/odd/report.json").read_text())

@@ -49,7 +49,7 @@ def test_a_renamed_key_is_refused_with_its_new_name(tmp_path, old, new):
 
 @pytest.mark.parametrize("name", NOT_OFFERED)
 def test_an_argument_that_is_not_offered_is_refused_with_what_to_do(name):
-    with pytest.raises(UserError, match=rf"trainer\.{name} is not offered: {NOT_OFFERED[name][:20]}"):
+    with pytest.raises(UserError, match=rf"trainer\.{name} is not available: {NOT_OFFERED[name][:20]}"):
         load_config([QUICKSTART], [f"trainer.{name}=1"])
 
 

@@ -53,24 +53,24 @@ def test_of_several_pieces_a_process_has_one_and_two_blocks():
     for num_shards in (2, 8, 64):
         assert memory_bytes(model, 250, 62, 0, True, True, num_shards) == whole / num_shards + 10 * block
     text = str(plan(["trainer.devices=8", "trainer.strategy=fsdp", "model.size=1.2b"]))
-    assert "one of 8 pieces of weights" in text
+    assert "one of 8 shards of weights" in text
 
 
 def test_the_rows_say_batch_epochs_and_learning_rate():
     made = plan(["data.batch_size=32", "trainer.accumulate_grad_batches=2", "trainer.devices=2", "optimizer.lr=1e-3",
                  "trainer.max_steps=70", "optimizer.warmup_steps=0"])  # fmt: skip
     text = str(made)
-    assert "128 clips (32 a process x 2 x 2 accumulated)" in text
+    assert "128 clips (32 per process x 2 x 2 accumulated)" in text
     assert "0.0005 at the peak (0.001 for 256 clips)" in text
     assert "70 = 20.1 epochs of 3 steps" in text
-    assert "37 of 1.50 s (mean), 9 seen" in text
+    assert "37 in 1.50 s (mean), 9 seen" in text
 
 
 @pytest.mark.parametrize(
     ("overrides", "facts", "words"),
     [
         (["model.size=base"], {"seconds": 1200.0}, "85.4 M parameters on 20 minutes"),
-        (["trainer.max_steps=50"], {}, "warm-up of 100 steps lasts the whole run of 50"),
+        (["trainer.max_steps=50"], {}, "warmup_steps=100 is not less than the run's 50 steps"),
         (["data.num_workers=8"], {"shards": 5}, "5 shards for 8 workers"),
         ([], {"overlap": 3}, "3 validation clips are also in train"),
     ],

@@ -194,7 +194,7 @@ def test_what_would_be_ignored_is_refused_before_anything_is_touched(tmp_path, c
     assert train.main(pretrain(tmp_path, "name=a", "trainer.max_steps=1")) == 0
     before = (tmp_path / "a/config.yaml").read_text()
     assert train.main(pretrain(tmp_path, "name=a", "trainer.max_steps=2", "seed=3", "--resume", "auto")) == 2
-    assert "was trained with seed=0, the settings say seed=3" in capsys.readouterr().err
+    assert "was trained with seed=0, but the settings have seed=3" in capsys.readouterr().err
     assert (tmp_path / "a/config.yaml").read_text() == before
 
 
@@ -219,7 +219,7 @@ def test_a_changed_setting_of_a_classifier_is_refused_or_listed(place, capsys):
     words = classify(place, "linear", "name=changed")
     assert train.main(words) == 0
     assert train.main([*words, "classify.pooling=max", "--resume", "auto"]) == 2
-    assert "classify.pooling=mean, the settings say classify.pooling=max" in capsys.readouterr().err
+    assert "classify.pooling=mean, but the settings have classify.pooling=max" in capsys.readouterr().err
     assert train.main([*words, "trainer.max_epochs=3", "--resume", "auto"]) == 0
     assert "changed: trainer.max_epochs: 2 in the checkpoint, now 3" in (place / "runs/changed/log.txt").read_text()
 
@@ -425,9 +425,9 @@ def test_own_callbacks_by_class_path(tmp_path, capsys):
     assert train.main(pretrain(tmp_path / "runs", "name=a", "trainer.max_steps=3", f"callbacks=[{own}]")) == 0
     assert (tmp_path / "words").read_text() == "now\n" * 3
     for path, words in (
-        ("no.such.Class", "cannot be made"),
+        ("no.such.Class", "cannot create"),
         ("pathlib.Path", "is not a lightning.pytorch.Callback"),
-        ("tests.training.test_one_run.Counting", "cannot be made"),
+        ("tests.training.test_one_run.Counting", "cannot create"),
     ):
         mistake = pretrain(tmp_path / "runs", "name=b", "trainer.max_steps=1", f"callbacks=[{{class_path: {path}}}]")
         assert train.main(mistake) == 2

@@ -99,11 +99,11 @@ def test_the_run_of_a_checkpoint():
 def test_a_damaged_or_foreign_checkpoint_is_refused(tmp_path):
     path = tmp_path / "last.ckpt"
     path.write_bytes(b"not a checkpoint")
-    with pytest.raises(UserError, match="not a whole checkpoint"):
+    with pytest.raises(UserError, match="not a complete checkpoint"):
         read_run(path)
     assert read_run(save(path))["step"] == 4
     path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(UserError, match="not a whole checkpoint"):
+    with pytest.raises(UserError, match="not a complete checkpoint"):
         read_run(path)
 
 
@@ -132,16 +132,16 @@ def test_what_a_resume_applies_is_listed():
     ],
 )
 def test_what_a_resume_would_ignore_is_refused(config, key):
-    with pytest.raises(UserError, match=rf"last\.ckpt was trained with {key}.*set it back, or start a new run"):
+    with pytest.raises(UserError, match=rf"last\.ckpt was trained with {key}.*set it back or start a new run"):
         compare_settings(config, plain(Config()), PATH)
 
 
 def test_a_classifier_is_compared_too():
     before = Config(classify=ClassifyConfig())
     assert compare_settings(Config(classify=ClassifyConfig(label_smoothing=0.1)), plain(before), PATH)
-    with pytest.raises(UserError, match=r"classify\.pooling=mean, the settings say classify\.pooling=max"):
+    with pytest.raises(UserError, match=r"classify\.pooling=mean, but the settings have classify\.pooling=max"):
         compare_settings(Config(classify=ClassifyConfig(pooling="max")), plain(before), PATH)
-    with pytest.raises(UserError, match="a checkpoint of classification, the settings are of pretraining"):
+    with pytest.raises(UserError, match="is from classification, but the settings are for pretraining"):
         compare_settings(Config(), plain(before), PATH)
 
 

@@ -1,4 +1,4 @@
-"""What is watched in a run: memory, arithmetic, waiting, hours a source; and steps that are left out."""
+"""What is watched in a run: memory, arithmetic, waiting, hours a source; and skipped steps."""
 
 import csv
 import json
@@ -87,7 +87,7 @@ def test_a_bad_step_leaves_the_weights_and_statistics_as_they_were(tmp_path, mon
     with open(tmp_path / "a" / "skipped_steps.csv", newline="") as file:
         listed = list(csv.DictReader(file))
     assert len(listed) == 8 and {(row["step"], row["reason"]) for row in listed} == {("5", "the loss is nan")}
-    assert "step 5 is left out: the loss is nan" in (tmp_path / "a" / "log.txt").read_text()
+    assert "step 5 is skipped: the loss is nan" in (tmp_path / "a" / "log.txt").read_text()
 
 
 def test_too_many_bad_steps_in_a_row_stop_the_run(tmp_path, monkeypatch, capsys):
@@ -128,7 +128,7 @@ def test_a_jump_is_told_from_noise_and_from_a_falling_loss():
     reasons = judged([*noise[:500], 2.0, *noise[500:600]])
     assert [i for i, reason in enumerate(reasons) if reason] == [500] and "8 deviations" in reasons[500]
     assert not any(judged([5.0, 1.0, 1.0, 9.0, 1.0]))  # too early to tell
-    assert judged([1.0, 1.0], [1.0, math.inf])[1] == "the gradient's norm is inf"
+    assert judged([1.0, 1.0], [1.0, math.inf])[1] == "the gradient norm is inf"
 
 
 @pytest.mark.parametrize(

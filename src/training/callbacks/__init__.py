@@ -1,1 +1,1 @@
-"""What happens around the steps of a run, one idea a file."""
+"""Lightning callbacks of a run, one per file."""

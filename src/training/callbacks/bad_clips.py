@@ -1,4 +1,4 @@
-"""Unreadable clips met on the way: listed once by name and reason in `skipped.csv`, an error when they are too many."""
+"""Unreadable clips met in training: each is listed once in `skipped.csv`; too many of them stop the run."""
 
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,15 @@ from src.skipped import write_skipped
 
 
 class BadClips(L.Callback):
-    """Args: file: the list. known: (name, reason) found before the run. max_share: of the clips seen, 0 to 1."""
+    """
+    Args:
+        file: CSV of name and reason. Rank r > 0 writes skipped-r.csv next to it.
+        known: (name, reason) of clips found unreadable before training.
+        max_share: largest share of the clips seen that may be unreadable, 0 to 1.
+    """
 
-    smallest_sample = 100  # clips seen before a share means anything
-    agree_every = 20  # batches between two times that processes agree whether to stop: one alone would leave them hang
+    min_clips = 100  # smallest denominator of the share
+    agree_every = 20  # batches between decisions of all processes to stop; if one stopped alone, the others would hang
 
     def __init__(self, file: Path, known: list[tuple[str, str]], max_share: float) -> None:
         self.file, self.known, self.max_share = file, dict(known), max_share
@@ -24,7 +29,7 @@ class BadClips(L.Callback):
         self.file = trainer.strategy.broadcast(self.file)
         if trainer.is_global_zero:
             self._write()
-        else:  # what this process meets
+        else:
             self.file = self.file.with_name(f"skipped-{trainer.global_rank}.csv")
 
     def on_train_batch_end(
@@ -34,17 +39,17 @@ class BadClips(L.Callback):
         if new := {name: reason for name, reason in batch["bad"] if name not in self.met}:
             self.met.update(new)
             self._write()
-        share = len(self.met) / max(self._seen_clips, self.smallest_sample)
+        share = len(self.met) / max(self._seen_clips, self.min_clips)
         too_many = share > self.max_share
         if trainer.world_size > 1:
             if (batch_idx + 1) % self.agree_every:
                 return
             too_many = trainer.strategy.reduce_boolean_decision(too_many, all=False)
         if too_many:
-            name, reason = list(self.met.items())[-1] if self.met else ("none here", "another process met them")
+            name, reason = list(self.met.items())[-1] if self.met else ("none here", "see the other processes")
             raise UserError(
-                f"{len(self.met)} of {self._seen_clips} clips could not be read (the last: {name}: {reason}), "
-                f"more than data.max_bad_share={self.max_share}; see {self.file}, mend the files or raise the share"
+                f"{len(self.met)} of {self._seen_clips} clips could not be read (last: {name}: {reason}), more than "
+                f"data.max_bad_share={self.max_share}; fix the files listed in {self.file} or raise the share"
             )
 
     def _write(self) -> None:

@@ -1,4 +1,4 @@
-"""A step whose loss or gradient is not finite, or whose loss jumps up, is left out: weights stay as they were."""
+"""Skip optimizer steps whose loss or gradient norm is not finite, or whose loss jumps up."""
 
 import csv
 import logging
@@ -16,28 +16,31 @@ log = logging.getLogger("src")
 
 
 class SkipBadSteps(L.Callback):
-    """All processes agree on what is left out. A step that is left out still counts as one; its clips are listed.
+    """A skipped step leaves weights, moments and batch-norm statistics unchanged, but counts as a step.
 
-    Goes before callbacks that look at the gradients.
+    All processes skip the same steps. Must precede callbacks that read gradients.
 
     Args:
-        file: CSV of step, reason and clip. most_in_a_row: more of them stop the run.
+        file: CSV of step, reason and clip name.
+        max_in_a_row: more consecutive skipped steps than this stop the run.
 
     Attributes:
-        num_skipped: steps left out, also before a resume.
+        num_skipped: skipped steps, including those before a resume.
     """
 
-    deviations = 8.0  # of the loss above its running mean: a jump
-    memory = 0.98  # of the running mean and deviation: some 50 steps
-    fewest_steps = 100  # before a jump can be told
+    deviations = 8.0  # a loss this many standard deviations above its running mean is a jump
+    memory = 0.98  # decay of the running mean and variance: about 50 steps
+    min_steps = 100  # steps before jumps are detected
 
-    def __init__(self, file: Path, most_in_a_row: int) -> None:
-        self.file, self.most_in_a_row = file, most_in_a_row
+    def __init__(self, file: Path, max_in_a_row: int) -> None:
+        self.file, self.max_in_a_row = file, max_in_a_row
         self.num_skipped = self._in_a_row = self._seen_steps = 0
         self._mean = self._variance = 0.0
-        self._losses: list[torch.Tensor] = []  # of the batches of this step, each the mean over all processes
+        self._losses: list[torch.Tensor] = []  # of this step's batches, each averaged over processes
         self._names: list[str] = []
-        self._statistics: list[tuple[torch.Tensor, torch.Tensor]] = []  # of batch norms, and as they were before
+        self._statistics: list[
+            tuple[torch.Tensor, torch.Tensor]
+        ] = []  # batch-norm buffers and their values before the step
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -73,7 +76,7 @@ class SkipBadSteps(L.Callback):
         assert isinstance(pl_module, TrainingModule)
         reason = self._judge(loss, float(pl_module.gradient_norm()))
         if trainer.strategy.reduce_boolean_decision(bool(reason), all=False):
-            self._skip(trainer, pl_module, reason or "another process found it bad")
+            self._skip(trainer, pl_module, reason or "skipped by another process")
         else:
             self._in_a_row = 0
             self._remember(loss)
@@ -81,18 +84,18 @@ class SkipBadSteps(L.Callback):
         pl_module.log("train/skipped_steps", float(self.num_skipped))
 
     def _judge(self, loss: float, gradient_norm: float) -> str:
-        """Why a step is bad, "" if it is not."""
+        """Why the step is bad; "" if it is not."""
         if not math.isfinite(loss):
             return f"the loss is {loss}"
         if not math.isfinite(gradient_norm):
-            return f"the gradient's norm is {gradient_norm}"
+            return f"the gradient norm is {gradient_norm}"
         deviation = math.sqrt(self._variance)
-        if self._seen_steps >= self.fewest_steps and loss > self._mean + self.deviations * deviation:
-            return f"the loss {loss:.4g} is over {self.deviations:g} deviations above its mean of {self._mean:.4g}"
+        if self._seen_steps >= self.min_steps and loss > self._mean + self.deviations * deviation:
+            return f"the loss {loss:.4g} is more than {self.deviations:g} deviations above its mean {self._mean:.4g}"
         return ""
 
     def _remember(self, loss: float) -> None:
-        """Running mean and variance; plain ones over the first steps."""
+        """Update the running mean and variance; over the first steps all losses have equal weight."""
         self._seen_steps += 1
         share = max(1 - self.memory, 1 / self._seen_steps)
         distance = loss - self._mean
@@ -101,7 +104,7 @@ class SkipBadSteps(L.Callback):
 
     def _skip(self, trainer: L.Trainer, pl_module: L.LightningModule, reason: str) -> None:
         for parameter in pl_module.parameters():
-            parameter.grad = None  # the optimiser passes over it: neither moments nor weight decay
+            parameter.grad = None  # AdamW skips it: no update of moments, no weight decay
         for buffer, before in self._statistics:
             buffer.copy_(before)
         self.num_skipped += 1
@@ -111,21 +114,21 @@ class SkipBadSteps(L.Callback):
         if trainer.is_global_zero:
             self._write(step, reason, names)
             examples = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-            log.warning("step %d is left out: %s (%s)", step, reason, examples)
-        if self._in_a_row > self.most_in_a_row:
+            log.warning("step %d is skipped: %s (%s)", step, reason, examples)
+        if self._in_a_row > self.max_in_a_row:
             raise UserError(
-                f"{self._in_a_row} steps in a row were bad, more than trainer.skip_bad_steps={self.most_in_a_row} (the "
-                f"last: {reason}); their clips are listed in {self.file}; lower optimizer.lr, set "
+                f"{self._in_a_row} steps in a row were bad, more than trainer.skip_bad_steps={self.max_in_a_row} "
+                f"(last: {reason}); their clips are listed in {self.file}; lower optimizer.lr, set "
                 "trainer.gradient_clip_val or resume from an earlier checkpoint"
             )
 
     def _all_names(self, trainer: L.Trainer) -> list[str]:
-        """Of the clips of this step, of all processes: which of them has the bad one is not known."""
+        """Names of this step's clips on all processes: the bad one may be any of them."""
         if trainer.world_size == 1:
             return self._names
-        found: list[Any] = [None] * trainer.world_size
-        torch.distributed.all_gather_object(found, self._names)
-        return [name for names in found for name in names]
+        gathered: list[Any] = [None] * trainer.world_size
+        torch.distributed.all_gather_object(gathered, self._names)
+        return [name for names in gathered for name in names]
 
     def _write(self, step: int, reason: str, names: list[str]) -> None:
         self.file.parent.mkdir(parents=True, exist_ok=True)

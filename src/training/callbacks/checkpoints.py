@@ -1,4 +1,4 @@
-"""Saving: the last checkpoint at intervals and at the end, and copies of the best, each whole or not there at all."""
+"""Save the last checkpoint at intervals and at the end, and keep copies of the best; all writes are atomic."""
 
 import math
 import os
@@ -28,12 +28,14 @@ from src.training.distributed.checkpoint import (
 )
 from src.training.distributed.parallel import Sharded, names
 
-_ASK_EVERY = 10  # batches between two times that the processes compare notes on a save
+_ASK_EVERY = 10  # batches between checks whether all processes have finished a save
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Files of unsharded training: written beside the target, flushed, then renamed, so that what bears a checkpoint's
-    name is whole. It also reads the folders of a sharded run."""
+    """Writes a file next to the target, flushes it and renames it, so that a file with a checkpoint's name is complete.
+
+    Also loads the checkpoint folders of a sharded run.
+    """
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         if is_sharded(Path(path)):
@@ -56,12 +58,13 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class Checkpoints(L.Callback):
-    """Keeps `last.ckpt`, and the `save_top_k` checkpoints with the best monitored values, which stand in their names.
+    """Keeps `last.ckpt` and the `save_top_k` best checkpoints, named `step=STEP-METRIC=VALUE.ckpt`.
 
     Args:
-        folder: where they go. settings: when, and which are best. about: put into each checkpoint under "run"
-            (resolved settings, W&B id, versions).
-        mark_best: also give the best one the name `best.ckpt`: it is then the one that the run's folder stands for.
+        folder: of the checkpoints.
+        settings: when to save, and which checkpoints are best.
+        about: saved in each checkpoint as "run" (resolved settings, versions, W&B id).
+        mark_best: also keep the best one as `best.ckpt`, the default checkpoint of the run folder.
     """
 
     def __init__(self, folder: Path, settings: CheckpointConfig, about: dict[str, Any], mark_best: bool) -> None:
@@ -78,21 +81,21 @@ class Checkpoints(L.Callback):
         return self.folder / "last.ckpt"
 
     def best(self) -> list[Path]:
-        """Those that are kept for their value, the best first."""
+        """The `save_top_k` checkpoints, best first."""
         sign = 1 if self.settings.mode == "min" else -1
         pattern = re.compile(rf"step=\d+-{re.escape(self._metric)}=(.+)\.ckpt")
         files = self.folder.iterdir() if self.folder.is_dir() else iter(())
-        found = [(sign * float(match[1]), path) for path in files if (match := pattern.fullmatch(path.name))]
-        return [path for _, path in sorted(found)]
+        ranked = [(sign * float(match[1]), path) for path in files if (match := pattern.fullmatch(path.name))]
+        return [path for _, path in sorted(ranked)]
 
     def to_report(self) -> Path:
-        """The checkpoint that the run stands for: the best one where there is one, else the last."""
+        """The checkpoint to test and report: the best one, or the last if there is no best."""
         best = self.best()
         return best[0] if best else self.last
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["run"] = self.about
-        if isinstance(trainer.strategy, Sharded):  # shards hold its tensors by name; the rest goes here
+        if isinstance(trainer.strategy, Sharded):  # the shards hold its tensors by name; this is the rest
             order = iter(names(pl_module, trainer.optimizers[0]))
             checkpoint["optimizer_groups"] = [
                 {**group, "params": None, "names": [next(order) for _ in group["params"]]}
@@ -119,13 +122,13 @@ class Checkpoints(L.Callback):
         return bool(self._interval) and trainer.strategy.broadcast(late)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.save_last(trainer)  # where the run ends between two saves
+        self.save_last(trainer)  # unless this step is already saved
         self.finish(trainer)
         if not self.settings.save_last and trainer.is_global_zero and not trainer.should_stop and self.best():
-            discard(self.last)  # written only to be copied
+            discard(self.last)  # written only as the source of copies
 
     def finish(self, trainer: L.Trainer) -> None:
-        """Wait for a save that goes on beside the training."""
+        """Wait for an asynchronous save in progress."""
         if isinstance(trainer.strategy, Sharded):
             finish_save(trainer, self.last)
 
@@ -135,7 +138,7 @@ class Checkpoints(L.Callback):
                 finish_save(trainer, self.last)
                 begin_save(trainer, self.last)
             else:
-                trainer.save_checkpoint(self.last, weights_only=False)  # the whole state
+                trainer.save_checkpoint(self.last, weights_only=False)  # with optimizer and callbacks
             self._saved_at, self._saved_time = trainer.global_step, time.monotonic()
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -151,18 +154,18 @@ class Checkpoints(L.Callback):
         if trainer.is_global_zero:
             copy(self.last, self.folder / f"step={trainer.global_step}-{self._metric}={value:.4f}.ckpt")
             best = self.best()
-            for dropped in best[self.settings.save_top_k :] if self.settings.save_top_k > 0 else []:
-                discard(dropped)
+            for surplus in best[self.settings.save_top_k :] if self.settings.save_top_k > 0 else []:
+                discard(surplus)
             if self.mark_best:
                 copy(best[0], self.folder / "best.ckpt")
 
     def _monitored(self, trainer: L.Trainer) -> float:
-        """The value that says which checkpoint is best; NaN is never best.
+        """The monitored value; a checkpoint with NaN is never best.
 
         Raises:
-            UserError: nothing of that name is logged.
+            UserError: no metric of that name is logged.
         """
         if self.settings.monitor not in trainer.callback_metrics:
             logged = ", ".join(sorted(name for name in trainer.callback_metrics if name.startswith("val/")))
-            raise UserError(f"checkpoint.monitor={self.settings.monitor} is not logged; there are: {logged}")
+            raise UserError(f"checkpoint.monitor={self.settings.monitor} is not logged; logged metrics are: {logged}")
         return float(trainer.callback_metrics[self.settings.monitor])

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGUSR1 (a cluster takes the machine back) and Ctrl-C: finish the step, save, leave resumable."""
+"""On SIGTERM, SIGUSR1 (preemption by a cluster) or Ctrl-C: finish the step, save and exit, resumable."""
 
 import signal
 import time
@@ -12,17 +12,17 @@ from src.training.callbacks.steps import stepped
 
 
 class Preemption(L.Callback):
-    """Stops the run at the end of a step on which any process was signalled; the checkpoint is saved by `Checkpoints`.
+    """Stops the run at the end of a step if any process received a signal; `Checkpoints` saves.
 
-    Lightning's own handlers save nothing and may block under DDP; these only set a flag. Several processes agree on
-    their flags every `agree_every_seconds`, at steps that they agree on too: each comparison says how many steps the
-    slowest of them makes in that time. A second Ctrl-C interrupts at once.
+    Lightning's handlers save nothing and may block under DDP; these only set a flag. Several processes compare flags
+    about every `agree_every_seconds`. Each comparison also sets the number of steps until the next, as many as the
+    slowest process takes in that time, so that all processes compare at the same step. A second Ctrl-C exits at once.
 
     Attributes:
-        signal: the number that ended the run, None if none did.
+        signal: number of the signal that stopped the run, or None.
     """
 
-    agree_every_seconds = 2.0  # comparing makes the GPU wait for the CPU
+    agree_every_seconds = 2.0  # each comparison synchronizes GPU and CPU
     signals = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
     def __init__(self) -> None:
@@ -52,10 +52,10 @@ class Preemption(L.Callback):
         if flag:
             self.signal = flag
             trainer.should_stop = True
-            trainer.limit_val_batches = 0  # Lightning would validate once more; the time may not be ours
+            trainer.limit_val_batches = 0  # else Lightning validates once more; there may be no time
 
     def _agree(self, device: torch.device) -> int:
-        """The flag of all processes, 0 between two comparisons."""
+        """The largest flag over all processes; 0 between comparisons."""
         self._steps_to_go -= 1
         if self._steps_to_go:
             return 0

@@ -1,4 +1,4 @@
-"""A progress bar on a terminal, a line now and then elsewhere."""
+"""A progress bar on a terminal, occasional lines elsewhere."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from src.training.callbacks.steps import stepped
 
 
 class ProgressLine(L.Callback):
-    """Loss, speed and time to go; on a terminal as a rich bar, in a log file as some fifty lines a run."""
+    """Loss, speed and remaining time: a rich bar on a terminal, about fifty lines per run in a log file."""
 
     def __init__(self, console: Console, figures: StepFigures) -> None:
         self.console, self.figures = console, figures
@@ -35,10 +35,10 @@ class ProgressLine(L.Callback):
         if self._bar is not None:
             self._bar.update(self._task, completed=step)
         every = self._every if self._bar is None else trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if step % every and step != self._steps:  # reading the loss makes the GPU wait for the CPU
+        if step % every and step != self._steps:  # reading the loss synchronizes GPU and CPU
             return
         seconds = round(self.figures.seconds_to_go(trainer))
-        loss = float(trainer.callback_metrics["train/loss"])  # of all processes
+        loss = float(trainer.callback_metrics["train/loss"])  # mean over processes
         text = (
             f"loss {loss:.3f}  {self.figures.clips_per_second:.0f} clips/s  "
             f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02} to go"

@@ -1,4 +1,4 @@
-"""The figures of a step: speed, waiting for data, gradient norm, memory, arithmetic, the slowest process."""
+"""Metrics of training steps: speed, waiting for data, gradient norm, memory, FLOP/s, slowest process."""
 
 import resource
 import statistics
@@ -13,7 +13,7 @@ import torch
 from src.training.callbacks.steps import stepped
 from src.training.module import TrainingModule
 
-PEAK_BF16_TFLOPS = {  # dense, of the makers' data sheets; the first name that the device's name holds counts
+PEAK_BF16_TFLOPS = {  # dense, from the vendors' data sheets; the first key contained in the device name applies
     "B200": 2250.0, "H200": 989.0, "GH200": 989.0, "H100 PCIe": 756.0, "H100 NVL": 835.0, "H100": 989.0,
     "A100": 312.0, "A800": 312.0, "L40S": 362.0, "L40": 181.0, "L4": 121.0, "A10G": 70.0, "A40": 150.0, "A30": 165.0,
     "RTX 4090": 165.0, "RTX 3090": 71.0,
@@ -21,29 +21,36 @@ PEAK_BF16_TFLOPS = {  # dense, of the makers' data sheets; the first name that t
 
 
 class StepFigures(L.Callback):
-    """A row every `log_every_n_steps`; goes last among the callbacks, so that their time does not count as waiting.
+    """Logs every `log_every_n_steps`. Place it after other callbacks, so that their time does not count as waiting.
 
-    - train/clips_per_second, audio_hours (of all processes, without padding, also before a resume), gradient_norm,
-      learning_rate, hours_to_go; data_wait_share: of the run's time since it was started or resumed.
-    - watch/..., of the steps since the last row and of the first process, but where it says all: data_wait_share;
-      tflops: of the network, padding included, without what is recomputed; mfu: its share of the GPU's peak, where that
-      is known and precision is bf16; memory_gigabytes and gpu_memory_gigabytes: the peak; slowest_over_mean and
-      slowest_process, of all: time a process needs by itself, which is waiting for data and the forward pass; all wait
-      for the slowest in the rest; hours_source_N: audio of `data.sources.N` heard by all processes.
+    `train/` is about the run:
+        clips_per_second and data_wait_share (of the time): since the start or resume, all processes.
+        audio_hours: all processes, without padding, including before a resume.
+        gradient_norm, learning_rate, hours_to_go.
+
+    `watch/` is about the steps since the last row, on rank 0 unless noted:
+        data_wait_share: of the time.
+        tflops: TFLOP/s of the network, with padding, without recomputation.
+        mfu: share of the GPU's peak, if that is known and precision is bf16.
+        memory_gigabytes, gpu_memory_gigabytes: peak since the start.
+        slowest_over_mean, slowest_process: over all processes, of the time for data and forward pass; in the rest of
+            the step all wait for the slowest.
+        hours_source_N: audio from `data.sources.N`, all processes.
 
     Args:
-        num_sources: of the data; 0 where batches don't say which source a clip is from.
-        flops: operations of a training step on one clip of so many samples; None where that is not known.
+        num_sources: number of data sources; 0 if batches do not contain the source of a clip.
+        flops: FLOPs of a training step on one clip of a given number of samples; None if unknown.
 
     Attributes:
-        hours: audio heard by all processes. seconds: of training, checks and saves included. Both also before a resume.
+        hours: audio of all processes. seconds: training time with checks and saves. Both include the time before a
+            resume.
     """
 
     def __init__(self, num_sources: int = 0, flops: Callable[[int], float] | None = None) -> None:
         self.flops = flops
         self.seconds = self.clips_per_second = self.wait_share = 0.0
-        # Samples of each source (or of all in one), of all processes; the new ones are of this process and on its
-        # device, until a row is written.
+        # Samples per source (or one total) over all processes; those since the last row are counted for this process
+        # only, on its device.
         self._samples = torch.zeros(max(1, num_sources), dtype=torch.int64)
         self._new_samples = torch.zeros_like(self._samples)
         self._num_sources, self._world_size = num_sources, 1
@@ -65,7 +72,7 @@ class StepFigures(L.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.seconds = state_dict["seconds"]
-        if len(state_dict["samples"]) == len(self._samples):  # else other sources than before
+        if len(state_dict["samples"]) == len(self._samples):  # otherwise the sources have changed
             self._samples = torch.tensor(state_dict["samples"])
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -74,7 +81,7 @@ class StepFigures(L.Callback):
         self._begin = self._step_end = time.perf_counter()
         self._clips = 0
         self._waited = self._paused = self._forward_seconds = 0.0
-        self._whole_step = False  # the time since the last step's end is waiting for data, and nothing else
+        self._whole_step = False  # whether all time since the last step was spent waiting for data
         self._hooks = [
             pl_module.model.register_forward_pre_hook(lambda *_: self._start_forward()),
             pl_module.model.register_forward_hook(lambda *_: self._end_forward()),
@@ -128,8 +135,8 @@ class StepFigures(L.Callback):
             if self.flops is not None and "waveform" in batch:
                 clips, samples = batch["waveform"].shape
                 self._rates.append(clips * self.flops(samples) / duration)
-        row = trainer.global_step % trainer.log_every_n_steps == 0 or trainer.global_step == trainer.max_steps  # type: ignore[attr-defined]
-        if row and stepped(trainer, batch_idx):
+        due = trainer.global_step % trainer.log_every_n_steps == 0 or trainer.global_step == trainer.max_steps  # type: ignore[attr-defined]
+        if due and stepped(trainer, batch_idx):
             self._log(trainer, pl_module)
             self._clear()
         self._step_end, self._whole_step = time.perf_counter(), True
@@ -165,27 +172,27 @@ class StepFigures(L.Callback):
             return {}
         own = torch.tensor(statistics.fmean(self._own_seconds) if self._own_seconds else 0.0, device=module.device)
         everyone = torch.as_tensor(module.all_gather(own)).flatten()
-        if float(everyone.min()) == 0:  # no whole step since the last row, in one of them
+        if float(everyone.min()) == 0:  # some process has no complete step since the last row
             return {}
         slowest = {"process": float(everyone.argmax()), "over_mean": float(everyone.max() / everyone.mean())}
         return {f"watch/slowest_{name}": value for name, value in slowest.items()}
 
     def seconds_to_go(self, trainer: L.Trainer) -> float:
-        """At the mean speed of the whole run so far."""
+        """Remaining time at the mean speed of the run so far."""
         steps = int(trainer.estimated_stepping_batches)
         return self.seconds / max(1, trainer.global_step) * max(0, steps - trainer.global_step)
 
 
 def peak_flops(device: torch.device, precision: str, names: Sequence[str] = tuple(PEAK_BF16_TFLOPS)) -> float | None:
-    """Operations a second that the device's matrix units do in bf16; None where that is not known."""
+    """The device's peak FLOP/s in bf16; None if unknown or `precision` is not bf16."""
     if device.type != "cuda" or "bf16" not in precision:
         return None
     name = torch.cuda.get_device_name(device)
-    found = next((each for each in names if each in name), None)
-    return PEAK_BF16_TFLOPS[found] * 1e12 if found else None
+    key = next((each for each in names if each in name), None)
+    return PEAK_BF16_TFLOPS[key] * 1e12 if key else None
 
 
 def peak_memory_bytes() -> int:
-    """Of this process since it started, without the GPU's."""
+    """Peak memory of this process, without GPU memory."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

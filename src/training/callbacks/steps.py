@@ -1,4 +1,4 @@
-"""When an optimizer step was made, callbacks that act every so many batches, and times as Lightning writes them."""
+"""End of an optimizer step, callbacks that act every N batches, and Lightning's time format."""
 
 import time
 from datetime import timedelta
@@ -8,18 +8,18 @@ import lightning.pytorch as L
 
 
 def stepped(trainer: L.Trainer, batch_idx: int) -> bool:
-    """Whether the batch that ends now ended an optimizer step, too: the last of those that are accumulated."""
+    """Whether this batch, the last one accumulated, completed an optimizer step."""
     return (batch_idx + 1) % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch
 
 
 class Periodic(L.Callback):
-    """Acts every so many batches, and once more when the run has reached its end. Subclasses say what to do in `act`.
+    """Calls `act`, defined by subclasses, every `every_n_batches` and when training is complete.
 
     Args:
         every_n_batches: as Lightning's val_check_interval; None acts at the end only.
 
     Attributes:
-        seconds: what it cost during the run, the last time not counted.
+        seconds: time spent in `act` during training, without the call at the end.
     """
 
     def __init__(self, every_n_batches: int | None) -> None:
@@ -49,6 +49,6 @@ class Periodic(L.Callback):
 
 
 def parse_time(text: str) -> timedelta:
-    """DD:HH:MM:SS."""
+    """Parse DD:HH:MM:SS."""
     days, hours, minutes, seconds = map(int, text.split(":"))
     return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)

@@ -26,7 +26,7 @@ _FORWARDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 def take_from_launcher(settings: TrainerConfig) -> None:
-    """Put the number of processes into `settings`: under torchrun or srun theirs; "auto" becomes a number.
+    """Set the number of processes in `settings`: as started by torchrun or srun; else "auto" becomes a number.
 
     Raises:
         UserError: the machines of the job have different numbers of processes.
@@ -43,14 +43,14 @@ def take_from_launcher(settings: TrainerConfig) -> None:
     num_nodes, rest = divmod(int(total), int(local))
     if rest:
         raise UserError(f"{launcher} started {total} processes, {local} on this machine; start the same number on each")
-    found, wanted = (int(local), num_nodes), (settings.devices, settings.num_nodes)
-    if wanted[0] not in ("auto", -1) and wanted not in (found, (1, 1)):
+    started, configured = (int(local), num_nodes), (settings.devices, settings.num_nodes)
+    if configured[0] not in ("auto", -1) and configured not in (started, (1, 1)):
         warnings.warn(
-            f"{launcher} started {found[0]} processes on each of {found[1]} machines; "
-            f"trainer.devices={wanted[0]} and trainer.num_nodes={wanted[1]} are ignored",
+            f"{launcher} started {started[0]} processes on each of {started[1]} machines; "
+            f"trainer.devices={configured[0]} and trainer.num_nodes={configured[1]} are ignored",
             stacklevel=2,
         )
-    settings.devices, settings.num_nodes = found
+    settings.devices, settings.num_nodes = started
 
 
 def _num_devices(settings: TrainerConfig) -> int:
@@ -63,7 +63,7 @@ def _num_devices(settings: TrainerConfig) -> int:
 
 
 def starts_its_own(settings: TrainerConfig) -> bool:
-    """Whether this process has to start the others: there are several, and no launcher has started them."""
+    """Whether this process must start the others: the run has several, and no launcher has started them."""
     return int(settings.devices) * settings.num_nodes > 1 and "LOCAL_RANK" not in os.environ and not _under_srun()
 
 
@@ -71,7 +71,7 @@ def run_processes(arguments: list[str], settings: TrainerConfig) -> int:
     """Run `python -m src.train` with `arguments` once per device of this machine, and wait.
 
     SIGTERM, SIGUSR1 and SIGINT are forwarded to all processes. If one fails, the others have `GRACE_SECONDS` to exit.
-    stderr of the first process is shown live; that of the others, often the same, only if the first does not explain
+    stderr of the first process is shown live; that of the others, usually the same, only if the first does not explain
     the failure.
 
     Returns:
@@ -134,7 +134,9 @@ def _wait(children: list[subprocess.Popen]) -> int:
         codes = [child.poll() for child in children]
         failed = {i: code for i, code in enumerate(codes) if code is not None and (code in (1, 2) or code < 0)}
         if failed and first is None:
-            first = min(failed, key=failed.__getitem__)  # prefer one that was killed to those that lost contact with it
+            first = min(
+                failed, key=failed.__getitem__
+            )  # killed processes come before those that lost contact with them
             deadline = time.monotonic() + GRACE_SECONDS
         if None not in codes or time.monotonic() > deadline:
             break

@@ -1,7 +1,7 @@
-"""One network on several processes: replicated (DDP) or sharded (FSDP2).
+"""Train one network on several processes: replicated (DDP) or sharded (FSDP2).
 
-`shard` is all of FSDP: meta device -> activation checkpointing -> compile -> shards -> memory -> initial weights. The
-network itself stays plain single-device code, as in torchtitan.
+`shard` contains all of FSDP: meta device -> activation checkpointing -> compile -> shards -> memory -> initial weights.
+The network itself stays plain single-device code, as in torchtitan.
 """
 
 import io
@@ -31,7 +31,7 @@ TIMEOUT = timedelta(minutes=10)
 
 
 def make_strategy(settings: TrainerConfig, find_unused_parameters: bool = False) -> Strategy | str:
-    """What `trainer.strategy` means for this number of processes.
+    """Lightning's strategy for `trainer.strategy` and the number of processes.
 
     Args:
         find_unused_parameters: some parameters have no gradient in some steps.
@@ -147,7 +147,7 @@ def names(module: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:
 
 
 def lost_a_process(error: BaseException) -> bool:
-    """Whether `error` looks like another process has died."""
+    """Whether `error` suggests that another process has died."""
     if isinstance(error, dist.DistError):  # from NCCL and the store, including timeouts
         return True
     words = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "gloo", "Connection refused")
