@@ -30,6 +30,7 @@ from src.skipped import report_skipped
 if TYPE_CHECKING:
     import numpy as np
 
+    from src.data.sources.source import Source
     from src.models.vit import AudioViT, Layer, Pooling
 
 POOLINGS = ("mean", "max", "mean_std", "mean_max")
@@ -77,7 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
     return exit_status(lambda: run(options), "stopped; the same command goes on from here")
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace, sources: "list[Source] | None" = None) -> int:
     """The heavy part: torch and the rest are imported from here on."""
     from src.data.sources.open import open_inputs
     from src.encoders.load import load_encoder
@@ -85,7 +86,8 @@ def run(options: argparse.Namespace) -> int:
     from src.evaluation.embedding_file import EmbeddingFile
     from src.progress import progress_bar
 
-    sources = open_inputs(options.inputs, options.split, options.audio_column, options.label_column)
+    if sources is None:
+        sources = open_inputs(options.inputs, options.split, options.audio_column, options.label_column)
     encoder = load_encoder(options.encoder).to(find_device(options.device))
     layers = parse_layers(options.layers, encoder.depth)
     settings = Settings(layers, options.pooling, options.level, options.batch_seconds)

@@ -23,7 +23,7 @@ COMMANDS = {
     "fit": "pretrain an encoder, or train a classifier (configs/classify)",
     "validate": "loss of a pretraining checkpoint on data.validation",
     "test": "on data.test: loss of a pretraining checkpoint, or report of a classifier",
-    "predict": "on data.test: embeddings of an encoder (embeddings.npz), or predictions of a classifier (CSV)",
+    "predict": "on data.test: embeddings of an encoder (as src.embed writes), or predictions of a classifier (CSV)",
 }
 
 
@@ -62,12 +62,27 @@ def run(config: Config, options: argparse.Namespace) -> int:
 def pretraining(config: Config, options: argparse.Namespace) -> int:
     from src.pretraining import run
 
+    if options.command == "predict":
+        return embed_test_clips(config, options.checkpoint)
     if options.command != "fit":
         return run.evaluate(config, options.command, options.checkpoint)
     if options.plan:
         print(run.plan_run(config, run.prepare_data(config)))
         return 0
     return run.fit(config, options.resume)
+
+
+def embed_test_clips(config: Config, checkpoint: str | None) -> int:
+    """Embeddings of `data.test` into embeddings.parquet in the run folder, by `src.embed`."""
+    from src import embed
+    from src.data.sources.open import open_source
+    from src.training.run_folder import checkpoint_of, run_of
+
+    path = checkpoint_of(config.runs_folder, config.name, checkpoint)
+    if config.data.test is None:
+        raise UserError("data.test is not set; predict needs it, for example data.test.path=FOLDER")
+    words = [config.data.test.path, "--encoder", str(path), "--out", str(run_of(path) / "embeddings.parquet")]
+    return embed.run(embed.parse(words), [open_source(config.data.test)])
 
 
 def classification(config: Config, options: argparse.Namespace) -> int:

@@ -83,10 +83,6 @@ class MAEPretraining(TrainingModule):
         self.log("test/loss", self.validation_loss.compute())
         self.validation_loss.reset()
 
-    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> tuple[list[str], Tensor]:
-        """Clip keys and embeddings (B, D)."""
-        return batch["key"], self.model.encoder.embed(batch["waveform"], batch["length"])
-
     def _forward(self, batch: dict[str, Any]) -> MAEOutput:
         return self.model(batch["waveform"], batch.get("length"), batch.get("seed"))
 

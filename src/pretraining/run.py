@@ -74,7 +74,7 @@ def fit(config: Config, resume: str | None = None) -> int:
 
 
 def evaluate(config: Config, command: str, checkpoint: str | None) -> int:
-    """Run `validate`, `test` or `predict` with a checkpoint.
+    """Loss of a checkpoint on data.validation (`validate`) or data.test (`test`).
 
     Raises:
         UserError: there is no such checkpoint, its size differs from model.size, or the split is not set.
@@ -94,20 +94,9 @@ def evaluate(config: Config, command: str, checkpoint: str | None) -> int:
     module.load_state_dict(content["state_dict"])
     trainer = make_trainer(config.trainer, path.parent, "auto", [], [])
     log.info("checkpoint: %s", path)
-    if command == "predict":
-        return _write_embeddings(trainer, module, data, path.parent.parent / "embeddings.npz")
     run = trainer.validate if command == "validate" else trainer.test
     for name, value in run(module, datamodule=data, verbose=False)[0].items():
         log.info("%s %.4f", name, value)
-    return 0
-
-
-def _write_embeddings(trainer: L.Trainer, module: MAEPretraining, data: PretrainDataModule, target: Path) -> int:
-    batches = trainer.predict(module, datamodule=data)
-    keys = [key for batch in batches or [] for key in batch[0]]
-    embeddings = torch.cat([batch[1] for batch in batches or []]).float().cpu().numpy()
-    np.savez(target, key=np.array(keys), embedding=embeddings)
-    log.info("%d embeddings of %d values: %s", len(keys), embeddings.shape[1], target)
     return 0
 
 

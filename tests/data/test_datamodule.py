@@ -265,16 +265,9 @@ def test_validation_is_shared_by_processes(sources):
     assert sorted(keys) == sorted(key for batch in whole for key in batch["key"])
 
 
-def test_predict_gives_whole_clips(sources):
-    data = open_data(validation(sources, crop_seconds=0.3))
-    lengths = {k: n for b in data.predict_dataloader() for k, n in zip(b["key"], b["length"].tolist(), strict=True)}
-    source = data._held_out["test"]
-    assert lengths == {source.name(i): round(source.seconds[i] * 16000) for i in range(CLIPS)}
-
-
 def test_without_held_out_audio_there_are_no_loaders(sources):
     data = open_data(config_of(sources["folder"]))
-    assert data.val_dataloader() == [] and data.test_dataloader() == [] and data.predict_dataloader() == []
+    assert data.val_dataloader() == [] and data.test_dataloader() == []
 
 
 # Facts and refusals

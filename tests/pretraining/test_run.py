@@ -10,12 +10,12 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
 
-from src import export, train
+from src import embed, export, train
 from src.encoders.load import load_encoder
 from src.errors import UserError
 from src.models.sizes import create_mae
@@ -226,12 +226,13 @@ def test_validate_and_test_print_the_loss(finished, capsys, name, words):
     assert words in capsys.readouterr().out
 
 
-def test_predict_writes_an_embedding_for_each_clip(finished):
+def test_predict_embeds_each_test_clip_as_embed_does(finished, tmp_path):
     folder, _ = finished
-    config = ["--config", str(folder / "config.yaml")]
-    assert train.main(["predict", *config, "--checkpoint", str(folder / "checkpoints/last.ckpt")]) == 0
-    with np.load(folder / "embeddings.npz") as file:
-        assert file["embedding"].shape == (212, 192) and len(set(file["key"])) == 212
+    assert train.main(["predict", "--config", str(folder / "config.yaml"), "--checkpoint", "last"]) == 0
+    words = ["data/demo", "--split", "test", "--encoder", str(folder), "--out", str(tmp_path / "same.parquet")]
+    assert embed.main(words) == 0
+    one, two = pq.read_table(folder / "embeddings.parquet"), pq.read_table(tmp_path / "same.parquet")
+    assert one.num_rows == 212 == len(set(one["path"].to_pylist())) and one["embedding"] == two["embedding"]
 
 
 def test_another_size_is_refused_in_one_sentence(finished, capsys):

@@ -138,10 +138,6 @@ class PretrainDataModule(L.LightningDataModule):
     def test_dataloader(self) -> DataLoader | list:
         return self._held_out_loader("test", self.config.crop_seconds)
 
-    def predict_dataloader(self) -> DataLoader | list:
-        """Whole clips, however long."""
-        return self._held_out_loader("test", np.inf)
-
     def state_dict(self) -> dict[str, Any]:
         state: dict[str, Any] = {"seed": self.seed, "position": self.position, "streams": None}
         state["sources"] = [source.fingerprint for source in self.sources]
