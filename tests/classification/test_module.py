@@ -39,7 +39,7 @@ def test_the_validation_loss_of_frames_is_the_mean_over_all_frames():
             "target": torch.ones(len(lengths), 2), "index": torch.arange(len(lengths)),
         }  # fmt: skip
         module.validation_step(batch, 0)
-        target, valid = module._truth(batch)
+        target, valid = module._targets(batch)
         logits.append(model.head(embedding)[valid])
         targets.append(target[valid])
     expected = cross_entropy(torch.cat(logits), torch.cat(targets))
