@@ -5,7 +5,7 @@
     python -m src.embed talk.mp3 --level frame --layers 6,last --encoder encoder --out talk.parquet
 
 A row a clip: path, seconds, label, embedding; at frame level a row a token (40 ms), with the time of its centre. A run
-that was stopped goes on where it stood when it is started again. Exit status: 0 done, 1 done but some inputs could not
+that was stopped continues when the same command is started again. Exit status: 0 done, 1 done but some inputs could not
 be read (listed in <out>.skipped.csv), 2 wrong use, 130 stopped.
 
 In Python, for a file or an array:
@@ -75,7 +75,7 @@ def embed(
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse(sys.argv[1:] if arguments is None else arguments)
-    return exit_status(lambda: run(options), "stopped; the same command goes on from here")
+    return exit_status(lambda: run(options), "stopped; run the same command again to continue")
 
 
 def run(options: argparse.Namespace, sources: "list[Source] | None" = None) -> int:

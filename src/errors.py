@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 
 class UserError(ValueError):
-    """A mistake a user can mend: one sentence with the key, file or option, what was found and what to do.
+    """A mistake that the user can fix: one sentence with the key, file or option, the value found, and what to do.
 
     The commands print it and leave with status 2.
     """

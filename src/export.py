@@ -1,11 +1,11 @@
-"""Write an encoder in another form.
+"""Export an encoder to another format.
 
     python -m src.export runs/quickstart --out encoder
     python -m src.export runs/quickstart --format dasheng --out encoder.pt
     python -m src.export dasheng_base.pt --format onnx --out encoder.onnx
 
 CHECKPOINT is anything that `load_encoder` reads: a run, its checkpoint, an export, an official .pt, a hub id.
-Exit status: 0 done, 2 wrong use (one sentence says what); nothing is written over.
+Exit status: 0 done, 2 wrong use (one sentence says what); nothing is overwritten.
 """
 
 import argparse
@@ -43,7 +43,7 @@ def export(checkpoint: str, form: str, target: Path) -> None:
         from src.encoders.onnx import export_onnx
 
         if target.exists():
-            raise UserError(f"{target} is there already; name another file, or remove it")
+            raise UserError(f"{target} already exists; name another file, or remove it")
         encoder = load_encoder(checkpoint)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)

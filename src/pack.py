@@ -1,10 +1,10 @@
-"""Audio files into tar shards for training at scale, with an index beside each.
+"""Pack audio files into tar shards for training at scale, with an index beside each.
 
     python -m src.pack /my/audio --out shards
     python -m src.pack manifest.csv --out shards --shard-megabytes 500 --workers 8
     python -m src.pack --index '/audio/{0000..0099}.tar'
 
-Files are stored as they are. A folder's labels.csv or class folders, and the columns of a manifest beside `filename`
+Files are stored unchanged. A folder's labels.csv or class folders, and the columns of a manifest beside `filename`
 (but those that the index measures itself), go into the index and into a JSON beside each clip. Started again, it goes
 on with the shards that are not finished. --index makes the index of shards that exist already; training then reads no
 headers. Exit status: 0 done, 1 done but some inputs could not be read (listed in skipped.csv), 2 wrong use, 130
@@ -22,7 +22,7 @@ from src.skipped import report_skipped
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse(sys.argv[1:] if arguments is None else arguments)
-    return exit_status(lambda: run(options), "stopped; the same command goes on from here")
+    return exit_status(lambda: run(options), "stopped; run the same command again to continue")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -1,11 +1,11 @@
-"""The nearest neighbours of a sound among embedded ones.
+"""Find the nearest neighbors of a sound among embedded ones.
 
     python -m src.search dog.wav --index sounds.parquet
     python -m src.search dog.wav --index sounds.parquet --top 20 --html neighbours.html
 
 The index is what `python -m src.embed` wrote; the query is embedded as the index says, by the same encoder. The search
 is exact (cosine similarity, read through in blocks, in memory that does not grow with the index). Of an index of tokens
-the best token of each sound counts. A sound that is itself in the index is found too.
+the best token of each sound counts. A query that is in the index is found too.
 Exit status: 0 done, 2 wrong use.
 """
 
@@ -60,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
     if settings.get("weights") not in (None, fingerprint(encoder)):
         raise UserError(
             f"{options.index} was made by other weights than those of {options.encoder or settings['encoder']} now; "
-            "make the index anew, or give the encoder it was made by with --encoder"
+            "create the index again, or give the encoder it was made by with --encoder"
         )
     try:
         query = embed(options.query, encoder, layers=settings["layers"], pooling=settings["pooling"])
@@ -94,13 +94,13 @@ def read_settings(index: Path) -> dict[str, Any]:
         whole = set(settings) >= SETTINGS and "path" in schema.names
         whole = whole and pa.types.is_fixed_size_list(schema.field("embedding").type)
     except OSError as error:
-        raise UserError(f"{index} cannot be read: {error.strerror or 'it is damaged'}; make it anew") from None
+        raise UserError(f"{index} cannot be read: {error.strerror or 'it is damaged'}; create it again") from None
     except (ValueError, KeyError, TypeError):  # not parquet or not JSON, no such key or column, not a dictionary
         whole = False
     if not whole:
         raise UserError(f"{index} is not a table of embeddings; python -m src.embed makes one")
     if not num_rows:
-        raise UserError(f"{index} has no rows; make it anew with python -m src.embed")
+        raise UserError(f"{index} has no rows; create it again with python -m src.embed")
     if settings["level"] == "frame":
         settings["pooling"] = "mean"
     return settings
@@ -148,7 +148,7 @@ def _blocks(file: "pq.ParquetFile", index: Path) -> "Iterator[pa.RecordBatch]":
     try:
         yield from file.iter_batches(8192)
     except (OSError, pa.ArrowException):
-        raise UserError(f"{index} is damaged; make it anew with python -m src.embed") from None
+        raise UserError(f"{index} is damaged; create it again with python -m src.embed") from None
 
 
 def print_table(found: list[Neighbour]) -> None:

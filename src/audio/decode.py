@@ -1,4 +1,4 @@
-"""Encoded audio (bytes or a path) to samples at 16 kHz; the one place where broken files are met.
+"""Encoded audio (bytes or a path) to samples at 16 kHz; the one place that handles broken files.
 
 soundfile (libsndfile) decodes and seeks, soxr resamples.
 """
@@ -27,7 +27,7 @@ Encoded = bytes | str | Path
 
 
 class AudioError(ValueError):
-    """A clip that cannot be used; the message says why in a few words, without the name."""
+    """A clip that cannot be used; the message gives the reason without the name."""
 
 
 class Header(NamedTuple):
@@ -39,7 +39,7 @@ class Header(NamedTuple):
 def probe(file: Encoded) -> Header:
     """Length, rate and channels from the header alone.
 
-    A length that the size of the file cannot hold (FLAC written into a pipe says none) is counted by decoding.
+    A length that does not fit the file size (FLAC written to a pipe has none) is counted by decoding.
 
     Raises:
         AudioError: not audio that libsndfile reads, no samples, a sample rate that no recording has.
@@ -49,10 +49,10 @@ def probe(file: Encoded) -> Header:
 
 
 def decode(file: Encoded, start_seconds: float = 0.0, seconds: float | None = None) -> np.ndarray:
-    """Samples (T,), fp32, 16 kHz, the mean of all channels; only what is asked for is read.
+    """Samples (T,), fp32, 16 kHz, the mean of all channels; only the requested part is read.
 
-    Levels are left as they are, also beyond [-1, 1]. Uncompressed audio that ends before its header says gives what
-    is there; in compressed audio the cut is damage.
+    Levels are kept, also beyond [-1, 1]. Uncompressed audio that ends early gives what is there; truncated compressed
+    audio is damaged.
 
     Args:
         start_seconds: where to begin. seconds: how much, less at the end of the file; None reads to the end.
@@ -83,7 +83,7 @@ def decode(file: Encoded, start_seconds: float = 0.0, seconds: float | None = No
 
 
 def decode_blocks(file: Encoded, block_seconds: float = 30.0) -> Iterator[np.ndarray]:
-    """The whole of `decode(file)` in consecutive blocks, in memory that does not grow with the length.
+    """`decode(file)` in consecutive blocks, in constant memory.
 
     Raises:
         AudioError: as `decode`, when the damage is met.
@@ -141,12 +141,12 @@ def _open(file: Encoded) -> soundfile.SoundFile:
 
 
 def _path(file: str | Path) -> str | bytes:
-    """As soundfile takes it: it would refuse a name that is not UTF-8."""
+    """In the form that soundfile takes; it refuses names that are not UTF-8."""
     return os.fsencode(file) if os.name == "posix" else str(file)
 
 
 def _count_frames(sound: soundfile.SoundFile, file: Encoded) -> int:
-    """The header's, or those that are there, if it says more than the file can hold."""
+    """As in the header, or counted if the file cannot hold that many."""
     size = len(file) if isinstance(file, bytes) else Path(file).stat().st_size
     if sound.frames <= size * _MAX_FRAMES_A_BYTE:
         return sound.frames
@@ -163,7 +163,7 @@ def _count_frames(sound: soundfile.SoundFile, file: Encoded) -> int:
 
 
 def _read(sound: soundfile.SoundFile, most: int) -> np.ndarray:
-    """Up to `most` frames from where the file stands, mono."""
+    """Up to `most` frames from the current position, mono."""
     parts: list[np.ndarray] = []
     left = most
     while left > 0:

@@ -1,4 +1,4 @@
-"""A set that fits is decoded once, into a memory-mapped file of 16-bit samples: decoding is what costs."""
+"""A set that fits is decoded once into a memory-mapped file of 16-bit samples, because decoding is expensive."""
 
 import json
 import os
@@ -27,7 +27,7 @@ class _Clip(NamedTuple):
 
 
 def cache_bytes(source: Source) -> int:
-    """What the cache of a source will take."""
+    """Size of a source's cache."""
     return int(source.seconds.sum() * SAMPLE_RATE) * 2
 
 
@@ -84,7 +84,7 @@ class CachedSource(Source):
 
 
 def _write(source: Source, folder: Path) -> None:
-    """Samples first, the index last and by a rename: without an index there is no cache.
+    """Samples first, the index last: without an index there is no cache.
 
     Raises:
         UserError: no room or no permission.
@@ -115,7 +115,7 @@ def _write(source: Source, folder: Path) -> None:
 
 
 def _decoded(source: Source) -> Iterator[_Clip | str]:
-    """Every clip, or why there is none, in order; some minutes of sound in memory at a time."""
+    """Every clip in order, or the reason why it cannot be decoded; some minutes of audio are in memory at a time."""
 
     def one(i: int) -> _Clip | str:
         try:

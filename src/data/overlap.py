@@ -1,4 +1,4 @@
-"""Does held-out audio also stand in train? Clips are the same if their undecoded bytes are."""
+"""Is held-out audio also in train? Clips are equal if their undecoded bytes are."""
 
 import hashlib
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ MAX_COMPARED = 20_000  # clips of a side: every one of them is opened
 
 
 def count_overlap(held_out: Source, train: Sequence[Source]) -> int:
-    """Clips of `held_out` that are also in `train`; 0, without a look, where a side is larger than MAX_COMPARED."""
+    """Clips of `held_out` that are also in `train`; 0 without a comparison if a side is larger than MAX_COMPARED."""
     if max([len(held_out), *map(len, train)]) > MAX_COMPARED:
         return 0
     sizes = {_num_bytes(held_out.read(i)) for i in range(len(held_out))}
@@ -25,6 +25,6 @@ def _num_bytes(encoded: Encoded) -> int:
 
 
 def content_digest(encoded: Encoded) -> bytes:
-    """16 bytes that stand for the undecoded clip."""
+    """16 bytes that identify the undecoded clip."""
     data = encoded if isinstance(encoded, bytes) else Path(encoded).read_bytes()
     return hashlib.md5(data, usedforsecurity=False).digest()

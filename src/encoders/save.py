@@ -56,7 +56,7 @@ def write_folder(target: Path, write: Callable[[Path], None]) -> None:
         UserError: `target` exists and is not empty; the file system refuses.
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UserError(f"{target} is there already; name another folder, or remove it")
+        raise UserError(f"{target} already exists; name another folder, or remove it")
     try:
         with writing_folder(target) as partial:
             write(partial)
@@ -67,7 +67,7 @@ def write_folder(target: Path, write: Callable[[Path], None]) -> None:
 def write_file(target: Path, write: Callable[[Path], None]) -> None:
     """Let `write` fill a new file, which gets its name when it is whole. Errors as `write_folder`."""
     if target.exists():
-        raise UserError(f"{target} is there already; name another file, or remove it")
+        raise UserError(f"{target} already exists; name another file, or remove it")
     try:
         with writing(target) as partial:
             write(partial)

@@ -1,4 +1,4 @@
-"""Embeddings of a collection of any size: sources in, rows of an `EmbeddingFile` out, in their order.
+"""Embed a collection of any size: sources in, rows of an `EmbeddingFile` out, in order.
 
 Clips go through in windows that fit into memory: decoded by threads, embedded in batches by length, written. A clip of
 over a minute goes through alone, in pieces. On a GPU the next window is decoded meanwhile; on a CPU the two take turns,
@@ -90,7 +90,7 @@ def clips_of(sources: Sequence[Source], done: set[str]) -> Iterator[EmbedItem]:
 
 
 def windows(clips: Iterable[EmbedItem]) -> Iterator[list[EmbedItem]]:
-    """Consecutive clips that are held in memory together; long ones alone."""
+    """Consecutive clips that are in memory together; long clips are alone."""
     window: list[EmbedItem] = []
     seconds = 0.0
     for clip in clips:
@@ -110,7 +110,7 @@ def windows(clips: Iterable[EmbedItem]) -> Iterator[list[EmbedItem]]:
 def _decoded(
     windows: Iterable[list[EmbedItem]], pool: ThreadPoolExecutor, ahead: int
 ) -> Iterator[tuple[list[EmbedItem], list[np.ndarray | AudioError] | None]]:
-    """Windows with their waveforms, None for a long clip; `ahead` more are being decoded meanwhile."""
+    """Windows with their waveforms, None for a long clip; `ahead` more are decoded in the background."""
     waiting: deque[tuple[list[EmbedItem], list[Future] | None]] = deque()
 
     def oldest() -> tuple[list[EmbedItem], list[np.ndarray | AudioError] | None]:

@@ -1,4 +1,4 @@
-"""A table of embeddings on disk that is written part by part, can be cut off at any time and gone on with.
+"""A table of embeddings on disk that is written in parts; writing can be interrupted at any time and continued.
 
 While it grows it is a folder `<file>.partial` of parts, each whole or not there; `finish` joins them into one parquet
 or npz file. Columns: path, seconds, label (several joined by `;`, null where there is none), time (of the centre of a
@@ -28,14 +28,14 @@ class EmbeddingFile:
     """Args: target: .parquet or .npz, not there yet. settings: how the embeddings are made; plain values.
 
     Raises:
-        UserError: `target` is there, or of another kind; what was begun under its name had other settings.
+        UserError: `target` exists or has another suffix, or a partial output has other settings.
     """
 
     def __init__(self, target: Path, settings: dict[str, Any]) -> None:
         if target.suffix not in (".parquet", ".npz"):
             raise UserError(f"--out {target}: it has to end in .parquet or .npz")
         if target.exists():
-            raise UserError(f"{target} is there already; name another file, or remove it")
+            raise UserError(f"{target} already exists; name another file, or remove it")
         self.target, self.settings = target, settings
         self._folder = target.with_name(target.name + ".partial")
         said = self._folder / "settings.json"
@@ -43,7 +43,7 @@ class EmbeddingFile:
             self._folder.mkdir(parents=True, exist_ok=True)
             if said.exists() and json.loads(said.read_text(encoding="utf-8")) != settings:
                 raise UserError(
-                    f"{self._folder} was begun with other settings ({said}); remove it or name another --out"
+                    f"{self._folder} was started with other settings ({said}); remove it or name another --out"
                 )
             said.write_text(json.dumps(settings), encoding="utf-8")
         except OSError as error:
@@ -53,7 +53,7 @@ class EmbeddingFile:
         self.done = {path for part in self._parts() for path in set(_column(part, "path"))}
 
     def write_part(self, tables: Iterable[pa.Table]) -> None:
-        """A part of one or more tables of rows; tables are written as they come."""
+        """Write a part of one or more tables of rows."""
         part = self._folder / f"{len(self._parts()):08d}.parquet"
         partial = part.with_suffix(".tmp")
         writer: pq.ParquetWriter | None = None
@@ -76,7 +76,7 @@ class EmbeddingFile:
             self.done |= written
 
     def finish(self) -> int:
-        """Join the parts, remove them; returns the number of rows.
+        """Join the parts and remove them; returns the number of rows.
 
         Raises:
             UserError: no rows at all; no room.

@@ -1,4 +1,4 @@
-"""Every labelled clip of some sources, with what is known of it, before the set is divided (parts.py)."""
+"""The labeled clips of some sources and what is known about them, before they are split (splits.py)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -59,11 +59,11 @@ def read_labelled(
     multi: bool | None = None,
     cache_gigabytes: float = 4.0,
 ) -> LabelledClips:
-    """Open the sources and take their labelled clips.
+    """Open the sources and collect their labeled clips.
 
     Args:
-        multi: several classes a clip; None finds out.
-        cache_gigabytes: a source that fits is decoded once into the 16-bit cache; of a streamed one no more is read.
+        multi: several classes per clip; None detects it.
+        cache_gigabytes: a source that fits is decoded once into the 16-bit cache; a stream is read up to this size.
 
     Raises:
         UserError: no labels, fewer than two classes, several labels where one is wanted.

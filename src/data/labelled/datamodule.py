@@ -1,4 +1,4 @@
-"""A labelled set as a LightningDataModule: batches of waveforms, or of embeddings where the encoder is frozen."""
+"""A labeled set as a LightningDataModule: batches of waveforms, or of embeddings for a frozen encoder."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -92,14 +92,14 @@ class LabelledDataModule(L.LightningDataModule):
 
 
 def rarity(targets: np.ndarray) -> np.ndarray:
-    """(n, C) -> (n,): each clip by the share of its rarest class, summing to 1."""
+    """(n, C) -> (n,): sampling weight of each clip by its rarest class, summing to 1."""
     weight = (targets / np.maximum(targets.sum(0), 1)).max(1)
     return weight / weight.sum()
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
-    """A process's share of the clips, as (epoch, clip): in training shuffled by (seed, epoch), as many on each process;
-    else each clip once.
+    """A process's share of the clips, as (epoch, clip): shuffled by (seed, epoch) in training, the same number on each
+    process; otherwise each clip once.
 
     Args:
         weights: (n,) chances to be drawn, with replacement; None takes each clip once.
@@ -140,7 +140,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
 
 class Clips(Dataset):
-    """crop_seconds: longest piece of a clip, begun where (seed, epoch, clip) say; None takes whole clips."""
+    """crop_seconds: longest crop of a clip, whose start depends on (seed, epoch, clip); None takes whole clips."""
 
     def __init__(self, part: Split, columns: dict[str, int], crop_seconds: float | None, seed: int) -> None:
         self.part, self.columns, self.crop_seconds, self.seed = part, columns, crop_seconds, seed

@@ -1,4 +1,4 @@
-"""Small labelled sets, decoded into memory: what the probes during a run learn from and are scored on."""
+"""Small labeled sets, decoded into memory: what the probes during a run are fitted to and scored on."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from src.config.settings import SourceConfig
 from src.data.sources.open import open_source
 from src.errors import UserError
 
-LONGEST_SECONDS = 10.08  # of a clip; the rest is not looked at
+LONGEST_SECONDS = 10.08  # of a clip; the rest is ignored
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,9 @@ class ProbeClips:
 
 
 def load_probe_clips(config: SourceConfig, max_clips: int, seed: int = 0) -> ProbeClips:
-    """The readable, labelled clips of a source, up to 10.08 s of each.
+    """The readable, labeled clips of a source, up to 10.08 s of each.
 
-    Of more than `max_clips` a part with the classes' shares, fixed by seed.
+    More than `max_clips` are subsampled, stratified by class, fixed by the seed.
 
     Raises:
         UserError: as `open_source`; no labels; fewer than two classes.
@@ -47,7 +47,7 @@ def load_probe_clips(config: SourceConfig, max_clips: int, seed: int = 0) -> Pro
 
 
 def stratified(labels: np.ndarray, most: int, seed: int) -> list[int]:
-    """Up to `most` indices, ascending, each class in proportion."""
+    """Up to `most` indices, ascending, stratified by class."""
     if len(labels) <= most:
         return list(range(len(labels)))
     random = np.random.default_rng(seed)

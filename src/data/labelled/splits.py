@@ -1,7 +1,7 @@
-"""A labelled set in three parts: read as it is split, split where it is not, or by one of its folds.
+"""A labeled set in three splits: as given, made where they are missing, or by one of its folds.
 
-Parts come from separate sources (splits of a dataset), from a `split` or `fold` column, or are made: stratified by
-class, groups and equal files kept together, fixed by the seed.
+Splits come from separate sources, from a `split` or `fold` column, or are made: stratified by class, with groups and
+duplicate files kept together, fixed by the seed.
 """
 
 from collections import Counter
@@ -65,7 +65,7 @@ class LabelledSet:
 
 
 def find_folds(labelled: LabelledClips, wanted: int | None, seed: int) -> list[int] | None:
-    """The fold of each clip: that of the set; else, where `wanted`, as many are made; None without folds.
+    """The fold of each clip: as given, or `wanted` folds made here; None without folds.
 
     Raises:
         UserError: fewer than three folds; folds are wanted of a set that is split.
@@ -93,10 +93,10 @@ def find_folds(labelled: LabelledClips, wanted: int | None, seed: int) -> list[i
 def make_splits(
     labelled: LabelledClips, seed: int, folds: list[int] | None = None, tested: int | None = None
 ) -> LabelledSet:
-    """Put every clip into its part.
+    """Put every clip into its split.
 
     Args:
-        folds: of each clip; `tested` is the fold to test on, the next one validates, the others train.
+        folds: of each clip; `tested` is the test fold, the next one is for validation, the others for training.
 
     Raises:
         UserError: no such fold, an empty part.
@@ -117,7 +117,9 @@ def make_splits(
         divided[name] = Split([labelled.clips[row] for row in rows], rows, targets[rows])
     notes += _odd_classes(divided, labelled.class_names)
     if folds is None and len(divided["test"]) < _FEW:
-        notes.append(f"test has {len(divided['test'])} clips, few to go by; configs/classify/kfold.yaml tests them all")
+        notes.append(
+            f"test has {len(divided['test'])} clips, too few to rely on; configs/classify/kfold.yaml tests all"
+        )
     return LabelledSet(divided, labelled.class_names, labelled.multi, labelled.bad, notes)
 
 
@@ -131,7 +133,7 @@ def _by_fold(folds: list[int], tested: int, notes: list[str]) -> list[str | None
 
 
 def _made(clips: list[Clip], seed: int, notes: list[str]) -> list[str | None]:
-    """The parts that clips have; a valid and a test that nobody gave are taken from train."""
+    """The splits that clips have; a missing valid or test is taken from train."""
     parts: list[str | None] = [clip.split or "train" for clip in clips]
     lacking = [
         share if name == "train" or name not in parts else 0.0 for name, share in zip(SPLITS, _SHARES, strict=True)
@@ -150,7 +152,7 @@ def _made(clips: list[Clip], seed: int, notes: list[str]) -> list[str | None]:
 
 
 def _without_leaks(clips: list[Clip], parts: list[str | None], notes: list[str]) -> list[str | None]:
-    """No part for the train clips whose files also stand in valid or test."""
+    """Remove train clips whose files are also in valid or test."""
     held_out = {clip.digest for clip, part in zip(clips, parts, strict=True) if part != "train"}
     leaks = [row for row, part in enumerate(parts) if part == "train" and clips[row].digest in held_out]
     if leaks:
@@ -165,13 +167,13 @@ def _without_leaks(clips: list[Clip], parts: list[str | None], notes: list[str])
 
 
 def _odd_classes(parts: dict[str, Split], class_names: list[str]) -> list[str]:
-    """Classes that cannot be learnt or not be measured."""
+    """Classes that cannot be learned or not be measured."""
     counts = {name: Counter(dict(zip(class_names, part.targets.sum(0), strict=True))) for name, part in parts.items()}
     unlearnt = [name for name in class_names if not counts["train"][name]]
     unmeasured = [name for name in class_names if not counts["test"][name]]
     notes = []
     if unlearnt:
-        notes.append(f"train has no clip of {', '.join(unlearnt)}: never predicted rightly")
+        notes.append(f"train has no clip of {', '.join(unlearnt)}: it cannot be learned")
     if unmeasured:
         notes.append(f"test has no clip of {', '.join(unmeasured)}: not measured")
     return notes

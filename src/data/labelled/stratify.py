@@ -1,4 +1,4 @@
-"""Parts of a labelled set that has none: stratified by class, without tearing groups apart, fixed by a seed."""
+"""Splits of a labeled set: stratified by class, with groups kept together, fixed by a seed."""
 
 from collections.abc import Sequence
 
@@ -8,11 +8,11 @@ import numpy as np
 def assign_parts(
     labels: Sequence[Sequence[str]], groups: Sequence[str], shares: Sequence[float], seed: int
 ) -> list[int]:
-    """The part (0 ... len(shares) - 1) of each clip; every class is spread as the shares say, as far as groups allow.
+    """The split (0 ... len(shares) - 1) of each clip; each class is divided by the shares, as far as groups allow.
 
-    Groups are dealt from the largest to the smallest, equal ones in an order drawn from the seed, each to the part that
-    lacks most of the group's classes (Sechidis et al., 2011, for several labels a clip). The first part gets a class
-    first, so that a class of one clip can be learnt.
+    Groups are assigned from the largest to the smallest, equal ones in random order, each to the split that lacks most
+    of the group's classes (Sechidis et al., 2011, for several labels per clip). The first split gets a class first, so
+    that a class with a single clip can be learned.
 
     Args:
         labels: of each clip, one or several. groups: of each clip; those of one stay together.

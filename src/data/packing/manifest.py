@@ -1,4 +1,4 @@
-"""What goes into shards: files from folders, lists and manifests, the names they get there, and their labels."""
+"""What goes into shards: files from folders, lists and manifests, their names in the shard, and their labels."""
 
 import csv
 import re

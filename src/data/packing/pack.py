@@ -1,4 +1,4 @@
-"""Files into WebDataset-style tar shards with an index beside each; indexes for shards that exist already.
+"""Pack files into WebDataset-style tar shards with an index beside each; index existing shards.
 
 The index `<shard>.index.parquet` has a row a clip: name, offset and size (bytes), seconds (NaN: unreadable),
 sample_rate (Hz), channels, checksum (MD5 of the bytes), and the labels. Both files are written beside their place and
@@ -55,9 +55,9 @@ class _Shard(NamedTuple):
 def pack(
     clips: Sequence[PackItem], folder: Path, shard_bytes: float, workers: int = 1, check: bool = False
 ) -> tuple[int, Iterator[Packed]]:
-    """Write `folder/000000.tar` and so on; shards that are finished are left as they are.
+    """Write `folder/000000.tar` and so on; finished shards are kept.
 
-    Which clip goes into which shard follows from names and sizes of the files alone; bytes are stored as they are.
+    Names and sizes of the files alone decide which clip goes into which shard; bytes are stored unchanged.
 
     Args:
         shard_bytes: a shard is closed before it would be larger (a clip that is larger has one of its own).
@@ -82,7 +82,7 @@ def pack(
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"the folder {folder} cannot be made ({error.strerror or error})") from None
+        raise UserError(f"the folder {folder} cannot be created ({error.strerror or error})") from None
     return len(shards), _in_parallel(partial(_pack_shard, check=check), shards, workers)
 
 
@@ -96,7 +96,7 @@ def index_shards(shards: Sequence[str], workers: int = 1, check: bool = False) -
 
 
 def plan_shards(clips: Sequence[PackItem], folder: Path, shard_bytes: float) -> list[_Shard]:
-    """Clips in their order, cut where a shard is full."""
+    """Clips in order, divided where a shard is full."""
     groups: list[list[PackItem]] = []
     keys: list[list[str]] = []
     room = 0.0
@@ -121,7 +121,7 @@ def plan_shards(clips: Sequence[PackItem], folder: Path, shard_bytes: float) -> 
 
 
 def _in_parallel(work: Callable[[Any], Packed], shards: Sequence[Any], workers: int) -> Iterator[Packed]:
-    """Ctrl-C ends after the shards at work."""
+    """Ctrl-C stops after the shards in progress."""
     if workers <= 1 or len(shards) <= 1:
         yield from map(work, shards)
         return
@@ -197,7 +197,7 @@ def _checksum(data: Encoded) -> str:
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> int:
-    """Where the data begins. Owners and times are left out, so that the same files give the same shard."""
+    """Returns the offset of the data. Owners and times are omitted, so that the same files give the same shard."""
     member = tarfile.TarInfo(name)
     member.size = len(data)
     tar.addfile(member, io.BytesIO(data))
@@ -205,7 +205,7 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> int:
 
 
 def _index_shard(shard: str, check: bool) -> Packed:
-    """A shard that cannot be read is one entry of the skipped."""
+    """An unreadable shard is one skipped entry."""
     try:
         filesystem, path = open_filesystem(shard)
         stamp, about = str(filesystem.size(path)), _about(shard)
@@ -255,7 +255,7 @@ def _index_of(shard: str) -> str:
 
 
 def _write_index(table: pa.Table, shard: str, about: dict[str, Any]) -> None:
-    """A local one beside its place, then renamed; storages of objects show a file when it is whole."""
+    """Local files are written atomically; object stores show a file only when it is complete."""
     table = table.replace_schema_metadata({_ABOUT: json.dumps(about).encode()})
     file = _index_of(shard)
     if "://" in shard:
@@ -267,7 +267,7 @@ def _write_index(table: pa.Table, shard: str, about: dict[str, Any]) -> None:
 
 
 def _about(shard: str | Path) -> dict[str, Any] | None:
-    """What `_write_index` was told; None where there is no index, or one of another hand."""
+    """The metadata that `_write_index` stored; None without an index, or for one written by another tool."""
     filesystem, path = open_filesystem(_index_of(str(shard)))
     try:
         with filesystem.open(path, "rb") as file:

@@ -1,4 +1,4 @@
-"""Requests to batches: what a worker does. It holds no state, so the number of workers changes nothing."""
+"""What a worker does: turn requests into batches. It has no state, so the number of workers changes nothing."""
 
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ _NEIGHBOURS = 10  # of them lie beside it; the others anywhere, for a whole shar
 
 
 class BatchRequest(NamedTuple):
-    """A batch to be made. position: clips consumed by all processes once it is trained on. encoded: the clips' bytes
+    """A batch to build. position: clips consumed by all processes once it is trained on. encoded: the clips' bytes
     with their names, where the source is a stream; None where `crops` number clips of a source. bad: (name, reason) of
     clips of the stream that were met since the last request."""
 
@@ -65,7 +65,7 @@ class CropDataset(Dataset):
         return batch
 
     def _clip(self, request: BatchRequest, row: int, bad: list[tuple[str, str]]) -> tuple[np.ndarray, str]:
-        """The waveform of a row. For an unreadable clip the next readable one stands in: a batch is never short."""
+        """The waveform of a row. An unreadable clip is replaced by the next readable one: no batch is short."""
         crops = request.crops
         start, seconds = float(crops.start_seconds[row]), float(crops.seconds[row])
         most_samples = round(seconds * SAMPLE_RATE)
@@ -91,7 +91,7 @@ class CropDataset(Dataset):
 
 
 def replacement(clip: int, attempt: int, count: int) -> int:
-    """The clip that is tried in place of `clip`, which is attempt 0, out of `count`: neighbours, then from all over."""
+    """The clip to try in place of `clip` (attempt 0) out of `count`: its neighbors first, then others."""
     if attempt < _NEIGHBOURS or count <= MAX_TRIES:
         return (clip + attempt) % count
     return (clip + attempt * (count // MAX_TRIES)) % count

@@ -1,4 +1,4 @@
-"""Audio as a LightningDataModule: sources, cache, order and batches put together."""
+"""Unlabeled audio as a LightningDataModule: sources, cache, order and batches."""
 
 import itertools
 import warnings
@@ -27,7 +27,7 @@ from src.errors import UserError
 
 @dataclass(frozen=True)
 class DataSummary:
-    """What the plan of a run has to know of the data, all sources together.
+    """What the plan of a run needs to know about the data, all sources together.
 
     num_clips, crops (of an epoch), seconds (of audio): None for a stream, whose length is not known.
     crop_seconds: mean length of a row of a batch, padding included. clips_per_batch: mean, of one process.
@@ -87,7 +87,7 @@ class PretrainDataModule(L.LightningDataModule):
             self._sampler.position = position  # where an epoch begins that is cut short by a limit
 
     def prepare_data(self) -> None:
-        """Header scans and the decoded cache, by one process a node."""
+        """Scan headers and fill the decoded cache."""
         self._open()
 
     def setup(self, stage: str | None = None) -> None:
@@ -108,7 +108,7 @@ class PretrainDataModule(L.LightningDataModule):
             examples = "; ".join(f"{name}: {reason}" for name, reason in self.bad[:3])
             raise UserError(
                 f"{len(self.bad)} of {total} clips cannot be read, more than data.max_bad_share="
-                f"{self.config.max_bad_share} ({examples}); mend them or raise the share"
+                f"{self.config.max_bad_share} ({examples}); fix them or raise the share"
             )
         for name in ("validation", "test"):
             source = getattr(self.config, name)
@@ -153,17 +153,15 @@ class PretrainDataModule(L.LightningDataModule):
         self.position, self.seed = state_dict["position"], state_dict["seed"]
         if state_dict["sources"] != [source.fingerprint for source in self.sources]:
             warnings.warn(
-                "the clips of data.sources are not those of the checkpoint (another place, other files, other times of "
-                "change): the run goes on with them, but not exactly",
+                "the clips of data.sources are not those of the checkpoint (another path, other files or modification "
+                "times): the run continues with them, but not exactly",
                 stacklevel=2,
             )
         streams = state_dict["streams"]
         if streams is not None:
             rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
             if len(streams) != world_size:
-                raise UserError(
-                    f"the stream was read by {len(streams)} processes and goes on only with as many, not {world_size}"
-                )
+                raise UserError(f"the stream was read by {len(streams)} processes and can't be resumed by {world_size}")
             self.position, self._stream_state = streams[rank]["position"], streams[rank]["window"]
 
     @property
@@ -227,7 +225,7 @@ class PretrainDataModule(L.LightningDataModule):
         )  # fmt: skip
 
     def _held_out_loader(self, name: str, crop_seconds: float) -> DataLoader | list:
-        """Every crop once, in the order of length; rank r takes rows r, r + world_size, ... of each batch."""
+        """Every crop once, in order of length; rank r takes rows r, r + world_size, ... of each batch."""
         if name not in self._held_out:
             return []
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
@@ -252,7 +250,7 @@ class PretrainDataModule(L.LightningDataModule):
 
 
 def open_stream(source: SourceConfig, rank: int, world_size: int) -> Any:
-    """A process's part of a streamed dataset."""
+    """This process's part of a streamed dataset."""
     from datasets.distributed import split_dataset_by_node
 
     stream = load_hub(source)
@@ -275,20 +273,20 @@ def _check_shards(config: SourceConfig, source: Source, max_bad_share: float) ->
         shard, reason = source.missing[0]
         raise UserError(
             f"{len(source.missing)} of {(source.shards or 0) + len(source.missing)} shards of {config.path} cannot be "
-            f"read, more than data.max_bad_share={max_bad_share} ({shard}: {reason}); mend them or raise the share"
+            f"read, more than data.max_bad_share={max_bad_share} ({shard}: {reason}); fix them or raise the share"
         )
 
 
 def _check_all_see_the_same(fingerprints: list[str]) -> None:
-    """Processes that see other clips would train on other batches than they agree on."""
+    """Processes that see different clips would train on different batches."""
     if not (dist.is_available() and dist.is_initialized()):
         return
     found: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(found, fingerprints)
     if different := [rank for rank, each in enumerate(found) if each != found[0]]:
         raise UserError(
-            f"process {different[0]} sees other clips in data.sources than process 0 (files that are not there on each "
-            "node, copied with other times, or a shard that one of them could not read); make them the same"
+            f"process {different[0]} sees other clips in data.sources than process 0 (files missing on a node, copied "
+            "with other times, or a shard that one of them could not read); make them the same"
         )
 
 

@@ -17,7 +17,7 @@ _CHUNK = 256  # clips whose crops are counted together: less is in memory than o
 
 @dataclass(frozen=True)
 class Crops:
-    """Rows of a window or batch, as arrays of one length. seed: 62 bits a crop, whatever process reads it."""
+    """Rows of a window or batch, as arrays of equal length. seed: 62 bits per crop, the same on every process."""
 
     source: np.ndarray
     clip: np.ndarray
@@ -34,14 +34,14 @@ class Crops:
 
 @dataclass(frozen=True)
 class Batching:
-    """How crops become global batches: `clips` or `seconds` (of padded audio) are a process's share of a batch."""
+    """How crops become global batches: `clips` or `seconds` (of padded audio) per process."""
 
     world_size: int
     clips: int | None
     seconds: float | None
 
     def batch_ends(self, seconds: np.ndarray) -> np.ndarray:
-        """Ends of the batches in a list of ascending lengths; each is a multiple of world_size if their number is."""
+        """End indices of batches of ascending lengths; multiples of world_size if the number of crops is one."""
         if self.clips is not None:
             return np.append(np.arange(self.unit, len(seconds), self.unit), len(seconds))
         assert self.seconds is not None
@@ -60,7 +60,7 @@ class Batching:
 
 
 class CropCounts:
-    """Crops of a source's clips, numbered in the order of the clips. total: of them.
+    """Crops of a source, numbered in the order of its clips. total: their number.
 
     Args:
         seconds: (n,) of each clip; may lie on disk. crop_seconds: as in `Order`.
@@ -116,7 +116,7 @@ class Order:
 
     @property
     def num_crops(self) -> int:
-        """Of an epoch, all sources together."""
+        """Crops per epoch, all sources together."""
         return sum(source.total for source in self._sources)
 
     def window_size(self, batching: Batching) -> int:
@@ -124,7 +124,7 @@ class Order:
         return -(-size // batching.unit) * batching.unit
 
     def crops(self, positions: np.ndarray) -> Crops:
-        """The crops at places of the endless sequence, before windows are shuffled."""
+        """Crops at positions of the endless sequence, before windows are shuffled."""
         block, slot = np.divmod(positions, _SLOTS)
         source = self._pattern[slot]
         draw = block * self._slots[source] + self._rank[slot]
@@ -142,7 +142,7 @@ class Order:
         return Crops(source, clip, start, seconds, seed)
 
     def _permute(self, place: np.ndarray, epoch: np.ndarray, source: int) -> np.ndarray:
-        """Places in an epoch onto crops: whole blocks are permuted, the incomplete last one stays at the end."""
+        """Permute the crops of an epoch: whole blocks move, the incomplete last block stays at the end."""
         blocks = self._sources[source].total // BLOCK
         block, inner = np.divmod(place, BLOCK)
         permuted = block.copy()
@@ -152,7 +152,7 @@ class Order:
         return permuted * BLOCK + inner
 
     def _with_replacement(self, draw: np.ndarray, source: int) -> np.ndarray:
-        """Runs that begin anywhere, each crop as likely as another."""
+        """Runs of neighboring crops from random starts; every crop is equally likely."""
         run, inner = np.divmod(draw, BLOCK)
         total = self._sources[source].total
         begin = (uniform(run.astype(np.uint64) ^ np.uint64(hash_integers(self.seed, source)), 3) * total).astype(
@@ -162,7 +162,7 @@ class Order:
 
 
 def make_batches(crops: Crops, batching: Batching, key: int) -> list[Crops]:
-    """One window's crops as global batches, a pure function of its arguments."""
+    """Divide the crops of a window into global batches; a pure function of its arguments."""
     random = np.random.Generator(np.random.Philox(key=np.array([key & (2**64 - 1), 1], dtype=np.uint64)))
     shuffled = crops.take(random.permutation(len(crops)))
     ascending = shuffled.take(np.argsort(np.round(shuffled.seconds, 2), kind="stable"))
@@ -172,9 +172,10 @@ def make_batches(crops: Crops, batching: Batching, key: int) -> list[Crops]:
 
 
 def eval_batches(crops: Crops, most_clips: int | None, most_seconds: float, rank: int, world_size: int) -> list[Crops]:
-    """Batches of a process from crops of ascending length; each process has as many, which may differ by a crop.
+    """Batches of one process from crops of ascending length; all processes have the same number of batches, whose sizes
+    may differ by one crop.
 
-    Nothing is left out, and nothing is repeated unless there are fewer crops than processes.
+    No crop is left out, and none is repeated unless there are fewer crops than processes.
 
     Args:
         most_clips, most_seconds: (of padded audio) that a process puts into a batch.
@@ -193,21 +194,21 @@ def eval_batches(crops: Crops, most_clips: int | None, most_seconds: float, rank
 
 
 def crops_of(seconds: np.ndarray, crop_seconds: float) -> np.ndarray:
-    """Crops an epoch takes from clips of these lengths."""
+    """Number of crops per epoch from clips of these lengths."""
     return np.maximum(1, np.floor(seconds / crop_seconds + 1e-6)).astype(np.int64)
 
 
 def place_crops(
     length: np.ndarray, count: np.ndarray, number: np.ndarray, crop_seconds: float, seed: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Start and seconds of crop `number` of `count`: somewhere in its own stretch of the clip; short clips whole."""
+    """Start and length of crop `number` of `count`: at random within its section of the clip; short clips are whole."""
     stretch = length / count
     slack = np.maximum(stretch - crop_seconds, 0.0)
     return number * stretch + uniform(seed, 1) * slack, np.minimum(length, crop_seconds)
 
 
 def crop_seeds(seed: int, source: int, epoch: np.ndarray, clip: np.ndarray, number: np.ndarray) -> np.ndarray:
-    """62 bits a crop."""
+    """62 bits per crop."""
     value = splitmix64(clip.astype(np.uint64) ^ np.uint64(hash_integers(seed, source)))
     value = splitmix64(
         value + splitmix64(np.asarray(epoch, dtype=np.uint64) * np.uint64(2**32) + number.astype(np.uint64))

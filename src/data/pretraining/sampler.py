@@ -1,4 +1,4 @@
-"""From position to requests: the endless sequence of batches of one process, from numbered sources or a stream."""
+"""From a position to requests: the endless sequence of batches of one process, from indexable sources or a stream."""
 
 import dataclasses
 import hashlib
@@ -24,13 +24,13 @@ from src.data.sources.hub import encoded_clip
 from src.errors import UserError
 
 _Clip = tuple[str, Encoded, float]  # of a stream: name, bytes or path, seconds
-_MIN_CLIPS = 4  # that go with a request of a stream: one may not decode, another then stands in
+_MIN_CLIPS = 4  # sent with a request of a stream, so that an undecodable one can be replaced
 
 
 class OrderSampler:
-    """Requests from numbered sources. `position`: crops consumed by all processes where the sequence starts.
+    """Requests from indexable sources. position: crops that all processes have consumed where the sequence starts.
 
-    If the batches' size has changed since, the position may lie within a batch; the window then goes on with the next.
+    If the batch size has changed since, the position may lie within a batch; then the window continues with the next.
     """
 
     def __init__(self, order: Order, batching: Batching, rank: int, position: int) -> None:
@@ -72,7 +72,7 @@ class StreamSampler:
         self._windows = [state or {"window": 0, "position": 0, "stream": None}]
 
     def state_at(self, position: int) -> dict[str, Any]:
-        """State of the window that `position` lies in; earlier windows are forgotten."""
+        """State of the window that contains `position`; earlier windows are dropped."""
         while len(self._windows) > 1 and self._windows[1]["position"] <= position:
             self._windows.pop(0)
         return self._windows[0]

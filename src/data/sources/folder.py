@@ -10,7 +10,7 @@ from src.errors import UserError
 
 
 class FileSource(Source):
-    """Audio files. root: what their names are relative to; None names them as they are given."""
+    """Audio files. root: folder that their names are relative to; None uses the paths as given."""
 
     def __init__(self, files: list[Path], root: Path | None = None) -> None:
         self._files, self._root = files, root
@@ -31,7 +31,7 @@ class FileSource(Source):
 
 
 class FolderSource(FileSource):
-    """All audio files under a folder, in the order of their paths; names that start with a dot are passed over.
+    """All audio files under a folder, in the order of their paths, without names that start with a dot.
 
     Labels are those of the folder's labels.csv, else of its class folders (`src.data.sources.annotations`).
     """

@@ -1,4 +1,4 @@
-"""Hugging Face datasets, from the hub or from disk, with the audio left undecoded."""
+"""Hugging Face datasets, from the hub or from disk, without decoding the audio."""
 
 import difflib
 from collections.abc import Iterable, Iterator
@@ -13,7 +13,7 @@ from src.errors import UserError
 
 
 class HuggingFaceSource(Source):
-    """A map-style dataset whose audio column is taken undecoded.
+    """A map-style dataset whose audio column is not decoded by the library.
 
     Args:
         dataset: already loaded; None loads what the config says.
@@ -43,7 +43,7 @@ def load_hub(config: SourceConfig) -> Any:
     """A `datasets.Dataset`, or `IterableDataset` for `streaming`; its audio column gives {"bytes", "path"}.
 
     Raises:
-        UserError: not to be found, no network, no such split, no such column.
+        UserError: not found, no network, no such split, no such column.
     """
     import datasets
 
@@ -78,7 +78,7 @@ def _load(config: SourceConfig, datasets: Any) -> Any:
 
 
 def stream_to_disk(config: SourceConfig, most_bytes: float) -> tuple[Any, bool]:
-    """A streamed dataset as a local one: its rows as they come, until `most_bytes` of encoded audio are there.
+    """A streamed dataset as a local one: its first rows, up to `most_bytes` of encoded audio.
 
     Returns:
         The `datasets.Dataset`, in the library's cache, and whether it is the whole.
@@ -193,7 +193,7 @@ def clip_name(audio: dict[str, Any] | None, row: int) -> str:
 
 
 def nearest(found: str, names: Iterable[str]) -> str:
-    """What to write instead: the nearest of `names`, and all of them."""
+    """A hint: the closest of `names`, and all of them."""
     names = list(names)
     close = difflib.get_close_matches(found, names, 1)
     hint = f"; did you mean {close[0]}?" if close else ""

@@ -1,4 +1,4 @@
-"""What is known of clips before they are decoded: headers, places in tar shards. Scanned once, kept in a cache."""
+"""What is known about clips before they are decoded: headers, positions in tar shards. Scanned once and cached."""
 
 import hashlib
 import os
@@ -34,12 +34,12 @@ def cache_root() -> Path:
 
 
 def digest(keys: Sequence[str]) -> str:
-    """32 hexadecimal digits that stand for all keys; file names need not be UTF-8."""
+    """32 hexadecimal digits that identify all keys; file names need not be UTF-8."""
     return hashlib.sha256("\n".join(keys).encode(errors="surrogateescape")).hexdigest()[:32]
 
 
 def scan_headers(read: Callable[[int], Encoded], keys: Sequence[str], place: str) -> Headers:
-    """Headers of clips 0 ... len(keys) - 1; what an earlier scan of the same place found for a key is not read again.
+    """Headers of clips 0 ... len(keys) - 1; keys that an earlier scan of the same place has seen are not read again.
 
     Args:
         read: the encoded clip of a number. keys: identify a clip's content (path, size and mtime, say).
@@ -100,7 +100,7 @@ def tar_members(shard: str) -> pa.Table:
 
 
 def walk_tar(shard: str) -> list[tarfile.TarInfo]:
-    """Audio members that are whole; of a tar that was cut off, those before the cut, with a warning.
+    """Complete audio members; in a truncated tar those before the cut, with a warning.
 
     Raises:
         UserError: not a tar. OSError: no such shard, no access.
@@ -138,7 +138,7 @@ def _shipped_index(file: str) -> pa.Table:
             return table.select(["name", "offset", "size", *({"seconds"} & set(table.column_names))])
     except (pa.ArrowInvalid, KeyError) as error:
         raise UserError(
-            f"{file} is not an index with name, offset and size ({error}); delete it or make it anew"
+            f"{file} is not an index with name, offset and size ({error}); delete it or rebuild it"
         ) from None
 
 
@@ -156,5 +156,5 @@ def _write_cached(table: pa.Table, file: Path) -> None:
             pq.write_table(table, partial)
     except OSError as error:
         warnings.warn(
-            f"the index cache {file.parent} cannot be written ({error}); it is made anew each time", stacklevel=2
+            f"the index cache {file.parent} cannot be written ({error}); it is rebuilt each time", stacklevel=2
         )

@@ -1,4 +1,4 @@
-"""What a user names on a command line to sources: files, folders, tar shards, Hugging Face datasets."""
+"""Sources from settings and from command lines: files, folders, tar shards, Hugging Face datasets."""
 
 import re
 from pathlib import Path

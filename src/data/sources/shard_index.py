@@ -1,4 +1,4 @@
-"""The clips of many shards as columns on disk, memory-mapped: 100 million take no room in a process.
+"""The clips of many shards as memory-mapped columns on disk: 100 million need no memory in a process.
 
 Made once for a set of shards, from the index beside each (`index.tar_members`), and kept in the cache.
 """
@@ -74,7 +74,7 @@ class ShardIndex:
 
 
 def open_shard_index(shards: list[str]) -> ShardIndex:
-    """Shards that are not there or cannot be read are left out and named.
+    """Shards that are missing or unreadable are left out and listed.
 
     Raises:
         UserError: none of them can be read.
@@ -90,7 +90,7 @@ def open_shard_index(shards: list[str]) -> ShardIndex:
             _write(there, folder)
         except OSError as error:
             warnings.warn(
-                f"the index cache {folder} cannot be written ({error}); it is made anew each time", stacklevel=2
+                f"the index cache {folder} cannot be written ({error}); it is rebuilt each time", stacklevel=2
             )
             folder = Path(tempfile.mkdtemp(prefix="audio-encoder-"))
             atexit.register(shutil.rmtree, folder, ignore_errors=True)
@@ -113,7 +113,7 @@ def _stamp_or_reason(shard: str) -> tuple[str, str]:
 
 
 def _is_whole(folder: Path) -> bool:
-    """Is it there, with all shards that were there? One that gave no answer is asked again."""
+    """Whether the index exists and is complete; shards that gave no answer are tried again."""
     file = folder / "about.json"
     return file.exists() and not json.loads(file.read_text(encoding="utf-8"))["ask_again"]
 
@@ -126,7 +126,7 @@ class _Rows(NamedTuple):
 
 
 def _write(shards: list[str], folder: Path) -> None:
-    """A column a file, what is said of all clips last and by a rename: without it there is no index.
+    """One file per column; about.json comes last, by a rename: without it there is no index.
 
     Raises:
         OSError: no room, no permission.
@@ -174,7 +174,7 @@ def _write_columns(shards: list[str], files: Mapping[str, BinaryIO]) -> dict[str
 
 
 def _read_rows(shards: list[str]) -> Iterator[tuple[str, _Rows | Exception]]:
-    """The clips of each shard; or why it cannot be read."""
+    """The clips of each shard, or the error that it cannot be read."""
     with (
         ThreadPoolExecutor(16) as pool,
         progress_bar("reading indexes of shards", len(shards), len(shards) > 1000) as advance,

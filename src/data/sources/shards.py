@@ -18,8 +18,8 @@ _MAX_WAITED_FOR = 3  # shards; where more fail, all of the storage does, and wai
 class ShardSource(Source):
     """Audio members of WebDataset-style tar files, read by offset; local, or anything fsspec opens.
 
-    A shard that cannot be read while training is passed over: its clips are unreadable, and it is tried again after
-    a minute.
+    A shard that cannot be read during training is skipped: its clips count as unreadable, and it is retried after a
+    minute.
 
     Attributes:
         missing: (shard, reason) of those left out because they could not be opened; they stand in `bad` too.

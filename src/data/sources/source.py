@@ -1,8 +1,8 @@
-"""Indexable collections of encoded clips: a folder of files, tar shards, a Hugging Face dataset.
+"""Indexable collections of encoded clips: the base of folders, tar shards and Hugging Face datasets.
 
 A source is read by number: `len(source)`, `source.read(i)` (bytes or a path), `source.name(i)`, `source.path(i)`, and
-`source.seconds`, known from the headers before anything is decoded. Clips whose header is unreadable stand in
-`source.bad` and are not counted.
+`source.seconds`, known from the headers before anything is decoded. Clips whose header is unreadable are listed in
+`source.bad` and not counted.
 """
 
 from collections.abc import Sequence
@@ -46,7 +46,7 @@ class Source:
         return self._name(int(self._kept[i]))
 
     def path(self, i: int) -> str:
-        """Where the clip lies, as far as one string says it: the file, `SHARD.tar/member`, `DATASET#row`."""
+        """Where the clip is, as one string: the file, `SHARD.tar/member`, `DATASET#row`."""
         return self._path(int(self._kept[i]))
 
     def read(self, i: int) -> Encoded:
@@ -71,7 +71,7 @@ class Source:
         return self._annotations[int(self._kept[i])] if self._annotations else None
 
     def label(self, i: int) -> int:
-        """Place of the clip's class in `class_names`; -1 for a clip that has none.
+        """Index of the clip's class in `class_names`; -1 for a clip without a class.
 
         Raises:
             UserError: the source has no labels, or several of a clip.

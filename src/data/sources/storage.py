@@ -1,4 +1,4 @@
-"""Where shards lie: patterns of paths and URLs, what opens them, reads that are tried again.
+"""Where shards are: patterns of paths and URLs, file systems, reads with retries.
 
 fsspec opens `s3://`, `gs://`, `hf://` and others, each by a package of its own.
 """
@@ -22,7 +22,7 @@ _Result = TypeVar("_Result")
 def expand_shards(pattern: str) -> list[str]:
     """Paths or URLs of `a/{000..012}.tar`, `a/*.tar` or one tar, sorted as written.
 
-    A shard of a range need not be there: whoever opens it says so.
+    Shards of a range need not exist: opening them reports it.
 
     Raises:
         UserError: none is there; a protocol that is unknown or whose package is not installed.
@@ -42,7 +42,7 @@ def expand_shards(pattern: str) -> list[str]:
 
 
 def expand_ranges(pattern: str) -> list[str]:
-    """`a{1..2}/{00..10}.tar` to all it stands for, with the zeros of the first number; what has no range as it is."""
+    """`a{1..2}/{00..10}.tar` expanded, zero-padded as the first number; without a range unchanged."""
     match = _RANGE.search(pattern)
     if match is None:
         return [pattern]
@@ -64,7 +64,7 @@ def _matching_urls(url: str) -> list[str]:
 
 
 def open_filesystem(shard: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """What reads a path or URL, and the path as it wants it.
+    """The file system of a path or URL, and the path in its form.
 
     Raises:
         UserError: a protocol that is unknown or whose package is not installed.
@@ -81,10 +81,10 @@ def open_filesystem(shard: str) -> tuple[fsspec.AbstractFileSystem, str]:
 
 
 def retry(read: Callable[[], _Result], remote: bool) -> _Result:
-    """What `read` returns; of remote storage it is tried again after pauses, unless the file is not there.
+    """Return `read()`; on remote storage retry it after delays, unless the file does not exist.
 
     Raises:
-        OSError: it failed to the last.
+        OSError: all attempts failed.
     """
     for pause in (*RETRY_DELAYS_SECONDS, None) if remote else (None,):
         try:
@@ -114,7 +114,7 @@ def read_range(shard: str, start: int, size: int, patient: bool = True) -> bytes
 
 
 def shard_stamp(shard: str) -> str:
-    """Path, size and time of the last change of a shard and of the index beside it, as far as the storage knows them.
+    """Path, size and modification time of a shard and of the index beside it, as far as the storage knows them.
 
     Raises:
         OSError: no such shard, no access.
