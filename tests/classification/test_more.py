@@ -64,6 +64,7 @@ def rows_of(file: Path) -> list[dict]:
         return list(csv.DictReader(opened))
 
 
+@pytest.mark.slow
 def test_cross_validation_tests_each_clip_once_and_says_mean_and_deviation(place, capsys):
     assert fit(place, "kfold", "name=folds", "classify.folds=3", "trainer.max_epochs=20") == 0
     run = place / "runs/folds"
@@ -82,6 +83,7 @@ def test_cross_validation_tests_each_clip_once_and_says_mean_and_deviation(place
     assert re.search(r"3 folds: accuracy +\d\.\d+ ± \d", capsys.readouterr().out)
 
 
+@pytest.mark.slow
 def test_one_process_measures_as_two_do_on_an_uneven_set(place):
     """Validation and test: each clip once, whoever reads it; 33 clips in batches of 2."""
     found = {}

@@ -27,7 +27,7 @@ def test_each_clip_in_its_own_group_equals_the_bootstrap_of_clips(multi):
     assert intervals(targets, probabilities, multi, groups) == intervals(targets, probabilities, multi)
 
 
-@pytest.mark.parametrize("multi", [False, True])
+@pytest.mark.parametrize("multi", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_groups_of_identical_clips_widen_the_interval(multi):
     targets, probabilities = (np.repeat(values, 8, axis=0) for values in predictions(30, multi))
     keys = [f"{i}.wav" for i in range(len(targets))]

@@ -78,9 +78,9 @@ def wait_for_step(runs, step, process, name="a"):
 @pytest.mark.parametrize(
     ("kind", "workers"),
     [
-        ("huggingface", 0),
+        pytest.param("huggingface", 0, marks=slow),
         ("streaming", 2),
-        ("folder", 2),
+        pytest.param("folder", 2, marks=slow),
         ("shards", 0),
         pytest.param("huggingface", 2, marks=slow),
         pytest.param("streaming", 0, marks=slow),
@@ -118,9 +118,8 @@ def test_clipping_goes_with_bf16(tmp_path):
     assert losses(tmp_path, "clipped") != losses(tmp_path, "free")
 
 
-@pytest.mark.parametrize(
-    "number", [pytest.param(signal.SIGTERM, marks=slow), signal.SIGUSR1, pytest.param(signal.SIGINT, marks=slow)]
-)
+@pytest.mark.slow  # tests/training/test_one_run.py has one of them
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 def test_a_signal_saves_and_leaves_and_the_run_goes_on_exactly(tmp_path, number):
     assert fit(tmp_path, "trainer.max_steps=30", name="whole") == 0
     process = command(tmp_path, "trainer.max_steps=30", name="cut")

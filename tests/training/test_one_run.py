@@ -285,7 +285,7 @@ def test_predict_takes_the_run_that_the_settings_name_and_names_the_later_one(pl
     settings = ["--config", str(place / "runs/two/config.yaml")]
     assert train.main(["predict", *settings, f"data.test.path={place / 'sounds'}"]) == 0
     said = capsys.readouterr().out
-    assert "runs/two/checkpoints/best.ckpt" in said and "runs/two-2 is a later start" in said
+    assert "runs/two/checkpoints/best.ckpt" in said and "runs/two-2 is a later run of the same name" in said
     assert (place / "runs/two/predictions-new.csv").exists()
     assert not (place / "runs/two-2/predictions-new.csv").exists()
 

@@ -76,6 +76,7 @@ def test_two_processes_give_the_losses_and_gradient_norms_of_one(runs, name):
     assert not list(runs.glob("*-2"))  # the other processes make no folders
 
 
+@pytest.mark.slow
 def test_a_killed_process_ends_the_run_with_a_sentence_and_the_resume_is_exact(runs, mixture, tmp_path):
     """SIGKILL of rank 1 in mid-epoch of a mixture, two workers each; the losses go on bit by bit."""
     overrides = [*FSDP, *mixture, "data.num_workers=2", "checkpoint.every_n_train_steps=3"]
