@@ -21,6 +21,7 @@ from src.models.initialize import initialize
 from src.models.vit import AudioViT
 from src.pretraining import run as pretraining
 from src.training.callbacks.checkpoints import Checkpoints
+from src.training.optimizer import make_optimizer, make_schedule
 
 pytestmark = pytest.mark.slow  # hundreds of runs are built; tests/config/test_reads.py looks faster, but less closely
 DEMO = "kind: huggingface, path: data/demo"
@@ -66,6 +67,7 @@ CHANGES = {
     "data.sources.N.fold_column": "source", "data.sources.N.group_column": "source",
     "data.sources.N.streaming": "true", "data.sources.N.weight": "5",
 }  # fmt: skip
+WANDB = ("project", "name", "entity", "group", "tags", "notes", "job_type")
 OF_LABELS = {f"data.sources.N.{name}" for name in ("label_separator", "fold_column", "group_column")}
 # Tried below in pairs, or by their parents; data.path stands in other settings only.
 ELSEWHERE = {"data.path", "data.sources", "data.batch_seconds", "data.prefetch_factor", "data.persistent_workers",
@@ -128,15 +130,34 @@ def describe(trainer: L.Trainer, module, data, config) -> str:
     weights = [float(p.detach().sum()) for p in module.parameters()] if small else []
     compiled = module.model.encoder.blocks[0]._compiled_call_impl is not None
     loaders = [data.train_dataloader(), data.val_dataloader(), data.test_dataloader()]
+    loss = loss_of(module, loaders[0], trainer) if small else None
     return repr([
-        str(module), dict(module.hparams), weights, groups, compiled, trainer_facts(trainer), module.optimizer_config,
+        str(module), loss, weights, groups, compiled, trainer_facts(trainer), schedule_of(module) if small else None,
         module.model.encoder.gradient_checkpointing, torch.get_num_threads(), list(map(loader_facts, loaders)),
         [type(source).__name__ for source in getattr(data, "sources", [])], getattr(data, "overfit", None),
         [callback_facts(callback) for callback in trainer.callbacks],
-        [({k: v for k, v in each._wandb_init.items() if k not in ("id", "dir")}, each._offline)
+        [([each._wandb_init.get(name) for name in WANDB], each._offline)
          for each in trainer.loggers if isinstance(each, WandbLogger)],
         config.name, Path(config.runs_folder).name.isdigit(), config.tracking.log_model,
     ])  # fmt: skip
+
+
+def schedule_of(module) -> list:
+    """Rates of 40 steps, and the optimizer's other settings."""
+    optimizer = make_optimizer(module._groups(), module.optimizer_config, fused=False)
+    share = make_schedule(optimizer, module.optimizer_config, 40).lr_lambdas[0]
+    return [share(step) for step in range(40)] + [group["betas"] for group in optimizer.param_groups]
+
+
+def loss_of(module, loader, trainer: L.Trainer) -> float | None:
+    """Of a step of training on the first batch."""
+    if trainer.world_size > 1:
+        return None
+    module.log = lambda *_: None
+    module.train()
+    module.on_train_epoch_start()
+    torch.manual_seed(0)
+    return float(module.training_step(next(iter(loader)), 0))
 
 
 def trainer_facts(trainer: L.Trainer) -> list:
