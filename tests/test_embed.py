@@ -182,7 +182,7 @@ def test_what_was_begun_otherwise_is_not_mixed(sounds, encoder_folder, tmp_path,
     ("arguments", "words"),
     [
         (["no-such-file.wav"], "there is no file or folder no-such-file.wav"),
-        (["README.md"], "is not audio by its name"),
+        (["README.md"], "has no audio suffix"),
         (["tests"], "holds no audio files"),
         (["data/demo", "--split", "tset"], "Unknown split"),
         (["data/demo", "--layers", "13"], "--layers 13"),

@@ -10,7 +10,7 @@ from src.errors import UserError
 
 
 class FileSource(Source):
-    """Audio files. root: what their names are relative to; None names them as they are given."""
+    """Audio files. root: names are relative to it; None uses the paths as given."""
 
     def __init__(self, files: list[Path], root: Path | None = None) -> None:
         self._files, self._root = files, root
@@ -31,9 +31,9 @@ class FileSource(Source):
 
 
 class FolderSource(FileSource):
-    """All audio files under a folder, in the order of their paths; names that start with a dot are passed over.
+    """All audio files under a folder, sorted by path; hidden files and folders are skipped.
 
-    Labels are those of the folder's labels.csv, else of its class folders (`src.data.sources.annotations`).
+    Labels come from the folder's labels.csv, or else from its class folders (`src.data.sources.annotations`).
     """
 
     def __init__(self, path: str) -> None:
@@ -51,7 +51,7 @@ class FolderSource(FileSource):
 
 
 def find_audio(root: Path) -> list[Path]:
-    """Audio files under a folder, by their paths; names that start with a dot are left out.
+    """Audio files under a folder, sorted by path; hidden files and folders are skipped.
 
     Raises:
         UserError: there are none.
@@ -64,5 +64,5 @@ def find_audio(root: Path) -> list[Path]:
 
 
 def as_text(path: Path) -> str:
-    """File names need not be UTF-8."""
+    """The path as valid text; file names need not be UTF-8."""
     return os.fsencode(path).decode(errors="replace")
