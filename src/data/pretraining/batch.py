@@ -12,7 +12,7 @@ from src.data.pretraining.order import Crops, uniform
 from src.data.sources.source import Source
 
 MAX_TRIES = 100  # clips tried for one crop, the requested one included
-_NEIGHBOURS = 10  # of these are adjacent; the others are spread out, as a whole shard may be unreadable
+_NEIGHBORS = 10  # of these are adjacent; the others are spread out, as a whole shard may be unreadable
 
 
 class BatchRequest(NamedTuple):
@@ -92,6 +92,6 @@ class CropDataset(Dataset):
 
 def replacement(clip: int, attempt: int, count: int) -> int:
     """The clip to try at `attempt`, out of `count`: `clip` at 0, then its neighbors, then clips spread over all."""
-    if attempt < _NEIGHBOURS or count <= MAX_TRIES:
+    if attempt < _NEIGHBORS or count <= MAX_TRIES:
         return (clip + attempt) % count
     return (clip + attempt * (count // MAX_TRIES)) % count
