@@ -66,10 +66,10 @@ def run(options: argparse.Namespace) -> int:
         query = embed(options.query, encoder, layers=settings["layers"], pooling=settings["pooling"])
     except AudioError as error:
         raise UserError(f"{options.query}: {error}") from None
-    found = neighbours(query, Path(options.index), options.top)
-    print_table(found)
+    results = neighbours(query, Path(options.index), options.top)
+    print_table(results)
     if options.html:
-        write_page(options.query, found, Path(options.html))
+        write_page(options.query, results, Path(options.html))
         print(f"page with players: {options.html}")
     return 0
 
@@ -152,17 +152,17 @@ def _blocks(file: "pq.ParquetFile", index: Path) -> "Iterator[pa.RecordBatch]":
         raise UserError(f"{index} is damaged; rebuild it with python -m src.embed") from None
 
 
-def print_table(found: list[Neighbour]) -> None:
+def print_table(results: list[Neighbour]) -> None:
     from rich.console import Console
     from rich.table import Table
 
     table = Table("", "similarity", "path", box=None)
-    labelled, timed = any(each.label for each in found), any(each.time is not None for each in found)
+    labelled, timed = any(each.label for each in results), any(each.time is not None for each in results)
     if labelled:
         table.add_column("label")
     if timed:
         table.add_column("seconds")
-    for rank, each in enumerate(found, 1):
+    for rank, each in enumerate(results, 1):
         cells = [str(rank), f"{each.similarity:.3f}", each.path]
         cells += [each.label or ""] if labelled else []
         cells += [f"{each.time:.2f}"] if timed else []
@@ -173,21 +173,21 @@ def print_table(found: list[Neighbour]) -> None:
     console.print(table, markup=False, highlight=False)
 
 
-def write_page(query: str, found: list[Neighbour], file: Path) -> None:
+def write_page(query: str, results: list[Neighbour], file: Path) -> None:
     """Raises UserError: no permission, disk full, a folder of that name."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(page(query, found, file), encoding="utf-8", errors="replace")  # names that are not UTF-8
+        file.write_text(page(query, results, file), encoding="utf-8", errors="replace")  # names that are not UTF-8
     except OSError as error:
         raise UserError(f"--html {file} cannot be written: {error.strerror or error}") from None
 
 
-def page(query: str, found: list[Neighbour], file: Path) -> str:
+def page(query: str, results: list[Neighbour], file: Path) -> str:
     """An HTML page with players; clips are linked relative to `file`."""
     rows = [
         f"<tr><td>{rank}</td><td>{each.similarity:.3f}</td><td>{html.escape(each.label or '')}</td>"
         f"<td>{_player(each.path, each.time, file)}</td><td>{html.escape(each.path)}</td></tr>"
-        for rank, each in enumerate(found, 1)
+        for rank, each in enumerate(results, 1)
     ]
     return f"""<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">

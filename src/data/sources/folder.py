@@ -56,8 +56,8 @@ def find_audio(root: Path) -> list[Path]:
     Raises:
         UserError: there are none.
     """
-    found = (path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    files = sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(root).parts))
+    paths = (path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    files = sorted(path for path in paths if not any(part.startswith(".") for part in path.relative_to(root).parts))
     if not files:
         raise UserError(f"{root} holds no audio files ({', '.join(SUFFIXES)})")
     return files
