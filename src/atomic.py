@@ -1,4 +1,4 @@
-"""Files and folders that are there whole or not at all: written beside their place, then renamed."""
+"""Write files and folders atomically: under a temporary name in the same folder, then renamed."""
 
 import contextlib
 import os
@@ -10,12 +10,12 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def writing(target: Path) -> Iterator[Path]:
-    """Give the path of a new file beside `target`; when the block ends well it replaces `target`, else it is removed.
+    """Yield the path of a temporary file next to `target`; it replaces `target` on success and is removed on error.
 
-    Two writers never share that path. The file has the permissions of the user's umask.
+    Concurrent writers get different paths. Permissions follow the user's umask.
 
     Raises:
-        OSError: no permission, no room.
+        OSError: no permission, disk full.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent)
@@ -23,7 +23,7 @@ def writing(target: Path) -> Iterator[Path]:
     partial = Path(name)
     try:
         yield partial
-        partial.chmod(0o666 & ~_umask())  # mkstemp's are the owner's only
+        partial.chmod(0o666 & ~_umask())  # mkstemp restricts access to the owner
         os.replace(partial, target)
     finally:
         with contextlib.suppress(OSError):
@@ -32,7 +32,7 @@ def writing(target: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def writing_folder(target: Path) -> Iterator[Path]:
-    """The same of a folder. `target` must not exist, or be an empty folder."""
+    """As `writing`, for a folder. `target` must not exist or be an empty folder."""
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
     try:
@@ -44,7 +44,7 @@ def writing_folder(target: Path) -> Iterator[Path]:
 
 
 def _umask() -> int:
-    """There is no way to read it but to set it."""
+    """Read the umask, which is only possible by setting it."""
     mask = os.umask(0o022)
     os.umask(mask)
     return mask

@@ -1,4 +1,4 @@
-"""Encoders in and out: the short way to `src.encoders`."""
+"""Load and save encoders: shortcuts to `src.encoders`."""
 
 from src.encoders.load import load_classifier, load_encoder
 from src.encoders.save import save_encoder

@@ -4,9 +4,9 @@
     python -m src.embed data/demo --split test --label-column label --encoder dasheng_base.pt --out demo.npz
     python -m src.embed talk.mp3 --level frame --layers 6,last --encoder encoder --out talk.parquet
 
-A row a clip: path, seconds, label, embedding; at frame level a row a token (40 ms), with the time of its centre. A run
-that was stopped continues when the same command is started again. Exit status: 0 done, 1 done but some inputs could not
-be read (listed in <out>.skipped.csv), 2 wrong use, 130 stopped.
+One row per clip: path, seconds, label, embedding; at frame level, one row per token (40 ms), with the time of its
+center. An interrupted run resumes when the same command is run again. Exit status: 0 done, 1 done but some inputs could
+not be read (listed in <out>.skipped.csv), 2 usage error, 130 interrupted.
 
 In Python, for a file or an array:
 
@@ -44,16 +44,16 @@ def embed(
     pooling: "Pooling" = "mean",
     level: str = "clip",
 ) -> "np.ndarray":
-    """(D,) fp32 of one sound, or (N, D) at level "frame" (times: `encoder.token_times(N)`).
+    """The embedding of one clip, (D,) fp32; at level "frame" (N, D), with times `encoder.token_times(N)`.
 
     Args:
-        audio: a file, of any length; or samples (T,) or (channels, T) in [-1, 1].
+        audio: a file of any length, or samples (T,) or (channels, T) in [-1, 1].
         sample_rate: of an array, in Hz.
-        layers: blocks whose outputs are read and joined; None is the normed last one.
+        layers: blocks whose outputs are concatenated; None is the last one, normalized.
         pooling: as `src.models.vit.pool`; not used at frame level.
 
     Raises:
-        AudioError: a file or array that is not sound. ValueError: an array without its sample rate.
+        AudioError: a file or array that is not valid audio. ValueError: an array without its sample rate.
     """
     import torch
 
@@ -62,24 +62,24 @@ def embed(
 
     if isinstance(audio, str | Path):
         file = Path(audio)
-        pieces = encode_long_clip(encoder, lambda: decode_blocks(file), layers)
+        chunks = encode_long_clip(encoder, lambda: decode_blocks(file), layers)
     elif sample_rate is None:
         raise ValueError("an array needs its sample_rate, in Hz")
     else:
         waveform = to_mono_16k(audio, sample_rate)
-        pieces = encode_long_clip(encoder, lambda: [waveform], layers)
+        chunks = encode_long_clip(encoder, lambda: [waveform], layers)
     if level == "frame":
-        return torch.cat(list(pieces)).float().cpu().numpy()
-    return pool_chunks(pieces, pooling).cpu().numpy()
+        return torch.cat(list(chunks)).float().cpu().numpy()
+    return pool_chunks(chunks, pooling).cpu().numpy()
 
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse(sys.argv[1:] if arguments is None else arguments)
-    return exit_status(lambda: run(options), "stopped; run the same command again to continue")
+    return exit_status(lambda: run(options), "interrupted; run the same command again to resume")
 
 
-def run(options: argparse.Namespace, sources: "list[Source] | None" = None) -> int:
-    """The heavy part: torch and the rest are imported from here on."""
+def run(options: argparse.Namespace) -> int:
+    """Run the command; torch and other heavy packages are imported here."""
     from src.data.sources.open import open_inputs
     from src.encoders.load import load_encoder
     from src.evaluation.collection import Settings, embed_collection
@@ -104,8 +104,8 @@ def run(options: argparse.Namespace, sources: "list[Source] | None" = None) -> i
         bad = embed_collection(encoder, sources, file, settings, options.workers, advance)
     num_clips, num_rows = len(file.done), file.finish()
     minutes = (time.monotonic() - started) / 60
-    what = f"{num_clips} clips" if options.level == "clip" else f"{num_rows} tokens of {num_clips} clips"
-    print(f"{what} in {options.out}; {seconds_done / 3600:.2f} h of audio in {minutes:.1f} minutes")
+    written = f"{num_clips} clips" if options.level == "clip" else f"{num_rows} tokens of {num_clips} clips"
+    print(f"{written} in {options.out}; {seconds_done / 3600:.2f} h of audio in {minutes:.1f} minutes")
     return report_skipped(bad, Path(options.out + ".skipped.csv"))
 
 
@@ -113,20 +113,18 @@ def parse_layers(text: str, depth: int) -> "list[Layer]":
     """`6,last` to [6, None].
 
     Raises:
-        UserError: not a block of this encoder.
+        UserError: no such block in this encoder.
     """
     layers: list[Layer] = []
     for word in text.split(","):
         if word != "last" and not (word.isdigit() and int(word) <= depth):
-            raise UserError(
-                f"--layers {text}: {word} is not a block; there are 0 (the patch embedding) to {depth}, and last"
-            )
+            raise UserError(f"--layers {text}: {word} is not a block; use 0 (the patch embedding) to {depth}, or last")
         layers.append(None if word == "last" else int(word))
     return layers
 
 
 def describe(path: str, encoder: "AudioViT", settings: Any) -> dict[str, Any]:
-    """What the output says of how it was made."""
+    """The settings stored in the output: how its embeddings were made."""
     return {
         "encoder": path,
         "weights": fingerprint(encoder),
@@ -137,7 +135,7 @@ def describe(path: str, encoder: "AudioViT", settings: Any) -> dict[str, Any]:
 
 
 def fingerprint(encoder: "AudioViT") -> str:
-    """16 hexadecimal digits that tell one encoder's weights from another's."""
+    """Hash of some of the encoder's weights, 16 hexadecimal digits, to tell encoders apart."""
     import hashlib
 
     digest = hashlib.sha256()
@@ -147,13 +145,13 @@ def fingerprint(encoder: "AudioViT") -> str:
 
 
 def find_device(name: str) -> str:
-    """Raises UserError: a GPU is asked for that is not there."""
+    """The device for `--device`. Raises UserError: cuda without a GPU."""
     import torch
 
-    there = torch.cuda.is_available()
-    if name == "cuda" and not there:
+    has_gpu = torch.cuda.is_available()
+    if name == "cuda" and not has_gpu:
         raise UserError("--device cuda, but torch finds no GPU; leave the option out")
-    return "cuda" if there and name != "cpu" else "cpu"
+    return "cuda" if has_gpu and name != "cpu" else "cpu"
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -164,22 +162,22 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("inputs", nargs="+", metavar="INPUT", help="file, folder, .tar (also a/*.tar, a/{000..012}.tar), dataset")
-    add("--encoder", required=True, metavar="PATH", help="what load_encoder reads: run, checkpoint, export, hub id")
+    add("--encoder", required=True, metavar="PATH", help="anything load_encoder reads: run, checkpoint, export, hub id")
     add("--out", required=True, metavar="FILE", help=".parquet or .npz")
-    add("--level", choices=("clip", "frame"), default="clip", help="a row a clip, or a row a token")
-    add("--layers", default="last", help="blocks that are read, for example 10 or 6,last; several are joined")
+    add("--level", choices=("clip", "frame"), default="clip", help="one row per clip, or one row per token")
+    add("--layers", default="last", help="blocks to read, such as 10 or 6,last; several are concatenated")
     add("--pooling", choices=POOLINGS, default="mean", help="how the tokens of a clip become one embedding")
     add("--split", default="train", help="of a Hugging Face dataset")
     add("--audio-column", default="audio", help="of a Hugging Face dataset")
-    add("--label-column", help="of a Hugging Face dataset; class folders give labels by themselves")
+    add("--label-column", help="of a Hugging Face dataset; class folders need no option")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    add("--batch-seconds", type=float, default=30.0, help="padded audio that goes through together")
-    add("--workers", type=int, default=os.cpu_count() or 1, help="threads that decode")
+    add("--batch-seconds", type=float, default=30.0, help="padded audio per batch")
+    add("--workers", type=int, default=os.cpu_count() or 1, help="decoding threads")
     return parser.parse_args(arguments)
 
 
 class _CallableModule(types.ModuleType):
-    """`from src import embed` gives this module, whether it is wanted as one or as the function of its name."""
+    """`from src import embed` returns this module, which can also be called like its function `embed`."""
 
     def __call__(self, *arguments: Any, **options: Any) -> "np.ndarray":
         return embed(*arguments, **options)

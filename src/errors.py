@@ -1,18 +1,18 @@
-"""The one error that users see, and how a command ends."""
+"""The error type for user mistakes, and exit statuses."""
 
 import sys
 from collections.abc import Callable
 
 
 class UserError(ValueError):
-    """A mistake that the user can fix: one sentence with the key, file or option, the value found, and what to do.
+    """A mistake that the user can fix: one sentence with the key, file or option, the value found and what to do.
 
-    The commands print it and leave with status 2.
+    Commands print it and exit with status 2.
     """
 
 
 def exit_status(run: Callable[[], int], interrupted: str = "interrupted") -> int:
-    """What `run` returns; 2 after a UserError, 130 after Ctrl-C, each with its sentence on stderr."""
+    """The result of `run`; 2 after a UserError, 130 after Ctrl-C, each with a message on stderr."""
     try:
         return run()
     except UserError as error:

@@ -5,7 +5,7 @@
     python -m src.export dasheng_base.pt --format onnx --out encoder.onnx
 
 CHECKPOINT is anything that `load_encoder` reads: a run, its checkpoint, an export, an official .pt, a hub id.
-Exit status: 0 done, 2 wrong use (one sentence says what); nothing is overwritten.
+Exit status: 0 done, 2 usage error; existing files are never overwritten.
 """
 
 import argparse
@@ -15,10 +15,10 @@ from pathlib import Path
 from src.errors import UserError, exit_status
 
 FORMATS = {
-    "folder": "a folder that says all about itself: weights, settings, decoder, model card; transformers opens it too",
-    "dasheng": "one .pt that the official `dasheng` package loads",
-    "huggingface": "a folder in the form of the official releases on the hub (DashengModel)",
-    "onnx": "one .onnx, mel front end inside: waveform in; embedding and tokens out",
+    "folder": "a self-contained folder: weights, settings, decoder, model card; transformers can open it too",
+    "dasheng": "one .pt file for the official `dasheng` package",
+    "huggingface": "a folder in the format of the official releases on the hub (DashengModel)",
+    "onnx": "one .onnx file including the mel front end: waveform in; embedding and tokens out",
 }
 
 
@@ -34,7 +34,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def export(checkpoint: str, form: str, target: Path) -> None:
-    """Raises UserError: as `read_checkpoint` and `write_folder`."""
+    """Write `checkpoint` to `target`, in one of FORMATS. Raises UserError: as `read_checkpoint` and `write_folder`."""
     from src.encoders import dasheng, folder, huggingface
     from src.encoders.load import load_encoder, read_checkpoint
     from src.encoders.save import write_file, write_folder
@@ -43,7 +43,7 @@ def export(checkpoint: str, form: str, target: Path) -> None:
         from src.encoders.onnx import export_onnx
 
         if target.exists():
-            raise UserError(f"{target} already exists; name another file, or remove it")
+            raise UserError(f"{target} already exists; choose another name or remove it")
         encoder = load_encoder(checkpoint)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -69,7 +69,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("checkpoint", metavar="CHECKPOINT")
     parser.add_argument("--format", choices=FORMATS, default="folder")
-    parser.add_argument("--out", required=True, metavar="PATH", help="a folder or file that is not there yet")
+    parser.add_argument("--out", required=True, metavar="PATH", help="a new folder or file")
     return parser.parse_args(arguments)
 
 

@@ -4,11 +4,11 @@
     python -m src.pack manifest.csv --out shards --shard-megabytes 500 --workers 8
     python -m src.pack --index '/audio/{0000..0099}.tar'
 
-Files are stored unchanged. A folder's labels.csv or class folders, and the columns of a manifest beside `filename`
-(but those that the index measures itself), go into the index and into a JSON beside each clip. Started again, it goes
-on with the shards that are not finished. --index makes the index of shards that exist already; training then reads no
-headers. Exit status: 0 done, 1 done but some inputs could not be read (listed in skipped.csv), 2 wrong use, 130
-stopped (finished shards can be used).
+Files are stored unchanged. Labels from a folder's labels.csv or class folders, and the other columns of a manifest
+(except those that the index measures itself), go into the index and into a JSON next to each clip. An interrupted run
+resumes with the unfinished shards when the same command is run again. --index writes the index of existing shards;
+training then reads no headers. Exit status: 0 done, 1 done but some inputs could not be read (listed in skipped.csv),
+2 usage error, 130 interrupted (finished shards are usable).
 """
 
 import argparse
@@ -22,20 +22,20 @@ from src.skipped import report_skipped
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse(sys.argv[1:] if arguments is None else arguments)
-    return exit_status(lambda: run(options), "stopped; run the same command again to continue")
+    return exit_status(lambda: run(options), "interrupted; run the same command again to resume")
 
 
 def run(options: argparse.Namespace) -> int:
-    """The heavy part: numpy, pyarrow and soundfile are imported from here on."""
+    """Run the command; numpy, pyarrow and soundfile are imported here."""
     from src.data.packing.manifest import list_clips
     from src.data.packing.pack import index_shards, pack
     from src.data.sources.storage import expand_shards
     from src.progress import progress_bar
 
     if not options.index and options.out is None:
-        raise UserError("--out is missing; write --out FOLDER, or --index for shards that exist already")
+        raise UserError("--out is missing; write --out FOLDER, or --index for existing shards")
     if options.shard_megabytes <= 0 or options.workers < 1:
-        raise UserError("--shard-megabytes has to be above 0 and --workers at least 1")
+        raise UserError("--shard-megabytes must be above 0 and --workers at least 1")
     out = Path(options.out or ".")
     if options.index:
         shards = [shard for pattern in options.inputs for shard in expand_shards(pattern)]
@@ -63,11 +63,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("inputs", nargs="+", metavar="INPUT", help="file, folder, manifest (.csv, .tsv, .txt); with --index: shards")
-    add("--out", metavar="FOLDER", help="where the shards go; with --index: where skipped.csv goes (here)")
-    add("--index", action="store_true", help="make the index of shards: a tar, a/*.tar, a/{000..012}.tar, s3://...")
-    add("--shard-megabytes", type=float, default=500.0, help="size of a shard; the default is 500")
-    add("--workers", type=int, default=os.cpu_count() or 1, help="processes, each at a shard")
-    add("--check", action="store_true", help="decode every clip, to find damage that its header does not show")
+    add("--out", metavar="FOLDER", help="for the shards; with --index: for skipped.csv (default: the current folder)")
+    add("--index", action="store_true", help="index existing shards: a tar, a/*.tar, a/{000..012}.tar, s3://...")
+    add("--shard-megabytes", type=float, default=500.0, help="maximum size of a shard (default: 500)")
+    add("--workers", type=int, default=os.cpu_count() or 1, help="processes, one shard each")
+    add("--check", action="store_true", help="decode every clip, to find damage beyond the header")
     return parser.parse_args(arguments)
 
 

@@ -9,10 +9,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 @contextlib.contextmanager
 def progress_bar(what: str, total: int, shown: bool = True, done: int = 0) -> Iterator[Callable[..., None]]:
-    """Give a function that is called for each piece of work: `advance(count=1, text=what)`.
+    """Yield a function to call as items are finished: `advance(count=1, text=what)`.
 
     Args:
-        total: pieces. done: of them before. shown: for work that takes long enough.
+        what: description next to the bar. total: number of items. shown: False disables the bar. done: items finished
+            before.
     """
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=not shown) as progress:

@@ -1,4 +1,4 @@
-"""Inputs that could not be used, listed in a CSV with their reasons."""
+"""List skipped inputs in a CSV, with the reasons."""
 
 import csv
 import sys
@@ -7,14 +7,14 @@ from pathlib import Path
 
 
 def write_skipped(skipped: Iterable[tuple[str, str]], file: Path) -> None:
-    """Columns `path` and `reason`."""
+    """Write a CSV with columns `path` and `reason`."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with open(file, "w", newline="", encoding="utf-8") as opened:
         csv.writer(opened).writerows([("path", "reason"), *skipped])
 
 
 def report_skipped(skipped: list[tuple[str, str]], file: Path) -> int:
-    """List them in `file`, name some on stderr; returns the exit status: 1 if there are any, else 0."""
+    """Write them to `file` and the first few to stderr; returns the exit status: 1 if there are any, else 0."""
     if not skipped:
         return 0
     write_skipped(skipped, file)

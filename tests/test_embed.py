@@ -84,8 +84,8 @@ def test_rows_are_the_clips_alone_and_broken_files_are_listed(sounds, encoder, e
         skipped = list(csv.DictReader(file))
     assert {Path(row["path"]).name for row in skipped} == {"empty.wav", "noise.flac", "cut.flac"}
     assert "40 clips" in capsys.readouterr().out and not (tmp_path / "o.parquet.partial").exists()
-    said = json.loads(pq.read_schema(tmp_path / "o.parquet").metadata[b"embedding"])
-    assert said["encoder"] == encoder_folder and said["layers"] == [None] and said["pooling"] == "mean"
+    settings = json.loads(pq.read_schema(tmp_path / "o.parquet").metadata[b"embedding"])
+    assert settings["encoder"] == encoder_folder and settings["layers"] == [None] and settings["pooling"] == "mean"
 
 
 @pytest.mark.parametrize("pooling", ["mean", "max", "mean_std", "mean_max"])
@@ -168,26 +168,26 @@ def test_killed_and_started_again_gives_each_row_once(encoder_folder, tmp_path):
     assert np.abs(np.array(whole["embedding"]) - np.array(resumed["embedding"])).max() <= TOLERANCE
 
 
-def test_what_was_begun_otherwise_is_not_mixed(sounds, encoder_folder, tmp_path, capsys):
+def test_an_unfinished_file_with_other_settings_is_refused(sounds, encoder_folder, tmp_path, capsys):
     (tmp_path / "o.parquet.partial").mkdir()
     (tmp_path / "o.parquet.partial/settings.json").write_text('{"level": "frame"}')
     assert run(sounds, "--encoder", encoder_folder, "--out", tmp_path / "o.parquet") == 2
-    assert "begun with other settings" in capsys.readouterr().err
+    assert "started with other settings" in capsys.readouterr().err
     (tmp_path / "done.parquet").write_bytes(b"here")
     assert run(sounds, "--encoder", encoder_folder, "--out", tmp_path / "done.parquet") == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["no-such-file.wav"], "there is no file or folder no-such-file.wav"),
-        (["README.md"], "is not audio by its name"),
+        (["README.md"], "has no audio suffix"),
         (["tests"], "holds no audio files"),
         (["data/demo", "--split", "tset"], "Unknown split"),
         (["data/demo", "--layers", "13"], "--layers 13"),
         (["data/demo", "--layers", "first"], "--layers first"),
-        (["data/demo", "--out", "o.csv"], "has to end in .parquet or .npz"),
+        (["data/demo", "--out", "o.csv"], "must end in .parquet or .npz"),
         (["data/demo", "--encoder", "no-such.pt"], "there is no checkpoint no-such.pt"),
         (["data/demo", "--device", "cuda"], "torch finds no GPU"),
     ],
@@ -198,8 +198,8 @@ def test_mistakes_end_in_one_sentence(encoder_folder, tmp_path, capsys, monkeypa
         pytest.skip("there is a GPU")
     defaults = ["--encoder", encoder_folder, "--out", str(tmp_path / "o.parquet")]
     assert run(*defaults, *arguments) == 2
-    said = capsys.readouterr().err
-    assert words in said and said.strip().count("\n") == 0, said
+    message = capsys.readouterr().err
+    assert words in message and message.strip().count("\n") == 0, message
     assert not list(tmp_path.iterdir())
 
 

@@ -238,10 +238,10 @@ def test_the_index_is_made_anew_when_the_shard_has_changed(tmp_path, monkeypatch
     [
         (["nowhere", "--out", "o"], "no file or folder nowhere"),
         (["nowhere"], "--out is missing"),
-        (["file.bin", "--out", "o"], "not audio by its name"),
+        (["file.bin", "--out", "o"], "has no audio suffix"),
         (["empty", "--out", "o"], "holds no audio"),
         (["list.csv", "--out", "o"], "no column filename"),
-        (["list.txt", "--out", "o"], "names no files"),
+        (["list.txt", "--out", "o"], "lists no files"),
         (["--index", "nowhere.tar"], "no shard nowhere.tar"),
         (["file.bin", "--out", "o", "--shard-megabytes", "0"], "--shard-megabytes"),
     ],
@@ -256,6 +256,27 @@ def test_wrong_use_is_one_sentence(tmp_path, monkeypatch, capsys, arguments, wor
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and error.startswith("error: ") and words in error
     assert not Path("o").exists()
+
+
+@pytest.mark.parametrize("path", ["wavs/../../w/0.wav", "a/../..", "a/..", ".", "/a/../../0.wav"])
+def test_a_manifest_path_that_climbs_out_is_refused(tmp_path, capsys, path):
+    (tmp_path / "list.csv").write_text(f"filename,label\nok.wav,a\n\n{path},b\n")
+    (tmp_path / "list.txt").write_text(f"ok.wav\n\n{path}\n")
+    for name, line in (("list.csv", 4), ("list.txt", 3)):
+        assert run(tmp_path / name, "--out", tmp_path / "out") == 2
+        assert f"{name}, line {line}: {path} " in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_member_names_have_no_dots_as_folders(tmp_path):
+    write_noise(tmp_path / "a" / "0.wav")
+    write_noise(tmp_path / "a" / "b" / "1.wav")
+    (tmp_path / "lists").mkdir()
+    paths = ["../a/0.wav", "../a/b/../0.wav", "./../a/./b/1.wav", f"{tmp_path}/a/b/../b/1.wav"]
+    (tmp_path / "lists" / "list.txt").write_text("\n".join(paths))
+    assert run(tmp_path / "lists" / "list.txt", "--out", tmp_path / "out") == 0
+    names = [row["name"] for row in index_of(tmp_path / "out" / "000000.tar")]
+    assert names == ["a/0.wav", "a/0-1.wav", "a/b/1.wav", f"{str(tmp_path)[1:]}/a/b/1.wav"]
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs the hostile files of ../shared/audio/bad")

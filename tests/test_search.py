@@ -162,7 +162,7 @@ def test_a_clip_inside_a_shard_has_no_player(place, tmp_path):
     page = Page(search.page("q.wav", found, tmp_path / "o.html"))
     assert "inside a dataset or shard" in page.words and not page.players
     gone = search.page("q.wav", [search.Neighbour(0.5, "gone.wav", "<i>", None)], tmp_path / "o.html")
-    assert "inside" not in Page(gone).words and "no such file now" in Page(gone).words and "<i>" in Page(gone).words
+    assert "inside" not in Page(gone).words and "file not found" in Page(gone).words and "<i>" in Page(gone).words
 
 
 @pytest.mark.parametrize(
@@ -179,11 +179,11 @@ def test_a_clip_inside_a_shard_has_no_player(place, tmp_path):
         (["--index", "{place}/lists.parquet"], "is not a table of embeddings"),
         (["--index", "{place}/cut.parquet"], "is not a table of embeddings"),
         (["--index", "{place}/damaged.parquet"], "is damaged"),
-        (["--index", "{place}/narrow.parquet"], "has 7 values a row"),
+        (["--index", "{place}/narrow.parquet"], "has 7 values per row"),
         (["--index", "{place}/empty.parquet"], "has no rows"),
         (["--html", "{place}/sounds"], "cannot be written"),
         (["--top", "0"], "--top 0 is out of range"),
-        (["--encoder", "{place}/other"], "was made by other weights"),
+        (["--encoder", "{place}/other"], "was made with other weights"),
         (["--encoder", "{place}/none.pt"], "there is no checkpoint"),
         (["{place}/encoder/config.json"], "not readable as audio"),
         (["{place}/none.wav"], "there is no file"),

@@ -1,1 +1,1 @@
-"""Bytes to waveform."""
+"""From encoded audio to waveforms."""

@@ -1,4 +1,4 @@
-"""Encoded audio (bytes or a path) to samples at 16 kHz; the one place that handles broken files.
+"""Decode audio (bytes or a path) to mono samples at 16 kHz; broken files raise AudioError.
 
 soundfile (libsndfile) decodes and seeks, soxr resamples.
 """
@@ -18,16 +18,16 @@ SUFFIXES = (
     ".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".w64",
     ".rf64", ".sph",
 )  # fmt: skip
-_LOWEST_RATE_HZ, _HIGHEST_RATE_HZ = 1_000, 768_000  # what is outside is a broken header
-_BLOCK_FRAMES = 2**20  # read at a time: a header may promise more than memory holds
-_MAX_FRAMES_A_BYTE = 10_000  # digital silence in FLAC has some hundreds; above it, the header is not believed
-_MP3_FRAMES_BEFORE = 4608  # of samples, read with a crop and dropped: MP3 needs bits from before, else noise begins it
+_LOWEST_RATE_HZ, _HIGHEST_RATE_HZ = 1_000, 768_000  # outside this range, the header is broken
+_BLOCK_FRAMES = 2**20  # read at a time: a broken header may claim more than fits into memory
+_MAX_FRAMES_PER_BYTE = 10_000  # above this, the header is wrong: even digital silence in FLAC has only hundreds
+_MP3_PREROLL_SAMPLES = 4608  # decoded before a crop and dropped: MP3 needs earlier bits, or the crop starts with noise
 
 Encoded = bytes | str | Path
 
 
 class AudioError(ValueError):
-    """A clip that cannot be used; the message gives the reason without the name."""
+    """A clip that cannot be used. The message is a short reason without the file name."""
 
 
 class Header(NamedTuple):
@@ -39,36 +39,36 @@ class Header(NamedTuple):
 def probe(file: Encoded) -> Header:
     """Length, rate and channels from the header alone.
 
-    A length that does not fit the file size (FLAC written to a pipe has none) is counted by decoding.
+    A length that is impossible for the file size (FLAC written to a pipe has none) is counted by decoding.
 
     Raises:
-        AudioError: not audio that libsndfile reads, no samples, a sample rate that no recording has.
+        AudioError: not readable by libsndfile, no samples, a sample rate outside 1 kHz to 768 kHz.
     """
     with _open(file) as sound:
         return Header(_count_frames(sound, file) / sound.samplerate, sound.samplerate, sound.channels)
 
 
 def decode(file: Encoded, start_seconds: float = 0.0, seconds: float | None = None) -> np.ndarray:
-    """Samples (T,), fp32, 16 kHz, the mean of all channels; only the requested part is read.
+    """Samples (T,), fp32, 16 kHz, the mean of all channels. Only the requested range is read.
 
-    Levels are kept, also beyond [-1, 1]. Uncompressed audio that ends early gives what is there; truncated compressed
-    audio is damaged.
+    Levels are not changed, even beyond [-1, 1]. Truncated uncompressed audio gives the samples it has; truncated
+    compressed audio is an error.
 
     Args:
-        start_seconds: where to begin. seconds: how much, less at the end of the file; None reads to the end.
+        start_seconds: start of the range. seconds: its length, less at the end of the file; None reads to the end.
 
     Raises:
-        AudioError: as `probe`; also data that does not decode, or samples that are not finite.
+        AudioError: as `probe`; damaged data; samples that are not finite.
     """
     with _open(file) as sound:
         rate = sound.samplerate
         start = min(round(start_seconds * rate), sound.frames)
-        before = min(start, _MP3_FRAMES_BEFORE) if sound.subtype.startswith("MPEG") else 0
+        preroll = min(start, _MP3_PREROLL_SAMPLES) if sound.subtype.startswith("MPEG") else 0
         try:
             if start > 0:
-                sound.seek(start - before)
+                sound.seek(start - preroll)
             wanted = _count_frames(sound, file) if seconds is None else max(1, round(seconds * rate))
-            samples = _read(sound, before + wanted)[before:]
+            samples = _read(sound, preroll + wanted)[preroll:]
         except soundfile.LibsndfileError as error:
             raise AudioError(f"damaged data ({_reason(error)})") from None
     if not len(samples):
@@ -78,15 +78,15 @@ def decode(file: Encoded, start_seconds: float = 0.0, seconds: float | None = No
     if rate != SAMPLE_RATE:
         samples = soxr.resample(samples, rate, SAMPLE_RATE, quality="HQ")
         if not len(samples):
-            raise AudioError("shorter than a sample of 16 kHz")
+            raise AudioError("shorter than one sample at 16 kHz")
     return samples
 
 
 def decode_blocks(file: Encoded, block_seconds: float = 30.0) -> Iterator[np.ndarray]:
-    """`decode(file)` in consecutive blocks, in constant memory.
+    """`decode(file)` in consecutive blocks, in memory independent of the length.
 
     Raises:
-        AudioError: as `decode`, when the damage is met.
+        AudioError: as `decode`, when the damage is reached.
     """
     with _open(file) as sound:
         rate, left = sound.samplerate, _count_frames(sound, file)
@@ -110,7 +110,7 @@ def decode_blocks(file: Encoded, block_seconds: float = 30.0) -> Iterator[np.nda
 
 
 def to_mono_16k(samples: np.ndarray, sample_rate: int) -> np.ndarray:
-    """(T,) fp32 at 16 kHz of an array in memory, (T,) or with channels, of which there are fewer than samples.
+    """Convert an array, (T,) or with channels (on the shorter axis), to (T,) fp32 at 16 kHz.
 
     Raises:
         AudioError: no samples, or some that are not finite.
@@ -119,7 +119,7 @@ def to_mono_16k(samples: np.ndarray, sample_rate: int) -> np.ndarray:
     if samples.ndim == 2:
         samples = samples.mean(axis=int(np.argmin(samples.shape)))
     if samples.ndim != 1 or not len(samples):
-        raise AudioError(f"an array of shape {samples.shape}; it has to be (samples,) or (channels, samples)")
+        raise AudioError(f"an array of shape {samples.shape}; it must be (samples,) or (channels, samples)")
     if not np.isfinite(samples).all():
         raise AudioError("samples that are not finite (NaN or inf)")
     return samples if sample_rate == SAMPLE_RATE else soxr.resample(samples, sample_rate, SAMPLE_RATE, quality="HQ")
@@ -132,7 +132,7 @@ def _open(file: Encoded) -> soundfile.SoundFile:
         sound = soundfile.SoundFile(io.BytesIO(file) if isinstance(file, bytes) else _path(file))
     except soundfile.LibsndfileError as error:
         raise AudioError(f"not readable as audio ({_reason(error)})") from None
-    except (OSError, TypeError) as error:  # soundfile asks for details of a file named .raw with a TypeError
+    except (OSError, TypeError) as error:  # soundfile raises TypeError for a file named .raw
         raise AudioError(f"not readable ({error})") from None
     if sound.frames <= 0 or not _LOWEST_RATE_HZ <= sound.samplerate <= _HIGHEST_RATE_HZ:
         sound.close()
@@ -141,21 +141,21 @@ def _open(file: Encoded) -> soundfile.SoundFile:
 
 
 def _path(file: str | Path) -> str | bytes:
-    """In the form that soundfile takes; it refuses names that are not UTF-8."""
+    """The path as bytes on POSIX, as soundfile refuses a str that is not UTF-8."""
     return os.fsencode(file) if os.name == "posix" else str(file)
 
 
 def _count_frames(sound: soundfile.SoundFile, file: Encoded) -> int:
-    """As in the header, or counted if the file cannot hold that many."""
+    """The number in the header, or the actual one if the header claims more than the file can hold."""
     size = len(file) if isinstance(file, bytes) else Path(file).stat().st_size
-    if sound.frames <= size * _MAX_FRAMES_A_BYTE:
+    if sound.frames <= size * _MAX_FRAMES_PER_BYTE:
         return sound.frames
     frames = 0
     with _open(file) as again:
         try:
             while block := len(again.read(4096, dtype="float32")):
                 frames += block
-        except soundfile.LibsndfileError:  # so the last, incomplete block ends where the length is not known
+        except soundfile.LibsndfileError:  # raised at the end of a file of unknown length
             pass
     if not frames:
         raise AudioError("no samples")

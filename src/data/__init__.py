@@ -1,1 +1,1 @@
-"""Audio from wherever it lies to batches of waveforms. Nothing here knows of models."""
+"""From audio files, shards and datasets to batches of waveforms. Nothing here depends on models."""

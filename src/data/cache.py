@@ -1,4 +1,4 @@
-"""A set that fits is decoded once into a memory-mapped file of 16-bit samples, because decoding is expensive."""
+"""The decoded cache: clips are decoded once, into a memory-mapped file of 16-bit samples, as decoding is slow."""
 
 import json
 import os
@@ -17,8 +17,8 @@ from src.data.sources.source import Source
 from src.errors import UserError
 from src.progress import progress_bar
 
-_CHUNK_SECONDS = 600  # decoded before they are written, so that memory stays bounded
-_SHOWN = 100e6  # bytes of a cache that takes long enough for a progress bar
+_CHUNK_SECONDS = 600  # decoded at a time, to bound memory
+_PROGRESS_BAR_BYTES = 100e6  # larger caches show a progress bar
 
 
 class _Clip(NamedTuple):
@@ -27,14 +27,14 @@ class _Clip(NamedTuple):
 
 
 def cache_bytes(source: Source) -> int:
-    """Size of a source's cache."""
+    """Size of the decoded cache of a source."""
     return int(source.seconds.sum() * SAMPLE_RATE) * 2
 
 
 class CachedSource(Source):
-    """The same clips, from the cache; those that do not decode join `bad` and are left out.
+    """The same clips, read from the cache. Clips that fail to decode are left out and added to `bad`.
 
-    Each clip is stored with a scale of its own, max(1, peak) / 32767, so that sounds over full scale survive.
+    Each clip is stored with its own scale, max(1, peak) / 32767, so that levels above full scale survive.
     """
 
     def __init__(self, source: Source) -> None:
@@ -84,17 +84,17 @@ class CachedSource(Source):
 
 
 def _write(source: Source, folder: Path) -> None:
-    """Samples first, the index last: without an index there is no cache.
+    """Write the samples, then the index, atomically: a cache without an index is not used.
 
     Raises:
-        UserError: no room or no permission.
+        UserError: disk full or no permission.
     """
     kept, samples, scale, bad = [], [], [], []
     try:
         with (
             writing(folder / "samples.i16") as partial,
             open(partial, "wb") as file,
-            progress_bar("decoding", len(source), cache_bytes(source) > _SHOWN) as advance,
+            progress_bar("decoding", len(source), cache_bytes(source) > _PROGRESS_BAR_BYTES) as advance,
         ):
             for i, clip in enumerate(_decoded(source)):
                 advance()
@@ -109,15 +109,15 @@ def _write(source: Source, folder: Path) -> None:
             partial.write_text(json.dumps({"kept": kept, "samples": samples, "scale": scale, "bad": bad}))
     except OSError as error:
         raise UserError(
-            f"the decoded cache {folder} cannot be written ({error.strerror or error}); make room, "
+            f"the decoded cache {folder} cannot be written ({error.strerror or error}); free up space, "
             "set AUDIO_ENCODER_CACHE to another folder, or turn it off with data.cache_gigabytes=0"
         ) from error
 
 
 def _decoded(source: Source) -> Iterator[_Clip | str]:
-    """Every clip in order, or the reason why it cannot be decoded; some minutes of audio are in memory at a time."""
+    """Each clip, or the reason it cannot be decoded, in order; about ten minutes of audio in memory at a time."""
 
-    def one(i: int) -> _Clip | str:
+    def decode_one(i: int) -> _Clip | str:
         try:
             waveform = decode(source.read(i))
         except AudioError as error:
@@ -128,4 +128,4 @@ def _decoded(source: Source) -> Iterator[_Clip | str]:
     ends = np.flatnonzero(np.diff(np.cumsum(source.seconds) // _CHUNK_SECONDS)) + 1
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for chunk in np.split(np.arange(len(source)), ends):
-            yield from pool.map(one, chunk.tolist())
+            yield from pool.map(decode_one, chunk.tolist())

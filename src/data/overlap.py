@@ -1,4 +1,4 @@
-"""Is held-out audio also in train? Clips are equal if their undecoded bytes are."""
+"""Does held-out audio also appear in the training data? Clips are compared by their encoded bytes."""
 
 import hashlib
 from collections.abc import Sequence
@@ -7,11 +7,11 @@ from pathlib import Path
 from src.audio.decode import Encoded
 from src.data.sources.source import Source
 
-MAX_COMPARED = 20_000  # clips of a side: every one of them is opened
+MAX_COMPARED = 20_000  # clips per source: each one is opened
 
 
 def count_overlap(held_out: Source, train: Sequence[Source]) -> int:
-    """Clips of `held_out` that are also in `train`; 0 without a comparison if a side is larger than MAX_COMPARED."""
+    """Number of `held_out` clips also in `train`; 0, uncompared, if any source has more than MAX_COMPARED clips."""
     if max([len(held_out), *map(len, train)]) > MAX_COMPARED:
         return 0
     sizes = {_num_bytes(held_out.read(i)) for i in range(len(held_out))}
@@ -25,6 +25,6 @@ def _num_bytes(encoded: Encoded) -> int:
 
 
 def content_digest(encoded: Encoded) -> bytes:
-    """16 bytes that identify the undecoded clip."""
+    """MD5 of the encoded clip, 16 bytes."""
     data = encoded if isinstance(encoded, bytes) else Path(encoded).read_bytes()
     return hashlib.md5(data, usedforsecurity=False).digest()

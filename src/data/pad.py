@@ -8,7 +8,10 @@ from src.audio.decode import SAMPLE_RATE
 
 
 def pad(waveforms: list[torch.Tensor], pad_seconds: float | None = None) -> dict[str, Any]:
-    """waveform (B, T) and length (B,) of clips (T,)."""
+    """Pad clips (T,) with zeros: waveform (B, T) and length (B,), in samples.
+
+    With `pad_seconds`, every clip is padded or cut to that length, and `length` counts the padding as audio.
+    """
     length = torch.tensor([len(waveform) for waveform in waveforms])
     if pad_seconds is None:
         return {"waveform": torch.nn.utils.rnn.pad_sequence(waveforms, batch_first=True), "length": length}

@@ -1,4 +1,4 @@
-"""How the data modules' workers are set up."""
+"""DataLoader worker settings, shared by the data modules."""
 
 import signal
 from typing import Any
@@ -9,7 +9,7 @@ from src.config.settings import DataConfig
 
 
 def loader_settings(config: DataConfig) -> dict[str, Any]:
-    """Arguments of a DataLoader."""
+    """Keyword arguments for a DataLoader."""
     workers = config.num_workers
     return {
         "num_workers": workers,
@@ -21,6 +21,6 @@ def loader_settings(config: DataConfig) -> dict[str, Any]:
 
 
 def leave_signals_to_the_parent(worker: int) -> None:
-    """A signal to the whole process group must not end the workers before the run is saved; they end with it."""
+    """Ignore signals to the process group, so that workers live until the parent has saved the run and exits."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)

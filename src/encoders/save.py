@@ -15,7 +15,7 @@ from src.errors import UserError
 from src.models.classifier import AudioClassifier
 from src.models.vit import AudioViT
 
-WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)  # of a full disk, by who meets it: Python, torch, safetensors
+WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)  # of a full disk, raised by Python, torch or safetensors
 
 
 def save_encoder(
@@ -30,9 +30,9 @@ def save_encoder(
 
     Args:
         path: a folder that does not exist yet.
-        decoder: of the masked autoencoder, to continue pretraining from the folder.
+        decoder: of the masked autoencoder, needed to continue pretraining.
         classifier: a classifier with this encoder; its head and class names are saved too.
-        record: how it was trained; plain values.
+        record: training record; plain values.
 
     Raises:
         UserError: the folder already exists, no permission, disk full.
@@ -50,13 +50,13 @@ def save_encoder(
 
 
 def write_folder(target: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a new folder, which gets its name when it is whole.
+    """Let `write` fill a new folder, which is renamed to `target` when complete.
 
     Raises:
-        UserError: `target` exists and is not empty; the file system refuses.
+        UserError: `target` exists and is not empty; no permission, disk full.
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UserError(f"{target} already exists; name another folder, or remove it")
+        raise UserError(f"{target} already exists; choose another name or remove it")
     try:
         with writing_folder(target) as partial:
             write(partial)
@@ -65,9 +65,9 @@ def write_folder(target: Path, write: Callable[[Path], None]) -> None:
 
 
 def write_file(target: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a new file, which gets its name when it is whole. Errors as `write_folder`."""
+    """Let `write` fill a new file, which is renamed to `target` when complete. Errors as `write_folder`."""
     if target.exists():
-        raise UserError(f"{target} already exists; name another file, or remove it")
+        raise UserError(f"{target} already exists; choose another name or remove it")
     try:
         with writing(target) as partial:
             write(partial)

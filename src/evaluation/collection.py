@@ -1,8 +1,8 @@
-"""Embed a collection of any size: sources in, rows of an `EmbeddingFile` out, in order.
+"""Embed a collection of any size: from sources to rows of an `EmbeddingFile`, in order.
 
-Clips go through in windows that fit into memory: decoded by threads, embedded in batches by length, written. A clip of
-over a minute goes through alone, in pieces. On a GPU the next window is decoded meanwhile; on a CPU the two take turns,
-since they would fight for its cores.
+Clips are processed in windows that fit into memory: decoded by threads, embedded in batches of similar length, and
+written. A clip longer than a minute is processed alone, in chunks. On a GPU, the next window is decoded in the
+background; on a CPU, decoding and embedding alternate, as they would compete for its cores.
 """
 
 from collections import deque
@@ -21,12 +21,12 @@ from src.models.long_clips import encode_long_clip, pool_chunks
 from src.models.vit import AudioViT, Layer, Pooling
 
 Level = Literal["clip", "frame"]
-LONG_SECONDS = 60.0  # a longer clip goes through in pieces
+LONG_SECONDS = 60.0  # a longer clip is embedded in chunks
 _WINDOW_CLIPS, _WINDOW_SECONDS = 512, 1800.0
 
 
 class Settings(NamedTuple):
-    """How embeddings are made. layers: read and joined. batch_seconds: padded sound at a time."""
+    """How embeddings are made. layers: outputs to concatenate. batch_seconds: padded audio per batch."""
 
     layers: Sequence[Layer] = (None,)
     pooling: Pooling = "mean"
@@ -50,10 +50,10 @@ def embed_collection(
     workers: int,
     advance: Callable[[int, float], None],
 ) -> list[tuple[str, str]]:
-    """Write a row a clip (or a token), except for those that `file` has already.
+    """Write one row per clip (or per token), except for clips already in `file`.
 
     Args:
-        workers: threads that decode. advance: called with clips and seconds that are done.
+        workers: decoding threads. advance: called with the clips and seconds just finished.
 
     Returns:
         (path, reason) of clips that could not be read.
@@ -70,14 +70,14 @@ def embed_collection(
                         (c.path, str(w)) for c, w in zip(window, waveforms, strict=True) if isinstance(w, AudioError)
                     ]
                     file.write_part(_rows(encoder, window, waveforms, settings))
-            except AudioError as error:  # of a long clip, when the damage is met
+            except AudioError as error:  # of a long clip, when the damage is reached
                 bad.append((window[0].path, str(error)))
             advance(len(window), sum(clip.seconds for clip in window))
     return bad
 
 
 def clips_of(sources: Sequence[Source], done: set[str]) -> Iterator[EmbedItem]:
-    """Each path once, without those in `done`."""
+    """Clips with unique paths, without those in `done`."""
     seen: set[str] = set()
     for source in sources:
         for number in range(len(source)):
@@ -90,7 +90,7 @@ def clips_of(sources: Sequence[Source], done: set[str]) -> Iterator[EmbedItem]:
 
 
 def windows(clips: Iterable[EmbedItem]) -> Iterator[list[EmbedItem]]:
-    """Consecutive clips that are in memory together; long clips are alone."""
+    """Consecutive clips to hold in memory together; long ones alone."""
     window: list[EmbedItem] = []
     seconds = 0.0
     for clip in clips:
@@ -110,7 +110,7 @@ def windows(clips: Iterable[EmbedItem]) -> Iterator[list[EmbedItem]]:
 def _decoded(
     windows: Iterable[list[EmbedItem]], pool: ThreadPoolExecutor, ahead: int
 ) -> Iterator[tuple[list[EmbedItem], list[np.ndarray | AudioError] | None]]:
-    """Windows with their waveforms, None for a long clip; `ahead` more are decoded in the background."""
+    """Windows with their waveforms, None for a long clip; `ahead` more windows are decoded in the background."""
     waiting: deque[tuple[list[EmbedItem], list[Future] | None]] = deque()
 
     def oldest() -> tuple[list[EmbedItem], list[np.ndarray | AudioError] | None]:
@@ -136,36 +136,36 @@ def _decode(clip: EmbedItem) -> np.ndarray | AudioError:
 def _rows(
     encoder: AudioViT, window: list[EmbedItem], waveforms: list[np.ndarray | AudioError], settings: Settings
 ) -> Iterator[pa.Table]:
-    """One table of the readable clips; at frame level one a clip."""
-    clips, sound = [], []
+    """One table of the readable clips; at frame level, one per clip."""
+    clips, readable = [], []
     for clip, waveform in zip(window, waveforms, strict=True):
         if not isinstance(waveform, AudioError):
             clips.append(clip._replace(seconds=len(waveform) / encoder.sample_rate))
-            sound.append(waveform)
+            readable.append(waveform)
     if not clips:
         return
     if settings.level == "clip":
-        embedding = embed_clips(encoder, sound, settings.layers, settings.pooling, settings.batch_seconds)
+        embedding = embed_clips(encoder, readable, settings.layers, settings.pooling, settings.batch_seconds)
         yield rows([c.path for c in clips], [c.seconds for c in clips], [c.label for c in clips], embedding)
         return
-    frames = embed_frames(encoder, sound, settings.layers, settings.batch_seconds)
+    frames = embed_frames(encoder, readable, settings.layers, settings.batch_seconds)
     for clip, tokens in zip(clips, frames, strict=True):
         yield _frame_rows(clip, tokens, encoder.token_times(len(tokens)).numpy())
 
 
 def _long_rows(encoder: AudioViT, clip: EmbedItem, settings: Settings) -> Iterator[pa.Table]:
-    """As `_rows` for one clip that is read in pieces."""
+    """As `_rows`, for one clip that is read in chunks."""
     encoder.eval()
-    pieces = encode_long_clip(encoder, lambda: decode_blocks(clip.source.read(clip.number)), settings.layers)
+    chunks = encode_long_clip(encoder, lambda: decode_blocks(clip.source.read(clip.number)), settings.layers)
     if settings.level == "clip":
-        embedding = pool_chunks(pieces, settings.pooling).cpu().numpy()
+        embedding = pool_chunks(chunks, settings.pooling).cpu().numpy()
         yield rows([clip.path], [clip.seconds], [clip.label], embedding[None])
         return
     first = 0
-    for piece in pieces:
-        times = encoder.token_times(first + len(piece))[first:].numpy()
-        yield _frame_rows(clip, piece.float().cpu().numpy(), times)
-        first += len(piece)
+    for chunk in chunks:
+        times = encoder.token_times(first + len(chunk))[first:].numpy()
+        yield _frame_rows(clip, chunk.float().cpu().numpy(), times)
+        first += len(chunk)
 
 
 def _frame_rows(clip: EmbedItem, tokens: np.ndarray, times: np.ndarray) -> pa.Table:

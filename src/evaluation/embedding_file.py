@@ -1,9 +1,9 @@
-"""A table of embeddings on disk that is written in parts; writing can be interrupted at any time and continued.
+"""A table of embeddings on disk, written in parts; an interrupted run can be resumed at any time.
 
-While it grows it is a folder `<file>.partial` of parts, each whole or not there; `finish` joins them into one parquet
-or npz file. Columns: path, seconds, label (several joined by `;`, null where there is none), time (of the centre of a
-token, at frame level only), embedding (D values). How the embeddings were made stands in the file's metadata under
-`embedding`, as JSON.
+Until it is finished, it is a folder `<file>.partial` of parts, each written atomically; `finish` joins them into one
+parquet or npz file. Columns: path, seconds, label (several joined by `;`, null if none), time (center of the token in
+seconds, at frame level only), embedding (D values). The metadata of a parquet file has the settings of the embeddings
+under `embedding`, as JSON.
 """
 
 import json
@@ -21,39 +21,39 @@ import pyarrow.parquet as pq
 from src.errors import UserError
 
 METADATA_KEY = b"embedding"
-_REPEATED = ["path", "label"]  # columns for which parquet keeps a dictionary
+_REPEATED = ["path", "label"]  # dictionary-encoded columns
 
 
 class EmbeddingFile:
-    """Args: target: .parquet or .npz, not there yet. settings: how the embeddings are made; plain values.
+    """Args: target: a new .parquet or .npz file. settings: how the embeddings are made; plain values.
 
     Raises:
-        UserError: `target` exists or has another suffix, or a partial output has other settings.
+        UserError: `target` exists or has another suffix; an unfinished file of that name has other settings.
     """
 
     def __init__(self, target: Path, settings: dict[str, Any]) -> None:
         if target.suffix not in (".parquet", ".npz"):
-            raise UserError(f"--out {target}: it has to end in .parquet or .npz")
+            raise UserError(f"--out {target}: it must end in .parquet or .npz")
         if target.exists():
-            raise UserError(f"{target} already exists; name another file, or remove it")
+            raise UserError(f"{target} already exists; choose another name or remove it")
         self.target, self.settings = target, settings
         self._folder = target.with_name(target.name + ".partial")
-        said = self._folder / "settings.json"
+        settings_file = self._folder / "settings.json"
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            if said.exists() and json.loads(said.read_text(encoding="utf-8")) != settings:
+            if settings_file.exists() and json.loads(settings_file.read_text(encoding="utf-8")) != settings:
                 raise UserError(
-                    f"{self._folder} was started with other settings ({said}); remove it or name another --out"
+                    f"{self._folder} was started with other settings ({settings_file}); remove it or change --out"
                 )
-            said.write_text(json.dumps(settings), encoding="utf-8")
+            settings_file.write_text(json.dumps(settings), encoding="utf-8")
         except OSError as error:
             raise UserError(f"cannot write to {self._folder}: {error.strerror}") from None
-        for rest in self._folder.glob("*.tmp"):
-            rest.unlink()
+        for leftover in self._folder.glob("*.tmp"):
+            leftover.unlink()
         self.done = {path for part in self._parts() for path in set(_column(part, "path"))}
 
     def write_part(self, tables: Iterable[pa.Table]) -> None:
-        """Write a part of one or more tables of rows."""
+        """Write one or more tables of rows as one part; each table is written as soon as it is ready."""
         part = self._folder / f"{len(self._parts()):08d}.parquet"
         partial = part.with_suffix(".tmp")
         writer: pq.ParquetWriter | None = None
@@ -65,9 +65,7 @@ class EmbeddingFile:
                 writer.write_table(table)
                 written.update(table.column("path").to_pylist())
         except OSError as error:
-            raise UserError(
-                f"cannot write {partial}: {error.strerror or error}; what was done before is kept"
-            ) from None
+            raise UserError(f"cannot write {partial}: {error.strerror or error}; finished parts are kept") from None
         finally:
             if writer is not None:
                 writer.close()
@@ -79,7 +77,7 @@ class EmbeddingFile:
         """Join the parts and remove them; returns the number of rows.
 
         Raises:
-            UserError: no rows at all; no room.
+            UserError: no rows; disk full.
         """
         parts = self._parts()
         if not parts:
@@ -94,7 +92,7 @@ class EmbeddingFile:
                 self._write_parquet(partial, parts)
             os.replace(partial, self.target)
         except OSError as error:
-            raise UserError(f"cannot write {self.target}: {error.strerror or error}; run again to finish it") from None
+            raise UserError(f"cannot write {self.target}: {error.strerror or error}; run again to finish") from None
         shutil.rmtree(self._folder)
         return num_rows
 
@@ -115,7 +113,7 @@ def rows(
     embedding: np.ndarray,
     times: np.ndarray | None = None,
 ) -> pa.Table:
-    """A table of n rows; embedding: (n, D)."""
+    """A table of n rows. embedding: (n, D). times: (n,), in seconds."""
     columns = {
         "path": pa.array(paths, pa.string()),
         "seconds": pa.array(seconds, pa.float32()),
@@ -130,7 +128,7 @@ def rows(
 
 def _batches(parts: list[Path]) -> Iterator[pa.RecordBatch]:
     for part in parts:
-        yield from pq.ParquetFile(part, pre_buffer=False).iter_batches(8192)  # buffered, the whole file is in memory
+        yield from pq.ParquetFile(part, pre_buffer=False).iter_batches(8192)  # pre_buffer would load the whole file
 
 
 def _column(part: Path, name: str) -> list[Any]:
@@ -138,7 +136,7 @@ def _column(part: Path, name: str) -> list[Any]:
 
 
 def _write_npz(file: Path, parts: list[Path], num_rows: int) -> None:
-    """An .npz of all columns, the embeddings streamed: they need not fit into memory."""
+    """Write all columns to an .npz; embeddings are streamed, as they may not fit into memory."""
     schema = pq.read_schema(parts[0])
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
         for name in schema.names:

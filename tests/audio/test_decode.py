@@ -1,4 +1,4 @@
-"""Every format and every way to be broken, against what the files are known to hold."""
+"""Every format and every kind of damage, against the known contents of the files."""
 
 import re
 

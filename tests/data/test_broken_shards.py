@@ -137,8 +137,8 @@ def test_storage_that_is_away_does_not_stall_the_run(remote, pauses, monkeypatch
             source.read(number)
     assert len(pauses) == 3 * 3  # once a shard
     monkeypatch.undo()
-    monkeypatch.setattr("src.data.sources.shards._PASSED_OVER_SECONDS", 0.0)
-    source._passed_over.clear()
+    monkeypatch.setattr("src.data.sources.shards._SKIP_SECONDS", 0.0)
+    source._skipped.clear()
     assert len(source.read(0)) > 100
 
 

@@ -1,1 +1,1 @@
-"""Labelled clips: vocabularies, splits, batches."""
+"""Labelled clips: class names, splits, batches."""

@@ -1,4 +1,4 @@
-"""The labeled clips of some sources and what is known about them, before they are split (splits.py)."""
+"""The labelled clips of all sources with their annotations, before the set is split (splits.py)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +18,7 @@ from src.errors import UserError
 
 @dataclass(frozen=True)
 class Clip:
-    """number: in the source. split: train, valid or test where that is given. digest: stands for the content."""
+    """number: index in the source. split: train, valid or test, if given. digest: identifies the content."""
 
     source: Source
     number: int
@@ -34,7 +34,7 @@ class Clip:
 @dataclass(frozen=True)
 class LabelledClips:
     """multi: whether a clip may have several classes. bad: (path, reason) of clips left out.
-    notes: a sentence for each thing that was made, changed or looks wrong."""
+    notes: a sentence for everything that was created, changed or looks wrong."""
 
     clips: list[Clip]
     class_names: list[str]
@@ -59,14 +59,14 @@ def read_labelled(
     multi: bool | None = None,
     cache_gigabytes: float = 4.0,
 ) -> LabelledClips:
-    """Open the sources and collect their labeled clips.
+    """Open the sources and collect their labelled clips.
 
     Args:
-        multi: several classes per clip; None detects it.
-        cache_gigabytes: a source that fits is decoded once into the 16-bit cache; a stream is read up to this size.
+        multi: whether a clip may have several classes; None infers it from the labels.
+        cache_gigabytes: a source that fits is decoded once into the 16-bit cache; a streamed source is read up to it.
 
     Raises:
-        UserError: no labels, fewer than two classes, several labels where one is wanted.
+        UserError: no labels, fewer than two classes, several labels of a clip with `multi=False`.
     """
     given: list[tuple[SourceConfig, str | None]] = [(config, None) for config in train]
     given += [(config, split) for config, split in ((valid, "valid"), (test, "test")) if config is not None]
@@ -79,7 +79,7 @@ def read_labelled(
         clips += _labelled_clips(source, config, split, notes)
     class_names = sorted({label for clip in clips for label in clip.annotation.labels})
     if len(class_names) < 2:
-        raise UserError(f"the set has {len(class_names)} class ({', '.join(class_names)}); it takes two or more")
+        raise UserError(f"the set has {len(class_names)} class ({', '.join(class_names)}); it needs two or more")
     several = [clip for clip in clips if len(clip.annotation.labels) > 1]
     if multi is False and several:
         raise UserError(f"{several[0].key} has several labels; set classify.task=multi, or give each clip one")
@@ -87,7 +87,7 @@ def read_labelled(
 
 
 def _labelled_clips(source: Source, config: SourceConfig, split: str | None, notes: list[str]) -> list[Clip]:
-    """Those of a source that have a label; what is noticed on the way joins `notes`."""
+    """The clips of a source that have a label; remarks are added to `notes`."""
     annotations = [source.annotation(i) for i in range(len(source))]
     if not any(annotations):
         raise UserError(
@@ -97,7 +97,7 @@ def _labelled_clips(source: Source, config: SourceConfig, split: str | None, not
         notes.append(f"{unlabelled} clips of {config.path} have no label and are left out")
     compared = len(source) <= MAX_COMPARED
     if not compared:
-        notes.append(f"{config.path} has more than {MAX_COMPARED} clips: they are not compared for duplicates")
+        notes.append(f"{config.path} has more than {MAX_COMPARED} clips: it is not searched for duplicates")
 
     def digest(i: int) -> str:
         return content_digest(source.read(i)).hex() if compared else source.path(i)
@@ -107,11 +107,11 @@ def _labelled_clips(source: Source, config: SourceConfig, split: str | None, not
 
 def _open(config: SourceConfig, cache_gigabytes: float, notes: list[str]) -> Source:
     if config.streaming:
-        dataset, whole = stream_to_disk(config, cache_gigabytes * 1e9)
-        if not whole:
+        dataset, complete = stream_to_disk(config, cache_gigabytes * 1e9)
+        if not complete:
             notes.append(
-                f"{len(dataset)} clips of {config.path} were read, then data.cache_gigabytes={cache_gigabytes:g} "
-                "was full"
+                f"only the first {len(dataset)} clips of {config.path} were read: they fill "
+                f"data.cache_gigabytes={cache_gigabytes:g}"
             )
         source: Source = HuggingFaceSource(replace(config, streaming=False), dataset)
     else:
@@ -119,5 +119,5 @@ def _open(config: SourceConfig, cache_gigabytes: float, notes: list[str]) -> Sou
     if config.kind == "folder":
         empty = empty_class_folders(Path(config.path).expanduser(), [source.name(i) for i in range(len(source))])
         if empty:
-            notes.append(f"the folders {', '.join(empty)} of {config.path} hold no audio: they are no classes")
+            notes.append(f"the folders {', '.join(empty)} of {config.path} hold no audio: they are not classes")
     return CachedSource(source) if cache_bytes(source) <= cache_gigabytes * 1e9 else source

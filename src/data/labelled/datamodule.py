@@ -1,4 +1,4 @@
-"""A labeled set as a LightningDataModule: batches of waveforms, or of embeddings for a frozen encoder."""
+"""A labelled set as a LightningDataModule: batches of waveforms, or of embeddings if the encoder is frozen."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -19,19 +19,19 @@ from src.data.workers import loader_settings
 
 class LabelledDataModule(L.LightningDataModule):
     """Batches: waveform (B, T), length (B,), or embedding (B, D) or (B, N, D) with num_tokens (B,); target (B, C);
-    index (B,), places in the part; events (B, E, 3), onset and offset in seconds and class, rows of -1 where a clip has
-    fewer.
+    index (B,), of the clips in their split; events (B, E, 3), onset and offset in seconds and class index, padded with
+    rows of -1.
 
-    In training a clip longer than `data.crop_seconds` gives one crop of it, elsewhere an epoch; in validation and test
-    whole clips go in. Clips that cannot be decoded are missing from their batch.
+    In training, a clip longer than `data.crop_seconds` gives one random crop per epoch; validation and test use whole
+    clips. Clips that cannot be decoded are missing from their batch.
 
     Args:
-        balanced: draw each class as often as the others in training, however many clips it has.
-        overfit: train on the same clips in each epoch.
+        balanced: in training, draw every class equally often, however many clips it has.
+        overfit: train on the same clips in every epoch.
 
     Attributes:
-        progress: epoch, and its batches that were trained on; the LightningModule counts them.
-        embeddings: by part, (D,) or (N, D) of each clip; set for a frozen encoder.
+        progress: epoch, and the number of its batches trained on; the LightningModule counts them.
+        embeddings: by split, (D,) or (N, D) of each clip; set for a frozen encoder.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class LabelledDataModule(L.LightningDataModule):
 
     @property
     def clips_per_batch(self) -> float:
-        """Of one process."""
+        """In one process."""
         return self.batch_size
 
     @property
@@ -92,18 +92,18 @@ class LabelledDataModule(L.LightningDataModule):
 
 
 def rarity(targets: np.ndarray) -> np.ndarray:
-    """(n, C) -> (n,): sampling weight of each clip by its rarest class, summing to 1."""
+    """Sampling weights (n, C) -> (n,): inversely proportional to the size of a clip's rarest class, summing to 1."""
     weight = (targets / np.maximum(targets.sum(0), 1)).max(1)
     return weight / weight.sum()
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
-    """A process's share of the clips, as (epoch, clip): shuffled by (seed, epoch) in training, the same number on each
-    process; otherwise each clip once.
+    """The clips of one rank, as (epoch, clip): in training shuffled by (seed, epoch), equally many on each rank;
+    otherwise each clip once.
 
     Args:
-        weights: (n,) chances to be drawn, with replacement; None takes each clip once.
-        same: the order of the first epoch in all of them.
+        weights: (n,) probabilities, drawn with replacement; None takes each clip once.
+        same: use the order of the first epoch in every epoch.
     """
 
     def __init__(
@@ -115,11 +115,11 @@ class EpochSampler(Sampler[tuple[int, int]]):
         self._start = (0, 0)
 
     def start_at(self, epoch: int, clips: int) -> None:
-        """Leave out the first clips of this epoch: they were trained on before a resume."""
+        """Skip the first clips of this epoch: they were trained on before the resume."""
         self.epoch, self._start = epoch, (epoch, clips)
 
     def set_epoch(self, epoch: int) -> None:
-        """Lightning calls it."""
+        """Called by Lightning."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
@@ -140,7 +140,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
 
 class Clips(Dataset):
-    """crop_seconds: longest crop of a clip, whose start depends on (seed, epoch, clip); None takes whole clips."""
+    """crop_seconds: longer clips are cropped, at a start drawn from (seed, epoch, clip); None takes whole clips."""
 
     def __init__(self, part: Split, columns: dict[str, int], crop_seconds: float | None, seed: int) -> None:
         self.part, self.columns, self.crop_seconds, self.seed = part, columns, crop_seconds, seed
@@ -148,12 +148,12 @@ class Clips(Dataset):
     def __len__(self) -> int:
         return len(self.part)
 
-    def __getitem__(self, place: tuple[int, int]) -> dict[str, Any] | None:
-        epoch, i = place
+    def __getitem__(self, index: tuple[int, int]) -> dict[str, Any] | None:
+        epoch, i = index
         start, crop = 0.0, self.crop_seconds
         if crop is not None:
-            chance = float(np.random.default_rng([self.seed, epoch, i]).random())
-            start = max(0.0, self.part.seconds(i) - crop) * chance
+            fraction = float(np.random.default_rng([self.seed, epoch, i]).random())
+            start = max(0.0, self.part.seconds(i) - crop) * fraction
         try:
             waveform = self.part.waveform(i, start, crop)
         except AudioError:
@@ -173,8 +173,9 @@ class EmbeddedClips(Dataset):
     def __len__(self) -> int:
         return len(self.part)
 
-    def __getitem__(self, place: tuple[int, int]) -> dict[str, Any]:
-        return {"embedding": self.embeddings[place[1]], **_truth(self.part, place[1], self.columns)}
+    def __getitem__(self, index: tuple[int, int]) -> dict[str, Any]:
+        _, i = index
+        return {"embedding": self.embeddings[i], **_truth(self.part, i, self.columns)}
 
 
 def _truth(part: Split, i: int, columns: dict[str, int], start: float = 0.0) -> dict[str, Any]:
@@ -183,7 +184,7 @@ def _truth(part: Split, i: int, columns: dict[str, int], start: float = 0.0) -> 
 
 
 def events_of(part: Split, i: int, columns: dict[str, int]) -> Tensor:
-    """(E, 3): onset and offset in seconds, place of the class."""
+    """(E, 3): onset and offset in seconds, class index."""
     rows = [(event.onset, event.offset, columns[event.label]) for event in part.events(i)]
     return torch.tensor(rows, dtype=torch.float32).reshape(-1, 3)
 

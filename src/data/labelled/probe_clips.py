@@ -1,4 +1,4 @@
-"""Small labeled sets, decoded into memory: what the probes during a run are fitted to and scored on."""
+"""Small labelled sets, decoded into memory, for the probes during a run."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ LONGEST_SECONDS = 10.08  # of a clip; the rest is ignored
 
 @dataclass(frozen=True)
 class ProbeClips:
-    """waveforms: (T,) each, 16 kHz. labels: (n,) places in class_names."""
+    """waveforms: (T,) each, 16 kHz. labels: (n,) indices into class_names."""
 
     waveforms: list[np.ndarray]
     labels: np.ndarray
@@ -24,7 +24,7 @@ class ProbeClips:
 def load_probe_clips(config: SourceConfig, max_clips: int, seed: int = 0) -> ProbeClips:
     """The readable, labeled clips of a source, up to 10.08 s of each.
 
-    More than `max_clips` are subsampled, stratified by class, fixed by the seed.
+    At most `max_clips`, sampled in proportion to the classes, fixed by `seed`.
 
     Raises:
         UserError: as `open_source`; no labels; fewer than two classes.
@@ -39,20 +39,20 @@ def load_probe_clips(config: SourceConfig, max_clips: int, seed: int = 0) -> Pro
         try:
             waveforms.append(source.waveform(i, 0.0, LONGEST_SECONDS))
             kept.append(labels[i])
-        except AudioError:  # the probes are scored on what can be read; training lists what can't
+        except AudioError:  # probes use the readable clips; training lists the others
             continue
     if len(set(kept)) < 2:
-        raise UserError(f"{config.path} has clips of {len(set(kept))} class; a probe needs two or more")
+        raise UserError(f"{config.path} has clips of {len(set(kept))} class; a probe needs two or more classes")
     return ProbeClips(waveforms, np.array(kept), list(source.class_names))
 
 
 def stratified(labels: np.ndarray, most: int, seed: int) -> list[int]:
-    """Up to `most` indices, ascending, stratified by class."""
+    """Up to `most` indices, ascending, with the class proportions of `labels`."""
     if len(labels) <= most:
         return list(range(len(labels)))
     random = np.random.default_rng(seed)
-    place = np.empty(len(labels))  # where a clip stands within its class, 0 to 1
+    quantile = np.empty(len(labels))  # of a clip within its shuffled class, 0 to 1
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)
-        place[random.permutation(rows)] = (np.arange(len(rows)) + 0.5) / len(rows)
-    return sorted(np.argsort(place, kind="stable")[:most].tolist())
+        quantile[random.permutation(rows)] = (np.arange(len(rows)) + 0.5) / len(rows)
+    return sorted(np.argsort(quantile, kind="stable")[:most].tolist())

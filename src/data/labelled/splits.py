@@ -1,7 +1,7 @@
-"""A labeled set in three splits: as given, made where they are missing, or by one of its folds.
+"""Train, valid and test splits of a labelled set: its own, made where it has none, or by fold.
 
-Splits come from separate sources, from a `split` or `fold` column, or are made: stratified by class, with groups and
-duplicate files kept together, fixed by the seed.
+Splits come from separate sources (splits of a dataset), from a `split` or `fold` column, or are made: stratified by
+class, with groups and identical files kept together, fixed by the seed.
 """
 
 from collections import Counter
@@ -16,12 +16,12 @@ from src.errors import UserError
 
 SPLITS = ("train", "valid", "test")
 _SHARES = (0.7, 0.15, 0.15)
-_FEW = 30  # clips of a test part whose accuracy is off by a tenth or so
+_FEW_TEST_CLIPS = 30  # below this, accuracy is off by about 0.1
 
 
 @dataclass(frozen=True)
 class Split:
-    """rows: places of its clips in the whole set. targets: (n, C) fp32, 1 where a clip has the class."""
+    """rows: indices of its clips in the whole set. targets: (n, C) fp32, 1 where a clip has the class."""
 
     clips: list[Clip]
     rows: np.ndarray
@@ -32,12 +32,12 @@ class Split:
 
     @property
     def keys(self) -> list[str]:
-        """Paths."""
+        """Paths of the clips."""
         return [clip.key for clip in self.clips]
 
     @property
     def groups(self) -> list[str] | None:
-        """Of each clip, where there are groups; a clip without one is a group of its own."""
+        """The group of each clip, None without groups; a clip without one is a group of its own."""
         if not any(clip.annotation.group for clip in self.clips):
             return None
         return [clip.annotation.group or clip.digest for clip in self.clips]
@@ -55,7 +55,7 @@ class Split:
 
 @dataclass(frozen=True)
 class LabelledSet:
-    """As `LabelledClips`, in SPLITS."""
+    """`LabelledClips`, split. parts: by name in SPLITS."""
 
     parts: dict[str, Split]
     class_names: list[str]
@@ -65,17 +65,17 @@ class LabelledSet:
 
 
 def find_folds(labelled: LabelledClips, wanted: int | None, seed: int) -> list[int] | None:
-    """The fold of each clip: as given, or `wanted` folds made here; None without folds.
+    """The fold of each clip: the set's own, or else `wanted` new ones; None without folds.
 
     Raises:
-        UserError: fewer than three folds; folds are wanted of a set that is split.
+        UserError: fewer than three folds; folds are wanted but the set is already split.
     """
     clips = labelled.clips
     numbers = [clip.annotation.fold for clip in clips]
     split = sorted({clip.split for clip in clips if clip.split})
     if wanted and split:
         raise UserError(
-            f"classify.folds={wanted}, but the set says which clips are {' and '.join(split)}; set classify.folds=null"
+            f"classify.folds={wanted}, but the set has its own split ({', '.join(split)}); set classify.folds=null"
         )
     if split or (wanted is None and not all(numbers)):
         return None
@@ -93,87 +93,85 @@ def find_folds(labelled: LabelledClips, wanted: int | None, seed: int) -> list[i
 def make_splits(
     labelled: LabelledClips, seed: int, folds: list[int] | None = None, tested: int | None = None
 ) -> LabelledSet:
-    """Put every clip into its split.
+    """Assign every clip to a split.
 
     Args:
-        folds: of each clip; `tested` is the test fold, the next one is for validation, the others for training.
+        folds: of each clip. `tested` is the test fold; the next fold is valid, the others are train.
 
     Raises:
-        UserError: no such fold, an empty part.
+        UserError: no such fold, an empty split.
     """
     notes = list(labelled.notes)
     if folds is None and tested is not None:
-        raise UserError(f"classify.test_fold={tested}, but the set has no folds; set it to null, or give clips a fold")
+        raise UserError(f"classify.test_fold={tested}, but the set has no folds; set it to null, or add a fold column")
     if folds is not None:
         parts = _by_fold(folds, tested if tested is not None else min(folds), notes)
     else:
-        parts = _made(labelled.clips, seed, notes)
+        parts = _make_missing(labelled.clips, seed, notes)
     parts = _without_leaks(labelled.clips, parts, notes)
     targets, divided = labelled.targets, {}
     for name in SPLITS:
         rows = np.array([row for row, part in enumerate(parts) if part == name], dtype=int)
         if not len(rows):
-            raise UserError(f"no clip is left for {name}; the set has {len(parts)} labelled clips, give it more")
+            raise UserError(f"no clip is left for {name}; the set has only {len(parts)} labelled clips, add more")
         divided[name] = Split([labelled.clips[row] for row in rows], rows, targets[rows])
     notes += _odd_classes(divided, labelled.class_names)
-    if folds is None and len(divided["test"]) < _FEW:
-        notes.append(
-            f"test has {len(divided['test'])} clips, too few to rely on; configs/classify/kfold.yaml tests all"
-        )
+    if folds is None and len(divided["test"]) < _FEW_TEST_CLIPS:
+        notes.append(f"test has only {len(divided['test'])} clips; configs/classify/kfold.yaml tests on all clips")
     return LabelledSet(divided, labelled.class_names, labelled.multi, labelled.bad, notes)
 
 
 def _by_fold(folds: list[int], tested: int, notes: list[str]) -> list[str | None]:
     numbers = sorted(set(folds))
     if tested not in numbers:
-        raise UserError(f"classify.test_fold={tested} is not a fold; there are {', '.join(map(str, numbers))}")
+        raise UserError(f"classify.test_fold={tested} is not a fold; the folds are {', '.join(map(str, numbers))}")
     following = numbers[(numbers.index(tested) + 1) % len(numbers)]
-    notes.append(f"tested on fold {tested}, validated on fold {following}, trained on the rest")
+    notes.append(f"test on fold {tested}, validation on fold {following}, training on the others")
     return [{tested: "test", following: "valid"}.get(fold, "train") for fold in folds]
 
 
-def _made(clips: list[Clip], seed: int, notes: list[str]) -> list[str | None]:
-    """The splits that clips have; a missing valid or test is taken from train."""
+def _make_missing(clips: list[Clip], seed: int, notes: list[str]) -> list[str | None]:
+    """The given split of each clip; a missing valid or test is taken from train."""
     parts: list[str | None] = [clip.split or "train" for clip in clips]
-    lacking = [
+    wanted = [
         share if name == "train" or name not in parts else 0.0 for name, share in zip(SPLITS, _SHARES, strict=True)
     ]
-    if sum(lacking[1:]) == 0:
+    if sum(wanted[1:]) == 0:
         return parts
     rows = [row for row, part in enumerate(parts) if part == "train"]
     groups = [clips[row].annotation.group or clips[row].digest for row in rows]
-    shares = [share / sum(lacking) for share in lacking]
+    shares = [share / sum(wanted) for share in wanted]
     chosen = assign_parts([clips[row].annotation.labels for row in rows], groups, shares, seed)
     for row, part in zip(rows, chosen, strict=True):
         parts[row] = SPLITS[part]
-    made = " and ".join(name for name, share in zip(SPLITS, lacking, strict=True) if share and name != "train")
-    notes.append(f"{made} made from train, stratified by class, with seed {seed} (splits.csv says which clip is where)")
+    made = " and ".join(name for name, share in zip(SPLITS, wanted, strict=True) if share and name != "train")
+    notes.append(f"{made} made from train, stratified by class, with seed {seed} (listed in splits.csv)")
     return parts
 
 
 def _without_leaks(clips: list[Clip], parts: list[str | None], notes: list[str]) -> list[str | None]:
-    """Remove train clips whose files are also in valid or test."""
+    """Remove train clips (part None) whose files are also in valid or test."""
     held_out = {clip.digest for clip, part in zip(clips, parts, strict=True) if part != "train"}
     leaks = [row for row, part in enumerate(parts) if part == "train" and clips[row].digest in held_out]
     if leaks:
         notes.append(
-            f"{len(leaks)} train clips are also in valid or test, {clips[leaks[0]].key} for one; left out of train"
+            f"{len(leaks)} train clips are also in valid or test (such as {clips[leaks[0]].key}): left out of train"
         )
     valid, test = ({clip.digest for clip, p in zip(clips, parts, strict=True) if p == name} for name in SPLITS[1:])
     if valid & test:
-        notes.append(f"{len(valid & test)} clips are both in valid and in test")
+        notes.append(f"{len(valid & test)} clips are in both valid and test")
     left_out = set(leaks)
     return [None if row in left_out else part for row, part in enumerate(parts)]
 
 
 def _odd_classes(parts: dict[str, Split], class_names: list[str]) -> list[str]:
-    """Classes that cannot be learned or not be measured."""
+    """Notes on classes that cannot be learned or measured."""
     counts = {name: Counter(dict(zip(class_names, part.targets.sum(0), strict=True))) for name, part in parts.items()}
-    unlearnt = [name for name in class_names if not counts["train"][name]]
+    untrained = [name for name in class_names if not counts["train"][name]]
     unmeasured = [name for name in class_names if not counts["test"][name]]
     notes = []
-    if unlearnt:
-        notes.append(f"train has no clip of {', '.join(unlearnt)}: it cannot be learned")
+    if untrained:
+        notes.append(f"train has no clip of {', '.join(untrained)}: never predicted correctly")
     if unmeasured:
         notes.append(f"test has no clip of {', '.join(unmeasured)}: not measured")
     return notes

@@ -1,1 +1,1 @@
-"""Files into tar shards."""
+"""Pack audio files into tar shards."""

@@ -1,8 +1,8 @@
-"""Pack files into WebDataset-style tar shards with an index beside each; index existing shards.
+"""Pack files into WebDataset-style tar shards with an index each, or index existing shards.
 
-The index `<shard>.index.parquet` has a row a clip: name, offset and size (bytes), seconds (NaN: unreadable),
-sample_rate (Hz), channels, checksum (MD5 of the bytes), and the labels. Both files are written beside their place and
-renamed, the tar last: a shard that has its name is whole.
+The index `<shard>.index.parquet` has one row per clip: name, offset and size (bytes), seconds (NaN: unreadable),
+sample_rate (Hz), channels, checksum (MD5 of the bytes), and the labels. Both files are written atomically, the tar
+last: a shard under its final name is complete.
 """
 
 import hashlib
@@ -29,8 +29,8 @@ from src.data.sources.index import digest, walk_tar
 from src.data.sources.storage import open_filesystem
 from src.errors import UserError
 
-_ABOUT = b"packed"  # key of the metadata of an index: from what the shard was made, and what was left out
-_BLOCK = 512  # tars are made of such
+_ABOUT = b"packed"  # metadata key of an index: what the shard was made from, and what was skipped
+_BLOCK = 512  # bytes of a tar block
 _MEASURES = {
     "name": pa.string(), "offset": pa.int64(), "size": pa.int64(), "seconds": pa.float64(), "sample_rate": pa.int32(),
     "channels": pa.int32(), "checksum": pa.string(),
@@ -38,7 +38,7 @@ _MEASURES = {
 
 
 class Packed(NamedTuple):
-    """Of one shard. bytes: of audio. skipped: (path, reason)."""
+    """Result of one shard. bytes: of audio. skipped: (path, reason)."""
 
     samples: int
     seconds: float
@@ -49,35 +49,35 @@ class Packed(NamedTuple):
 class _Shard(NamedTuple):
     path: Path
     clips: list[PackItem]
-    stamp: str  # of the files it is made from
+    stamp: str  # identifies the files it is made from
 
 
 def pack(
     clips: Sequence[PackItem], folder: Path, shard_bytes: float, workers: int = 1, check: bool = False
 ) -> tuple[int, Iterator[Packed]]:
-    """Write `folder/000000.tar` and so on; finished shards are kept.
+    """Write `folder/000000.tar` and so on; finished shards are left untouched.
 
-    Names and sizes of the files alone decide which clip goes into which shard; bytes are stored unchanged.
+    The assignment of clips to shards depends only on file names and sizes. Files are stored unchanged.
 
     Args:
-        shard_bytes: a shard is closed before it would be larger (a clip that is larger has one of its own).
+        shard_bytes: maximum size of a shard (a larger clip gets its own shard).
         workers: processes. check: decode every clip, not only its header, to find damage.
 
     Returns:
-        The number of shards, and what came of each as it is done, in their order.
+        The number of shards, and an iterator over their results, in order.
 
     Raises:
-        UserError: the folder holds shards of other files; no room, no permission.
+        UserError: the folder contains shards of other files; disk full, no permission.
     """
     shards = plan_shards(clips, folder, shard_bytes)
-    found = {path.name for path in folder.glob("*.tar")}
-    if other := sorted(found - {shard.path.name for shard in shards}):
-        raise UserError(f"{folder} holds {other[0]}, which these inputs do not give; take another --out or delete it")
+    existing = {path.name for path in folder.glob("*.tar")}
+    if other := sorted(existing - {shard.path.name for shard in shards}):
+        raise UserError(f"{folder} contains {other[0]}, not made from these inputs; choose another --out or delete it")
     for shard in shards:
         if shard.path.exists() and (_about(shard.path) or {}).get("stamp") != shard.stamp:
             raise UserError(
                 f"{shard.path} was packed from other files, or with another --shard-megabytes; "
-                "take another --out or delete it"
+                "choose another --out or delete it"
             )
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -87,7 +87,7 @@ def pack(
 
 
 def index_shards(shards: Sequence[str], workers: int = 1, check: bool = False) -> tuple[int, Iterator[Packed]]:
-    """Write the indexes of shards that exist already, as `pack`; clips that cannot be read stand in them as such.
+    """Write the indexes of existing shards, returning as `pack`; unreadable clips are marked in the index.
 
     Args:
         shards: paths or URLs. workers, check: as `pack`.
@@ -96,7 +96,7 @@ def index_shards(shards: Sequence[str], workers: int = 1, check: bool = False) -
 
 
 def plan_shards(clips: Sequence[PackItem], folder: Path, shard_bytes: float) -> list[_Shard]:
-    """Clips in order, divided where a shard is full."""
+    """Consecutive clips, split into shards of up to `shard_bytes`."""
     groups: list[list[PackItem]] = []
     keys: list[list[str]] = []
     room = 0.0
@@ -104,7 +104,7 @@ def plan_shards(clips: Sequence[PackItem], folder: Path, shard_bytes: float) -> 
         try:
             stat = Path(clip.path).stat()
             size, changed = stat.st_size, stat.st_mtime_ns
-        except OSError:  # it is left out, with the reason, when its shard is written
+        except OSError:  # skipped, with the reason, when its shard is written
             size, changed = 0, 0
         needed = (4 if clip.columns else 2) * _BLOCK + -(-size // _BLOCK) * _BLOCK
         if not groups or needed > room:
@@ -121,11 +121,11 @@ def plan_shards(clips: Sequence[PackItem], folder: Path, shard_bytes: float) -> 
 
 
 def _in_parallel(work: Callable[[Any], Packed], shards: Sequence[Any], workers: int) -> Iterator[Packed]:
-    """Ctrl-C stops after the shards in progress."""
+    """Results in order. Ctrl-C ends after the shards in progress."""
     if workers <= 1 or len(shards) <= 1:
         yield from map(work, shards)
         return
-    context = multiprocessing.get_context("spawn")  # a fork would copy the threads of the progress bar half
+    context = multiprocessing.get_context("spawn")  # a fork would not copy the progress bar's threads
     pool = ProcessPoolExecutor(min(workers, len(shards)), context, _ignore_interrupts)
     try:
         yield from pool.map(work, shards)
@@ -142,13 +142,13 @@ def _pack_shard(shard: _Shard, check: bool) -> Packed:
         return _counted(pq.read_table(_index_of(str(shard.path))), about["skipped"])
     skipped: list[tuple[str, str]] = []
     try:
-        with writing(shard.path) as partial_file:  # gets its name when its index has one
+        with writing(shard.path) as partial_file:  # renamed after its index
             rows = _write_tar(shard.clips, partial_file, check, skipped)
             table = _table(rows, dict.fromkeys(column for clip in shard.clips for column in clip.columns))
             _write_index(table, str(shard.path), {"stamp": shard.stamp, "skipped": skipped})
     except OSError as error:
         raise UserError(
-            f"{shard.path} cannot be written ({error.strerror or error}); make room and start the same command again"
+            f"{shard.path} cannot be written ({error.strerror or error}); free up space and run the same command again"
         ) from None
     return _counted(table, skipped)
 
@@ -156,7 +156,7 @@ def _pack_shard(shard: _Shard, check: bool) -> Packed:
 def _write_tar(
     clips: list[PackItem], target: Path, check: bool, skipped: list[tuple[str, str]]
 ) -> list[dict[str, Any]]:
-    """Rows of the index; clips that cannot be read join `skipped`."""
+    """Write the tar and return the rows of its index; unreadable clips are added to `skipped`."""
     rows: list[dict[str, Any]] = []
     with open(target, "wb") as file, tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for clip in clips:
@@ -173,9 +173,9 @@ def _write_tar(
 
 
 def _read_clip(clip: PackItem, check: bool) -> tuple[bytes, dict[str, Any]]:
-    """Raises AudioError: not there, no access, not audio by its name or its content."""
+    """Raises AudioError: no such file, no access, no audio suffix, not readable as audio."""
     if not clip.name.lower().endswith(SUFFIXES):
-        raise AudioError("not audio by its name")
+        raise AudioError("no audio suffix")
     try:
         data = Path(clip.path).read_bytes()
     except OSError as error:
@@ -197,7 +197,7 @@ def _checksum(data: Encoded) -> str:
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> int:
-    """Returns the offset of the data. Owners and times are omitted, so that the same files give the same shard."""
+    """Add a member and return the offset of its data. Without owner and time, equal files give equal shards."""
     member = tarfile.TarInfo(name)
     member.size = len(data)
     tar.addfile(member, io.BytesIO(data))
@@ -205,7 +205,7 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> int:
 
 
 def _index_shard(shard: str, check: bool) -> Packed:
-    """An unreadable shard is one skipped entry."""
+    """Index one shard; a shard that cannot be read is one entry of `skipped`."""
     try:
         filesystem, path = open_filesystem(shard)
         stamp, about = str(filesystem.size(path)), _about(shard)
@@ -255,7 +255,7 @@ def _index_of(shard: str) -> str:
 
 
 def _write_index(table: pa.Table, shard: str, about: dict[str, Any]) -> None:
-    """Local files are written atomically; object stores show a file only when it is complete."""
+    """Local indexes are written atomically; object stores show a file only once it is complete."""
     table = table.replace_schema_metadata({_ABOUT: json.dumps(about).encode()})
     file = _index_of(shard)
     if "://" in shard:
@@ -267,12 +267,12 @@ def _write_index(table: pa.Table, shard: str, about: dict[str, Any]) -> None:
 
 
 def _about(shard: str | Path) -> dict[str, Any] | None:
-    """The metadata that `_write_index` stored; None without an index, or for one written by another tool."""
+    """The `about` of `_write_index`; None if there is no shard, no index, or one from another tool."""
     filesystem, path = open_filesystem(_index_of(str(shard)))
     try:
         with filesystem.open(path, "rb") as file:
             metadata = pq.read_schema(file).metadata or {}
-        tar_there = filesystem.exists(path.removesuffix(".index.parquet"))
+        has_tar = filesystem.exists(path.removesuffix(".index.parquet"))
     except (OSError, pa.ArrowInvalid):
         return None
-    return json.loads(metadata[_ABOUT]) if _ABOUT in metadata and tar_there else None
+    return json.loads(metadata[_ABOUT]) if _ABOUT in metadata and has_tar else None

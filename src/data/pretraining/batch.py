@@ -1,4 +1,4 @@
-"""What a worker does: turn requests into batches. It has no state, so the number of workers changes nothing."""
+"""From batch requests to batches, in the workers. Workers have no state, so their number changes nothing."""
 
 from typing import Any, NamedTuple
 
@@ -11,14 +11,14 @@ from src.data.pad import pad
 from src.data.pretraining.order import Crops, uniform
 from src.data.sources.source import Source
 
-MAX_TRIES = 100  # clips tried in place of an unreadable one
-_NEIGHBOURS = 10  # of them lie beside it; the others anywhere, for a whole shard may be gone
+MAX_TRIES = 100  # clips tried for one crop, the requested one included
+_NEIGHBORS = 10  # of these are adjacent; the others are spread out, as a whole shard may be unreadable
 
 
 class BatchRequest(NamedTuple):
-    """A batch to build. position: clips consumed by all processes once it is trained on. encoded: the clips' bytes
-    with their names, where the source is a stream; None where `crops` number clips of a source. bad: (name, reason) of
-    clips of the stream that were met since the last request."""
+    """A batch to make. position: crops consumed once it is trained on. encoded: (name, encoded clip) of a stream,
+    indexed by `crops`; None if `crops` index the clips of a source. bad: (name, reason) of unreadable clips in the
+    stream since the last request."""
 
     crops: Crops
     position: int
@@ -27,12 +27,12 @@ class BatchRequest(NamedTuple):
 
 
 class CropDataset(Dataset):
-    """`batches[request]` is the batch: waveform (B, T), zero-padded; length (B,) samples; seed (B,); source (B,), as
-    the sources are numbered; key, the names; position; bad, (name, reason) of clips that could not be decoded.
+    """`dataset[request]` is the batch: waveform (B, T), zero-padded; length (B,) samples; seed (B,); source (B,),
+    indices into `sources`; key, the clip names; position; bad, (name, reason) of clips that could not be decoded.
 
     Args:
-        sources: numbered as in the requests. pad_seconds: pad every clip with zeros that count as sound; None pads to
-            the longest with zeros that do not. gain_db: louder or softer by up to this much; None leaves the level.
+        sources: indexed by the requests. pad_seconds: pad every clip to this length, counted as audio; None pads to
+            the longest clip, not counted. gain_db: maximum random gain, up or down; None leaves the level.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class CropDataset(Dataset):
         return batch
 
     def _clip(self, request: BatchRequest, row: int, bad: list[tuple[str, str]]) -> tuple[np.ndarray, str]:
-        """The waveform of a row. An unreadable clip is replaced by the next readable one: no batch is short."""
+        """Waveform and name of a row. An unreadable clip is replaced by the next readable one: no short batches."""
         crops = request.crops
         start, seconds = float(crops.start_seconds[row]), float(crops.seconds[row])
         most_samples = round(seconds * SAMPLE_RATE)
@@ -91,7 +91,7 @@ class CropDataset(Dataset):
 
 
 def replacement(clip: int, attempt: int, count: int) -> int:
-    """The clip to try in place of `clip` (attempt 0) out of `count`: its neighbors first, then others."""
-    if attempt < _NEIGHBOURS or count <= MAX_TRIES:
+    """The clip to try at `attempt`, out of `count`: `clip` at 0, then its neighbors, then clips spread over all."""
+    if attempt < _NEIGHBORS or count <= MAX_TRIES:
         return (clip + attempt) % count
     return (clip + attempt * (count // MAX_TRIES)) % count

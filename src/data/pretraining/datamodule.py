@@ -1,4 +1,4 @@
-"""Unlabeled audio as a LightningDataModule: sources, cache, order and batches."""
+"""Unlabelled audio as a LightningDataModule: combines sources, cache, crop order and batches."""
 
 import itertools
 import warnings
@@ -27,12 +27,12 @@ from src.errors import UserError
 
 @dataclass(frozen=True)
 class DataSummary:
-    """What the plan of a run needs to know about the data, all sources together.
+    """What the plan of a run needs to know of the training data, over all sources.
 
-    num_clips, crops (of an epoch), seconds (of audio): None for a stream, whose length is not known.
-    crop_seconds: mean length of a row of a batch, padding included. clips_per_batch: mean, of one process.
-    shards: tar files, None if there are none; missing_shards: those left out.
-    overlap: validation clips that are also in train.
+    num_clips, crops (per epoch), seconds (of audio): None for a stream, whose length is unknown.
+    crop_seconds: mean length of a batch row, padding included. clips_per_batch: mean, in one process.
+    shards: number of tar files, None if there are none; missing_shards: those left out.
+    overlap: validation clips that are also in train. bad: unreadable clips.
     """
 
     num_clips: int | None
@@ -48,10 +48,10 @@ class DataSummary:
 
 
 class PretrainDataModule(L.LightningDataModule):
-    """Batches of waveforms (`src.data.pretraining.batch.CropDataset` says what is in one), endless for training.
+    """Batches of waveforms (contents: `src.data.pretraining.batch.CropDataset`), endless for training.
 
     Args:
-        overfit: each epoch starts with the first batches again.
+        overfit: restart from the first batch in every epoch.
 
     Attributes:
         bad: (name, reason) of clips left out.
@@ -70,24 +70,24 @@ class PretrainDataModule(L.LightningDataModule):
         self.streaming = any(source.streaming for source in config.sources)
         if self.streaming and len(config.sources) > 1:
             raise UserError(
-                "data.sources: a streamed source cannot be mixed with others; set streaming to false or take it alone"
+                "data.sources: a streamed source cannot be mixed with others; set streaming=false or use it alone"
             )
         _check_sources(config.sources)
 
     @property
     def position(self) -> int:
-        """Crops consumed; the LightningModule sets it to that of the batch it trains on. With the seed it is the whole
-        state, but for streams, whose state at the start of their window goes with it."""
+        """Crops consumed; the LightningModule sets it from the batch it trains on. With the seed it is the whole state,
+        except for streams: they add their state at the start of the current window."""
         return self._position
 
     @position.setter
     def position(self, position: int) -> None:
         self._position = position
         if self._sampler is not None and not self.overfit:
-            self._sampler.position = position  # where an epoch begins that is cut short by a limit
+            self._sampler.position = position  # so that the next epoch continues after one limited to some batches
 
     def prepare_data(self) -> None:
-        """Scan headers and fill the decoded cache."""
+        """Scan headers and fill the decoded cache, in one process per node."""
         self._open()
 
     def setup(self, stage: str | None = None) -> None:
@@ -123,7 +123,7 @@ class PretrainDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        _check_all_see_the_same([source.fingerprint for source in self.sources])
+        _check_same_on_all_ranks([source.fingerprint for source in self.sources])
         if self.streaming:
             self._sampler = self._stream_sampler(rank, world_size)
         else:
@@ -153,7 +153,7 @@ class PretrainDataModule(L.LightningDataModule):
         self.position, self.seed = state_dict["position"], state_dict["seed"]
         if state_dict["sources"] != [source.fingerprint for source in self.sources]:
             warnings.warn(
-                "the clips of data.sources are not those of the checkpoint (another path, other files or modification "
+                "the clips of data.sources are not those of the checkpoint (other paths, files or modification "
                 "times): the run continues with them, but not exactly",
                 stacklevel=2,
             )
@@ -161,18 +161,20 @@ class PretrainDataModule(L.LightningDataModule):
         if streams is not None:
             rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
             if len(streams) != world_size:
-                raise UserError(f"the stream was read by {len(streams)} processes and can't be resumed by {world_size}")
+                raise UserError(
+                    f"the stream was read by {len(streams)} processes and resumes only with as many, not {world_size}"
+                )
             self.position, self._stream_state = streams[rank]["position"], streams[rank]["window"]
 
     @property
     def clips_per_batch(self) -> float:
-        """Mean, of one process; after `setup`."""
+        """Mean, in one process; call after `setup`."""
         if self._clips_per_batch is None:
             self._clips_per_batch = self.summary().clips_per_batch
         return self._clips_per_batch
 
     def examples(self, number: int) -> list[np.ndarray]:
-        """The first crops of the training data, (T,) each, at 16 kHz; always the same."""
+        """The first crops of the training data, (T,) each, at 16 kHz; the same on every call."""
         if self.streaming:
             config = self.config.sources[0]
             clips = itertools.islice(open_stream(config, 0, 1), number)
@@ -184,7 +186,7 @@ class PretrainDataModule(L.LightningDataModule):
         return [waveform[:length].numpy() for waveform, length in pairs]
 
     def summary(self) -> DataSummary:
-        """After `setup`."""
+        """Call after `setup`."""
         config = self.config
         if self.streaming:
             clips = config.batch_size or config.batch_seconds / config.crop_seconds  # type: ignore[operator]
@@ -225,7 +227,7 @@ class PretrainDataModule(L.LightningDataModule):
         )  # fmt: skip
 
     def _held_out_loader(self, name: str, crop_seconds: float) -> DataLoader | list:
-        """Every crop once, in order of length; rank r takes rows r, r + world_size, ... of each batch."""
+        """Every crop once, sorted by length; rank r takes rows r, r + world_size, ... of each batch."""
         if name not in self._held_out:
             return []
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
@@ -243,14 +245,14 @@ class PretrainDataModule(L.LightningDataModule):
     def _loader(self, batches: CropDataset, requests: Iterable[BatchRequest]) -> DataLoader:
         return DataLoader(
             batches,
-            batch_size=None,  # a request is a batch already
+            batch_size=None,  # a request is a whole batch
             sampler=requests,  # type: ignore[arg-type]
             **loader_settings(self.config),
         )
 
 
 def open_stream(source: SourceConfig, rank: int, world_size: int) -> Any:
-    """This process's part of a streamed dataset."""
+    """The part of a streamed dataset that this rank reads."""
     from datasets.distributed import split_dataset_by_node
 
     stream = load_hub(source)
@@ -263,8 +265,8 @@ def _check_sources(sources: list[SourceConfig]) -> None:
             raise UserError(f"data.sources.{number}: only kind=huggingface can be streamed, not {source.kind}")
         if source.weight * 1000 < sum(other.weight for other in sources) or source.weight <= 0:
             raise UserError(
-                f"data.sources.{number}.weight={source.weight} has to be above 0 and a thousandth of all weights; "
-                "raise it, or leave the source out"
+                f"data.sources.{number}.weight={source.weight} must be above 0 and a thousandth of all weights; "
+                "raise it, or remove the source"
             )
 
 
@@ -277,16 +279,16 @@ def _check_shards(config: SourceConfig, source: Source, max_bad_share: float) ->
         )
 
 
-def _check_all_see_the_same(fingerprints: list[str]) -> None:
-    """Processes that see different clips would train on different batches."""
+def _check_same_on_all_ranks(fingerprints: list[str]) -> None:
+    """Raises UserError: ranks see different clips; they would not share the same global batches."""
     if not (dist.is_available() and dist.is_initialized()):
         return
-    found: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(found, fingerprints)
-    if different := [rank for rank, each in enumerate(found) if each != found[0]]:
+    gathered: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, fingerprints)
+    if different := [rank for rank, each in enumerate(gathered) if each != gathered[0]]:
         raise UserError(
             f"process {different[0]} sees other clips in data.sources than process 0 (files missing on a node, copied "
-            "with other times, or a shard that one of them could not read); make them the same"
+            "with new modification times, or a shard that one of them could not read); make them the same"
         )
 
 

@@ -1,23 +1,21 @@
-"""The order of crops as a pure function of (seed, position): nothing is stored, nothing is fast-forwarded.
+"""The order of crops as a pure function of (seed, position): nothing to store or fast-forward on resume.
 
-Position counts crops consumed by all processes since the start of training. The endless sequence of crops is cut into
-windows. A window's crops are shuffled, sorted by length, cut into batches of like length, and the batches shuffled.
+Position counts the crops consumed by all processes since the start of training. The endless sequence of crops is split
+into windows. In each window, crops are shuffled, sorted by length, split into batches, and the batches shuffled.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
-BLOCK = (
-    64  # neighbouring crops that stay together before the window is shuffled: reads of a shard go almost in sequence
-)
-_SLOTS = 1000  # a mixture's shares are exact over so many crops
-_CHUNK = 256  # clips whose crops are counted together: less is in memory than one number a clip
+BLOCK = 64  # adjacent crops that stay together until the window is shuffled, so that shards are read nearly in sequence
+_SLOTS = 1000  # number of crops over which the shares of a mixture are exact
+_CHUNK = 256  # clips per stored crop count, to save memory
 
 
 @dataclass(frozen=True)
 class Crops:
-    """Rows of a window or batch, as arrays of equal length. seed: 62 bits per crop, the same on every process."""
+    """The crops of a window or batch, as arrays of equal length. seed: 62 bits per crop, independent of the rank."""
 
     source: np.ndarray
     clip: np.ndarray
@@ -34,18 +32,18 @@ class Crops:
 
 @dataclass(frozen=True)
 class Batching:
-    """How crops become global batches: `clips` or `seconds` (of padded audio) per process."""
+    """How crops become global batches: up to `clips` or `seconds` (of padded audio) per process."""
 
     world_size: int
     clips: int | None
     seconds: float | None
 
     def batch_ends(self, seconds: np.ndarray) -> np.ndarray:
-        """End indices of batches of ascending lengths; multiples of world_size if the number of crops is one."""
+        """Batch ends in a list of ascending lengths; multiples of world_size if the number of lengths is one."""
         if self.clips is not None:
             return np.append(np.arange(self.unit, len(seconds), self.unit), len(seconds))
         assert self.seconds is not None
-        longest = seconds[self.world_size - 1 :: self.world_size]  # of each row of one crop a process
+        longest = seconds[self.world_size - 1 :: self.world_size]  # of each group of one crop per process
         ends, start = [], 0
         for row, length in enumerate(longest):
             if row > start and (row + 1 - start) * length > self.seconds:
@@ -55,15 +53,15 @@ class Batching:
 
     @property
     def unit(self) -> int:
-        """A window's number of crops is a multiple of this."""
+        """The number of crops in a window is a multiple of this."""
         return self.world_size * (self.clips or 1)
 
 
 class CropCounts:
-    """Crops of a source, numbered in the order of its clips. total: their number.
+    """The crops of a source, numbered in clip order. total: number of crops.
 
     Args:
-        seconds: (n,) of each clip; may lie on disk. crop_seconds: as in `Order`.
+        seconds: (n,) clip lengths; may be memory-mapped. crop_seconds: as in `Order`.
     """
 
     def __init__(self, seconds: np.ndarray, crop_seconds: float) -> None:
@@ -76,26 +74,26 @@ class CropCounts:
         self.total = int(self._ends[-1])
 
     def find(self, crop: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Of crops 0 ... total - 1: the clip, its seconds, its number of crops, and the crop's number among them."""
+        """For crop indices below `total`: the clip, its seconds, its number of crops, and the crop's index in it."""
         chunk = np.unique(np.searchsorted(self._ends, crop, side="right"))
         clips = chunk[:, None] * _CHUNK + np.arange(_CHUNK)
-        there = clips < len(self.seconds)
+        valid = clips < len(self.seconds)
         seconds = self.seconds[np.minimum(clips, len(self.seconds) - 1)]
-        counts = np.where(there, crops_of(seconds, self.crop_seconds), 0)
+        counts = np.where(valid, crops_of(seconds, self.crop_seconds), 0)
         ends = self._ends[chunk][:, None] - counts.sum(1, keepdims=True) + np.cumsum(counts, axis=1)
-        place = np.searchsorted(ends.ravel(), crop, side="right")
-        count = counts.ravel()[place]
-        return clips.ravel()[place], seconds.ravel()[place], count, crop - (ends.ravel()[place] - count)
+        row = np.searchsorted(ends.ravel(), crop, side="right")
+        count = counts.ravel()[row]
+        return clips.ravel()[row], seconds.ravel()[row], count, crop - (ends.ravel()[row] - count)
 
 
 class Order:
-    """Crops of one or several sources.
+    """The endless sequence of crops of one or more sources.
 
     Args:
-        seconds: (n,) lengths of the clips of each source. weights: share of the crops from each source.
-        resample: runs of BLOCK neighbouring crops are drawn with replacement; else each crop comes once an epoch.
-        crop_seconds: a longer clip gives floor(seconds / crop_seconds) crops, each from its own stretch of the clip.
-        window_clips: crops that are shuffled together, at least; not more than an epoch, but for whole batches.
+        seconds: (n,) clip lengths of each source. weights: of the sources, proportional to their shares of the crops.
+        resample: draw runs of BLOCK adjacent crops with replacement; otherwise each crop comes once per epoch.
+        crop_seconds: a longer clip gives floor(seconds / crop_seconds) crops, each from its own segment of the clip.
+        window_clips: crops to shuffle together, at most an epoch, rounded up to whole batches.
     """
 
     def __init__(
@@ -110,13 +108,13 @@ class Order:
         self._pattern = np.argsort(np.concatenate([(np.arange(n) + 0.5) / max(n, 1) for n in slots]), kind="stable")
         self._pattern = np.repeat(np.arange(len(slots)), slots)[self._pattern]
         self._slots = slots
-        self._rank = np.zeros(_SLOTS, dtype=np.int64)  # how many of the same source stand before a slot
+        self._rank = np.zeros(_SLOTS, dtype=np.int64)  # number of earlier slots with the same source
         for source in range(len(slots)):
             self._rank[self._pattern == source] = np.arange(slots[source])
 
     @property
     def num_crops(self) -> int:
-        """Crops per epoch, all sources together."""
+        """Per epoch, over all sources."""
         return sum(source.total for source in self._sources)
 
     def window_size(self, batching: Batching) -> int:
@@ -124,27 +122,27 @@ class Order:
         return -(-size // batching.unit) * batching.unit
 
     def crops(self, positions: np.ndarray) -> Crops:
-        """Crops at positions of the endless sequence, before windows are shuffled."""
+        """The crops at positions of the endless sequence, before the windows are shuffled."""
         block, slot = np.divmod(positions, _SLOTS)
         source = self._pattern[slot]
         draw = block * self._slots[source] + self._rank[slot]
         clip, start, seconds, seed = (np.zeros(len(positions), t) for t in (np.int64, float, float, np.int64))
         for s in np.unique(source):
             rows = np.flatnonzero(source == s)
-            if self.resample:  # each draw has a seed of its own: a crop that comes twice is not cut the same way
+            if self.resample:  # a seed per draw, so that repeats of a crop are cut differently
                 epoch, index = draw[rows], self._with_replacement(draw[rows], s)
             else:
-                epoch, place = np.divmod(draw[rows], self._sources[s].total)
-                index = self._permute(place, epoch, s)
+                epoch, index = np.divmod(draw[rows], self._sources[s].total)
+                index = self._permute(index, epoch, s)
             clip[rows], length, count, number = self._sources[s].find(index)
             seed[rows] = crop_seeds(self.seed, int(s), epoch, clip[rows], number)
             start[rows], seconds[rows] = place_crops(length, count, number, self.crop_seconds, seed[rows])
         return Crops(source, clip, start, seconds, seed)
 
-    def _permute(self, place: np.ndarray, epoch: np.ndarray, source: int) -> np.ndarray:
-        """Permute the crops of an epoch: whole blocks move, the incomplete last block stays at the end."""
+    def _permute(self, index: np.ndarray, epoch: np.ndarray, source: int) -> np.ndarray:
+        """Shuffle the crops of an epoch: full blocks are permuted, the incomplete last block stays at the end."""
         blocks = self._sources[source].total // BLOCK
-        block, inner = np.divmod(place, BLOCK)
+        block, inner = np.divmod(index, BLOCK)
         permuted = block.copy()
         for e in np.unique(epoch):
             rows = np.flatnonzero((epoch == e) & (block < blocks))
@@ -152,7 +150,7 @@ class Order:
         return permuted * BLOCK + inner
 
     def _with_replacement(self, draw: np.ndarray, source: int) -> np.ndarray:
-        """Runs of neighboring crops from random starts; every crop is equally likely."""
+        """Runs of crops with a random start; every crop is equally likely."""
         run, inner = np.divmod(draw, BLOCK)
         total = self._sources[source].total
         begin = (uniform(run.astype(np.uint64) ^ np.uint64(hash_integers(self.seed, source)), 3) * total).astype(
@@ -162,7 +160,7 @@ class Order:
 
 
 def make_batches(crops: Crops, batching: Batching, key: int) -> list[Crops]:
-    """Divide the crops of a window into global batches; a pure function of its arguments."""
+    """Split the crops of a window into global batches; a pure function of its arguments."""
     random = np.random.Generator(np.random.Philox(key=np.array([key & (2**64 - 1), 1], dtype=np.uint64)))
     shuffled = crops.take(random.permutation(len(crops)))
     ascending = shuffled.take(np.argsort(np.round(shuffled.seconds, 2), kind="stable"))
@@ -172,13 +170,13 @@ def make_batches(crops: Crops, batching: Batching, key: int) -> list[Crops]:
 
 
 def eval_batches(crops: Crops, most_clips: int | None, most_seconds: float, rank: int, world_size: int) -> list[Crops]:
-    """Batches of one process from crops of ascending length; all processes have the same number of batches, whose sizes
-    may differ by one crop.
+    """The batches of a rank, from crops of ascending length. Ranks have equally many batches, whose sizes differ by at
+    most one crop.
 
-    No crop is left out, and none is repeated unless there are fewer crops than processes.
+    No crop is left out, and none is repeated unless there are fewer crops than ranks.
 
     Args:
-        most_clips, most_seconds: (of padded audio) that a process puts into a batch.
+        most_clips, most_seconds: maximum size of a batch in one process (seconds of padded audio).
     """
     rows = np.resize(np.arange(len(crops)), max(len(crops), world_size))
     ends, start = [], 0
@@ -194,21 +192,21 @@ def eval_batches(crops: Crops, most_clips: int | None, most_seconds: float, rank
 
 
 def crops_of(seconds: np.ndarray, crop_seconds: float) -> np.ndarray:
-    """Number of crops per epoch from clips of these lengths."""
+    """Number of crops per epoch of clips of these lengths."""
     return np.maximum(1, np.floor(seconds / crop_seconds + 1e-6)).astype(np.int64)
 
 
 def place_crops(
     length: np.ndarray, count: np.ndarray, number: np.ndarray, crop_seconds: float, seed: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Start and length of crop `number` of `count`: at random within its section of the clip; short clips are whole."""
-    stretch = length / count
-    slack = np.maximum(stretch - crop_seconds, 0.0)
-    return number * stretch + uniform(seed, 1) * slack, np.minimum(length, crop_seconds)
+    """Start and seconds of crop `number` of `count`: random within its segment of the clip; short clips whole."""
+    segment = length / count
+    slack = np.maximum(segment - crop_seconds, 0.0)
+    return number * segment + uniform(seed, 1) * slack, np.minimum(length, crop_seconds)
 
 
 def crop_seeds(seed: int, source: int, epoch: np.ndarray, clip: np.ndarray, number: np.ndarray) -> np.ndarray:
-    """62 bits per crop."""
+    """A seed of 62 bits for each crop."""
     value = splitmix64(clip.astype(np.uint64) ^ np.uint64(hash_integers(seed, source)))
     value = splitmix64(
         value + splitmix64(np.asarray(epoch, dtype=np.uint64) * np.uint64(2**32) + number.astype(np.uint64))
@@ -217,14 +215,14 @@ def crop_seeds(seed: int, source: int, epoch: np.ndarray, clip: np.ndarray, numb
 
 
 def uniform(seed: np.ndarray, purpose: int) -> np.ndarray:
-    """[0, 1) for each seed; another `purpose` gives independent numbers."""
+    """Numbers in [0, 1), one per seed; different values of `purpose` give independent numbers."""
     return (splitmix64(seed.astype(np.uint64) + np.uint64(hash_integers(purpose))) >> np.uint64(11)).astype(
         float
     ) / 2**53
 
 
 def permute(index: np.ndarray, size: int, key: int) -> np.ndarray:
-    """A permutation of range(size) at `index`, in constant memory: a four-round Feistel network, cycle-walked."""
+    """A permutation of range(size) at `index`, without storing it: a four-round Feistel network with cycle walking."""
     bits = max(1, (max(size - 1, 1).bit_length() + 1) // 2)
     mask = np.uint64(2**bits - 1)
     result = index.astype(np.uint64)
@@ -239,7 +237,7 @@ def permute(index: np.ndarray, size: int, key: int) -> np.ndarray:
 
 
 def hash_integers(*numbers: int) -> int:
-    """64 bits from integers."""
+    """A 64-bit hash of integers."""
     value = np.uint64(0)
     for number in numbers:
         value = splitmix64(np.array([(int(value) ^ int(number)) & (2**64 - 1)], dtype=np.uint64))[0]
@@ -247,7 +245,7 @@ def hash_integers(*numbers: int) -> int:
 
 
 def splitmix64(value: np.ndarray) -> np.ndarray:
-    """splitmix64."""
+    """The splitmix64 hash, elementwise."""
     with np.errstate(over="ignore"):
         value = value + np.uint64(0x9E3779B97F4A7C15)
         value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

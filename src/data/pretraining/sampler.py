@@ -1,4 +1,4 @@
-"""From a position to requests: the endless sequence of batches of one process, from indexable sources or a stream."""
+"""The endless sequence of batch requests of one process, from a position, for map-style sources or a stream."""
 
 import dataclasses
 import hashlib
@@ -23,14 +23,14 @@ from src.data.pretraining.order import (
 from src.data.sources.hub import encoded_clip
 from src.errors import UserError
 
-_Clip = tuple[str, Encoded, float]  # of a stream: name, bytes or path, seconds
-_MIN_CLIPS = 4  # sent with a request of a stream, so that an undecodable one can be replaced
+_Clip = tuple[str, Encoded, float]  # in a stream: name, bytes or path, seconds
+_MIN_CLIPS = 4  # sent with a request of a stream, as replacements if one does not decode
 
 
 class OrderSampler:
-    """Requests from indexable sources. position: crops that all processes have consumed where the sequence starts.
+    """Requests for map-style sources. `position`: crops consumed by all processes before the sequence starts.
 
-    If the batch size has changed since, the position may lie within a batch; then the window continues with the next.
+    If the batch size has changed, the position may fall within a batch; the window then continues with the next one.
     """
 
     def __init__(self, order: Order, batching: Batching, rank: int, position: int) -> None:
@@ -52,15 +52,15 @@ class OrderSampler:
 
 
 class StreamSampler:
-    """Requests from a Hugging Face stream, read in its own order here in the main process and shuffled in windows.
+    """Requests for a Hugging Face stream, read sequentially in the main process and shuffled in windows.
 
-    Each process reads its own part of the stream and counts its own crops. The state is the stream's at the start of
-    the window that training stands in, so a resume reads that one window again. A window ends where the stream ends.
+    Each rank reads its own part of the stream and counts its own crops. The state is the stream's at the start of the
+    current window, so a resume reads that window again. A window ends where the stream ends.
 
     Args:
-        open_stream: gives the `datasets.IterableDataset` from its beginning. column: holds {"bytes", "path"}.
-        window_clips: clips read before they are shuffled. seed: differs from process to process.
-        position: crops this process has consumed. state: what `state_at` gave then; None starts at the beginning.
+        open_stream: returns the `datasets.IterableDataset` from its start. column: audio, with {"bytes", "path"}.
+        window_clips: clips to read and shuffle together. seed: differs between ranks.
+        position: crops this rank has consumed. state: of `state_at` at that position; None starts at the beginning.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class StreamSampler:
             self._windows.append(at)
 
     def _read_window(self, rows: Iterator[dict], bad: list[tuple[str, str]]) -> tuple[int, list[_Clip]]:
-        """Rows read, and name, encoded clip and seconds of those whose header can be read; the others go to `bad`."""
+        """The number of rows read, and the clips with a readable header; the others are added to `bad`."""
         num_rows, clips = 0, []
         for row in itertools.islice(rows, self.window_clips):
             num_rows += 1

@@ -1,1 +1,1 @@
-"""Where audio lies, as indexable collections of clips."""
+"""Folders, tar shards and Hugging Face datasets as indexable collections of clips."""

@@ -1,7 +1,7 @@
-"""Labels of the files of a folder: from a CSV (`filename,label[,split][,fold][,group]`), or from class folders.
+"""Labels of the files in a folder: from a CSV (`filename,label[,split][,fold][,group]`), or from class folders.
 
-A label cell may hold several, separated by `;` (by `|` where the columns themselves are separated by `;`). With the
-columns `onset` and `offset` (seconds) a row is an event, and a file has as many rows as it has events.
+A label cell may hold several labels, separated by `;` (by `|` if `;` separates the columns). With columns `onset` and
+`offset` (seconds), each row is an event, and a file has one row per event.
 """
 
 import csv
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from src.errors import UserError
 
-CSV_NAMES = ("labels.csv", "metadata.csv")  # looked for in a folder; the second is Hugging Face's
+CSV_NAMES = ("labels.csv", "metadata.csv")  # in order of precedence; the second is Hugging Face's
 SPLITS = {
     "train": "train", "training": "train", "dev": "valid", "val": "valid", "valid": "valid", "validation": "valid",
     "test": "test", "testing": "test", "eval": "test", "evaluation": "test",
@@ -28,9 +28,9 @@ class Event(NamedTuple):
 
 
 class Annotation(NamedTuple):
-    """Of one file. labels: class names, one or several. split: train, valid or test, None where the set is not split.
-    fold: 1 to k or None. group: clips of one group never cross a split; None is a group of its own.
-    events: where in the file its labels are; empty where that is not known."""
+    """Of one file. labels: one or more class names. split: train, valid or test; None if the set is not split.
+    fold: 1 to k or None. group: clips of a group stay in one split; None is a group of its own.
+    events: where in the file its labels are; empty if unknown."""
 
     labels: tuple[str, ...]
     split: str | None = None
@@ -40,10 +40,10 @@ class Annotation(NamedTuple):
 
 
 def find_annotations(root: Path, names: Sequence[str]) -> dict[str, Annotation]:
-    """Annotations of the files of a folder: of its CSV if it has one, else of its class folders; empty if of neither.
+    """Annotations of the files in a folder, from its CSV or else from its class folders; empty if it has neither.
 
-    Class folders are the folders of the first level, several, with every file in one of them; folders named like
-    splits (train, valid, test) may stand above them.
+    Class folders are two or more top-level folders that together contain every file. Folders named after splits
+    (train, valid, test) may sit above them.
 
     Args:
         names: of the files, relative to `root`.
@@ -66,7 +66,7 @@ def find_annotations(root: Path, names: Sequence[str]) -> dict[str, Annotation]:
 
 
 def empty_class_folders(root: Path, names: Iterable[str]) -> list[str]:
-    """Folders of the first level that hold none of the files, where the others are classes (no CSV says them)."""
+    """Top-level folders with none of the files, if the others are classes (there is no CSV)."""
     if any((root / name).is_file() for name in CSV_NAMES):
         return []
     filled = {Path(name).parts[0] for name in names if len(Path(name).parts) > 1}
@@ -77,32 +77,31 @@ def empty_class_folders(root: Path, names: Iterable[str]) -> list[str]:
 def read_csv(file: Path, names: Iterable[str]) -> dict[str, Annotation]:
     """The annotations of a CSV, by file name.
 
-    A byte-order mark, spaces around cells, commas, semicolons or tabs between columns, and rows that say the same
-    twice are all right.
+    Accepts a byte-order mark, spaces around cells, commas, semicolons or tabs between columns, and duplicate rows.
 
     Raises:
-        UserError: names the row: a file that is not among `names`, no label, another label than before, a split or fold
-            that is none; a CSV without the columns.
+        UserError: with the line: a file that is not in `names`, no label, a label that contradicts an earlier row, an
+            invalid split or fold; a CSV without the required columns.
     """
     rows, separator = _rows(file)
-    known = set(names)
-    found: dict[str, Annotation] = {}
+    files = set(names)
+    annotations: dict[str, Annotation] = {}
     lines: dict[str, int] = {}
     for line, row in rows:
         name = Path(row["filename"]).as_posix().removeprefix("./")
-        if name not in known:
+        if name not in files:
             raise UserError(f"{file}, line {line}: there is no audio file {name} in {file.parent}")
         annotation = _annotation(row, name, separator, file, line)
-        joined = _join(found.get(name, annotation), annotation)
+        joined = _join(annotations.get(name, annotation), annotation)
         if joined is None:
             raise UserError(
-                f"{file}, line {line}: {name} has another label, split or fold in line {lines[name]}; "
-                f"several labels of a file stand in one row, as a{separator}b"
+                f"{file}, line {line}: {name} has a different label, split or fold in line {lines[name]}; "
+                f"put several labels of a file in one row, as a{separator}b"
             )
-        found[name] = joined
+        annotations[name] = joined
         lines.setdefault(name, line)
-    _check_all_or_none(found, lines, file)
-    return found
+    _check_all_or_none(annotations, lines, file)
+    return annotations
 
 
 def _annotation(row: dict[str, str], name: str, separator: str, file: Path, line: int) -> Annotation:
@@ -120,30 +119,30 @@ def _annotation(row: dict[str, str], name: str, separator: str, file: Path, line
 
 
 def _join(before: Annotation, row: Annotation) -> Annotation | None:
-    """What the rows of a file say together: events add up, else rows have to be equal; None if they are not."""
+    """Merge the rows of a file: events accumulate, other rows must be equal; None if they are not."""
     if row.events and before[1:4] == row[1:4]:
         labels = tuple(dict.fromkeys((*before.labels, *row.labels)))
         return row._replace(labels=labels, events=tuple(dict.fromkeys((*before.events, *row.events))))
     return row if before == row else None
 
 
-def _check_all_or_none(found: dict[str, Annotation], lines: dict[str, int], file: Path) -> None:
-    """A split or fold that only some rows have is a mistake."""
+def _check_all_or_none(annotations: dict[str, Annotation], lines: dict[str, int], file: Path) -> None:
+    """Raises UserError: only some rows have a split or fold."""
     for column in ("split", "fold"):
-        if len({getattr(annotation, column) is None for annotation in found.values()}) == 2:
-            line, name = min((lines[n], n) for n, a in found.items() if getattr(a, column) is None)
-            raise UserError(f"{file}, line {line}: {name} has no {column}, other rows have one")
+        if len({getattr(annotation, column) is None for annotation in annotations.values()}) == 2:
+            line, name = min((lines[n], n) for n, a in annotations.items() if getattr(a, column) is None)
+            raise UserError(f"{file}, line {line}: {name} has no {column}, but other rows have one")
 
 
 def _rows(file: Path) -> tuple[list[tuple[int, dict[str, str]]], str]:
-    """(line, cells by our column names), and what separates labels."""
+    """(line, cells by canonical column name) of each row, and the separator of labels."""
     try:
         text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise UserError(f"{file} is not UTF-8; save it as UTF-8") from None
     lines = text.splitlines()
-    head = next((line for line in lines if line.strip()), "")
-    delimiter = max(",;\t", key=head.count)
+    header = next((line for line in lines if line.strip()), "")
+    delimiter = max(",;\t", key=header.count)
     reader = csv.reader(lines, delimiter=delimiter)
     columns: list[str] | None = None
     rows = []
@@ -157,17 +156,17 @@ def _rows(file: Path) -> tuple[list[tuple[int, dict[str, str]]], str]:
         row = dict(zip(columns, [*cells, *[""] * (len(columns) - len(cells))], strict=False))
         rows.append((reader.line_num, row))
     if columns is None or not rows:
-        raise UserError(f"{file} has no rows; it needs filename,label and a row a file")
+        raise UserError(f"{file} has no rows; it needs a header filename,label and one row per file")
     return rows, "|" if delimiter == ";" else ";"
 
 
 def _columns(cells: list[str], file: Path) -> list[str]:
     lowered = [cell.lower() for cell in cells]
     for ours, theirs in (("filename", _FILENAME), ("label", _LABEL)):
-        place = next((lowered.index(name) for name in theirs if name in lowered), None)
-        if place is None:
-            raise UserError(f"{file} has no column {ours}; its first line says {', '.join(cells)}")
-        lowered[place] = ours
+        position = next((lowered.index(name) for name in theirs if name in lowered), None)
+        if position is None:
+            raise UserError(f"{file} has no column {ours}; its header is {', '.join(cells)}")
+        lowered[position] = ours
     return lowered
 
 
@@ -175,7 +174,7 @@ def _split(value: str | None, file: Path, line: int) -> str | None:
     if not value:
         return None
     if value.lower() not in SPLITS:
-        raise UserError(f"{file}, line {line}: split {value} is none of train, valid, test")
+        raise UserError(f"{file}, line {line}: split {value} is not one of train, valid, test")
     return SPLITS[value.lower()]
 
 
@@ -185,7 +184,7 @@ def _times(row: dict[str, str], file: Path, line: int) -> tuple[float, float]:
     except ValueError:
         raise UserError(f"{file}, line {line}: onset and offset are not both numbers of seconds") from None
     if not 0 <= onset < offset:
-        raise UserError(f"{file}, line {line}: the event goes from {onset:g} to {offset:g} s; onset comes first")
+        raise UserError(f"{file}, line {line}: the event runs from {onset:g} to {offset:g} s; its onset must be first")
     return onset, offset
 
 

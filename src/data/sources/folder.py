@@ -10,7 +10,7 @@ from src.errors import UserError
 
 
 class FileSource(Source):
-    """Audio files. root: folder that their names are relative to; None uses the paths as given."""
+    """Audio files. root: names are relative to it; None uses the paths as given."""
 
     def __init__(self, files: list[Path], root: Path | None = None) -> None:
         self._files, self._root = files, root
@@ -31,9 +31,9 @@ class FileSource(Source):
 
 
 class FolderSource(FileSource):
-    """All audio files under a folder, in the order of their paths, without names that start with a dot.
+    """All audio files under a folder, sorted by path; hidden files and folders are skipped.
 
-    Labels are those of the folder's labels.csv, else of its class folders (`src.data.sources.annotations`).
+    Labels come from the folder's labels.csv, or else from its class folders (`src.data.sources.annotations`).
     """
 
     def __init__(self, path: str) -> None:
@@ -51,18 +51,18 @@ class FolderSource(FileSource):
 
 
 def find_audio(root: Path) -> list[Path]:
-    """Audio files under a folder, by their paths; names that start with a dot are left out.
+    """Audio files under a folder, sorted by path; hidden files and folders are skipped.
 
     Raises:
         UserError: there are none.
     """
-    found = (path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    files = sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(root).parts))
+    paths = (path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    files = sorted(path for path in paths if not any(part.startswith(".") for part in path.relative_to(root).parts))
     if not files:
         raise UserError(f"{root} holds no audio files ({', '.join(SUFFIXES)})")
     return files
 
 
 def as_text(path: Path) -> str:
-    """File names need not be UTF-8."""
+    """The path as valid text; file names need not be UTF-8."""
     return os.fsencode(path).decode(errors="replace")

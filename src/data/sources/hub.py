@@ -1,4 +1,4 @@
-"""Hugging Face datasets, from the hub or from disk, without decoding the audio."""
+"""Hugging Face datasets, from the hub or from disk, with undecoded audio."""
 
 import difflib
 from collections.abc import Iterable, Iterator
@@ -13,14 +13,14 @@ from src.errors import UserError
 
 
 class HuggingFaceSource(Source):
-    """A map-style dataset whose audio column is not decoded by the library.
+    """A map-style dataset with an undecoded audio column.
 
     Args:
-        dataset: already loaded; None loads what the config says.
+        dataset: already loaded; None loads the one in `config`.
     """
 
     def __init__(self, config: SourceConfig, dataset: Any = None) -> None:
-        self._place, self._audio_column = config.path, config.audio_column
+        self._dataset_path, self._audio_column = config.path, config.audio_column
         dataset = load_hub(config) if dataset is None else dataset
         if config.label_column is not None:
             self._annotate(*read_annotations(dataset, config))
@@ -36,7 +36,7 @@ class HuggingFaceSource(Source):
         return clip_name(self._dataset[i][self._audio_column], i)
 
     def _path(self, i: int) -> str:
-        return f"{self._place}#{self._name(i)}"
+        return f"{self._dataset_path}#{self._name(i)}"
 
 
 def load_hub(config: SourceConfig) -> Any:
@@ -78,10 +78,10 @@ def _load(config: SourceConfig, datasets: Any) -> Any:
 
 
 def stream_to_disk(config: SourceConfig, most_bytes: float) -> tuple[Any, bool]:
-    """A streamed dataset as a local one: its first rows, up to `most_bytes` of encoded audio.
+    """Download rows of a streamed dataset, in order, up to `most_bytes` of encoded audio.
 
     Returns:
-        The `datasets.Dataset`, in the library's cache, and whether it is the whole.
+        The `datasets.Dataset`, in the library's cache, and whether it is complete.
 
     Raises:
         UserError: as `load_hub`.
@@ -96,13 +96,13 @@ def stream_to_disk(config: SourceConfig, most_bytes: float) -> tuple[Any, bool]:
     )
 
     def rows() -> Iterator[dict]:
-        taken = 0
+        num_bytes = 0
         for row in stream:
             audio = row[config.audio_column]
             if audio and audio["bytes"] is None and audio["path"]:
                 audio = {**audio, "bytes": Path(audio["path"]).read_bytes()}
-            taken += len(audio["bytes"] or b"") if audio else 0
-            if taken > most_bytes:
+            num_bytes += len(audio["bytes"] or b"") if audio else 0
+            if num_bytes > most_bytes:
                 return
             yield {**row, config.audio_column: audio}
 
@@ -111,15 +111,14 @@ def stream_to_disk(config: SourceConfig, most_bytes: float) -> tuple[Any, bool]:
         dataset = datasets.Dataset.from_generator(rows, features=features)
     finally:
         datasets.enable_progress_bars()
-    whole = next(iter(stream.skip(len(dataset))), None) is None
-    return dataset, whole
+    complete = next(iter(stream.skip(len(dataset))), None) is None
+    return dataset, complete
 
 
 def read_annotations(dataset: Any, config: SourceConfig) -> tuple[list[str], list[Annotation | None]]:
-    """Class names, and each row's label or labels, fold and group.
+    """Class names, and the labels, fold and group of each row.
 
-    A label column holds names, numbers or classes, one a row, or a list of them; strings with `label_separator` in
-    between are taken apart.
+    A label column holds names, numbers or ClassLabels, or lists of them; strings are split at `label_separator`.
 
     Raises:
         UserError: no such column, a fold that is not a number.
@@ -138,7 +137,7 @@ def read_annotations(dataset: Any, config: SourceConfig) -> tuple[list[str], lis
     names: list[str] | None = getattr(inner, "names", None)
     labels = [_labels(value, names, config.label_separator) for value in columns["label_column"]]
     if bad := next((fold for fold in columns["fold_column"] if fold is not None and not str(fold).isdigit()), None):
-        raise UserError(f"fold_column={config.fold_column}: {bad} is not a number of a fold")
+        raise UserError(f"fold_column={config.fold_column}: {bad} is not a fold number")
     class_names = names or _in_order({label for each in labels for label in each})
     rows = zip(labels, columns["fold_column"], columns["group_column"], strict=True)
     return class_names, [
@@ -172,12 +171,12 @@ def _explain(config: SourceConfig, error: Exception) -> str:
         return f"config_name={config.config_name} of {config.path}: {reason}"
     return (
         f"the dataset {config.path} cannot be loaded ({reason}); "
-        "a hub id needs a network, a local dataset a folder of that name"
+        "a hub id needs network access, a local dataset an existing path"
     )
 
 
 def encoded_clip(audio: dict[str, Any] | None) -> Encoded:
-    """The bytes of a row's audio column, or the path where it holds one only.
+    """The bytes in a row's audio column, or its path if there are no bytes.
 
     Raises:
         AudioError: the row has neither.
@@ -188,13 +187,13 @@ def encoded_clip(audio: dict[str, Any] | None) -> Encoded:
 
 
 def clip_name(audio: dict[str, Any] | None, row: int) -> str:
-    """The row's number, and the file's name where the dataset keeps it."""
+    """The row index, followed by the file name if the dataset keeps it."""
     return f"{row}:{Path(audio['path']).name}" if audio and audio["path"] else str(row)
 
 
-def nearest(found: str, names: Iterable[str]) -> str:
-    """A hint: the closest of `names`, and all of them."""
+def nearest(name: str, names: Iterable[str]) -> str:
+    """The end of a message: the closest of `names`, and all of them."""
     names = list(names)
-    close = difflib.get_close_matches(found, names, 1)
+    close = difflib.get_close_matches(name, names, 1)
     hint = f"; did you mean {close[0]}?" if close else ""
-    return f"{hint} There are: {', '.join(names)}" if hint else f"; there are: {', '.join(names)}"
+    return f"{hint} Available: {', '.join(names)}" if hint else f"; available: {', '.join(names)}"

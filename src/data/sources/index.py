@@ -1,4 +1,4 @@
-"""What is known about clips before they are decoded: headers, positions in tar shards. Scanned once and cached."""
+"""What is known of clips before decoding: headers, and offsets in tar shards. Scanned once, then cached."""
 
 import hashlib
 import os
@@ -22,7 +22,7 @@ from src.progress import progress_bar
 
 
 class Headers(NamedTuple):
-    """One entry a clip: seconds (NaN where unreadable), and the reason ("" where readable)."""
+    """One entry per clip: seconds (NaN if unreadable), and the reason ("" if readable)."""
 
     seconds: np.ndarray
     reason: list[str]
@@ -34,49 +34,50 @@ def cache_root() -> Path:
 
 
 def digest(keys: Sequence[str]) -> str:
-    """32 hexadecimal digits that identify all keys; file names need not be UTF-8."""
+    """Hash of all keys, 32 hexadecimal digits; file names need not be UTF-8."""
     return hashlib.sha256("\n".join(keys).encode(errors="surrogateescape")).hexdigest()[:32]
 
 
-def scan_headers(read: Callable[[int], Encoded], keys: Sequence[str], place: str) -> Headers:
-    """Headers of clips 0 ... len(keys) - 1; keys that an earlier scan of the same place has seen are not read again.
+def scan_headers(read: Callable[[int], Encoded], keys: Sequence[str], location: str) -> Headers:
+    """Headers of clips 0 ... len(keys) - 1. Keys known from an earlier scan of the same location are not read again.
 
     Args:
-        read: the encoded clip of a number. keys: identify a clip's content (path, size and mtime, say).
+        read: returns the encoded clip at an index. keys: identify a clip's content (say, path, size and mtime).
+        location: of the clips; each location has its own cache file.
     """
-    file = cache_root() / "headers" / f"{digest([place])}.parquet"
+    file = cache_root() / "headers" / f"{digest([location])}.parquet"
     keys = [digest([key]) for key in keys]
     known: dict[str, tuple[float, str]] = {}
     if (table := _read_cached(file)) is not None:
-        columns = table.to_pydict()
-        known = dict(zip(columns["key"], zip(columns["seconds"], columns["reason"], strict=True), strict=True))
+        cached = table.to_pydict()
+        known = dict(zip(cached["key"], zip(cached["seconds"], cached["reason"], strict=True), strict=True))
 
-    def scan(number: int) -> tuple[float, str]:
+    def scan(i: int) -> tuple[float, str]:
         try:
-            return probe(read(number)).seconds, ""
+            return probe(read(i)).seconds, ""
         except AudioError as error:
             return float("nan"), str(error)
 
-    new = [number for number, key in enumerate(keys) if key not in known]
+    new = [i for i, key in enumerate(keys) if key not in known]
     with (
         ThreadPoolExecutor(max(4, os.cpu_count() or 1)) as pool,
         progress_bar("reading headers", len(new), len(new) > 10_000) as advance,
     ):
-        for number, header in zip(new, pool.map(scan, new), strict=True):
-            known[keys[number]] = header
+        for i, header in zip(new, pool.map(scan, new), strict=True):
+            known[keys[i]] = header
             advance()
     headers = Headers(np.array([known[key][0] for key in keys], dtype=float), [known[key][1] for key in keys])
     if new:
-        found = {"key": pa.array(keys), "seconds": headers.seconds, "reason": pa.array(headers.reason, pa.string())}
-        _write_cached(pa.table(found), file)
+        columns = {"key": pa.array(keys), "seconds": headers.seconds, "reason": pa.array(headers.reason, pa.string())}
+        _write_cached(pa.table(columns), file)
     return headers
 
 
 def tar_members(shard: str) -> pa.Table:
-    """Audio members of a tar: name, offset, size (bytes), in the order of the file.
+    """Audio members of a tar, in file order: name, offset, size (bytes).
 
-    From `<shard>.index.parquet` beside it if there is one, else from the cache, else by walking the tar's headers. An
-    index that comes with the shard may say seconds too (NaN: unreadable); the clips' own headers are then not read.
+    Read from `<shard>.index.parquet` if it exists, else from the cache, else from the tar headers. An index next to
+    the shard may also have seconds (NaN: unreadable); the headers of the clips are then not read.
 
     Raises:
         UserError: not a tar, not an index. OSError: no such shard, no access, no answer.
@@ -100,7 +101,7 @@ def tar_members(shard: str) -> pa.Table:
 
 
 def walk_tar(shard: str) -> list[tarfile.TarInfo]:
-    """Complete audio members; in a truncated tar those before the cut, with a warning.
+    """Complete audio members; of a truncated tar, those before the cut, with a warning.
 
     Raises:
         UserError: not a tar. OSError: no such shard, no access.
@@ -108,7 +109,7 @@ def walk_tar(shard: str) -> list[tarfile.TarInfo]:
     try:
         return _walk(shard)
     except tarfile.TarError as error:
-        raise UserError(f"{error}; a shard has to be a tar that is not compressed") from None
+        raise UserError(f"{error}; a shard must be an uncompressed tar") from None
 
 
 def _walk(shard: str) -> list[tarfile.TarInfo]:
@@ -126,7 +127,8 @@ def _walk(shard: str) -> list[tarfile.TarInfo]:
                     members.append(member)
         except tarfile.ReadError as error:
             warnings.warn(
-                f"the shard {shard} is damaged ({error}): {len(members)} clips before that are used", stacklevel=2
+                f"the shard {shard} is damaged ({error}); using the {len(members)} clips before it",
+                stacklevel=2,
             )
     return members
 
@@ -137,20 +139,18 @@ def _shipped_index(file: str) -> pa.Table:
             table = pq.read_table(opened)
             return table.select(["name", "offset", "size", *({"seconds"} & set(table.column_names))])
     except (pa.ArrowInvalid, KeyError) as error:
-        raise UserError(
-            f"{file} is not an index with name, offset and size ({error}); delete it or rebuild it"
-        ) from None
+        raise UserError(f"{file} is not an index with name, offset and size ({error}); delete or rebuild it") from None
 
 
 def _read_cached(file: Path) -> pa.Table | None:
     try:
         return pq.read_table(file)
-    except (OSError, pa.ArrowInvalid):  # not there, or not for us
+    except (OSError, pa.ArrowInvalid):  # missing or invalid
         return None
 
 
 def _write_cached(table: pa.Table, file: Path) -> None:
-    """Without permission or room, continue without the cache."""
+    """Without permission or disk space, warn and continue without the cache."""
     try:
         with writing(file) as partial:
             pq.write_table(table, partial)

@@ -1,4 +1,4 @@
-"""Sources from settings and from command lines: files, folders, tar shards, Hugging Face datasets."""
+"""Open sources from a config or from command-line inputs: files, folders, tar shards, Hugging Face datasets."""
 
 import re
 from pathlib import Path
@@ -16,11 +16,11 @@ def open_source(config: SourceConfig) -> Source:
     """The map-style source of a config.
 
     Raises:
-        UserError: nothing there, no audio in it, no such split or column; a streamed source, which has no numbers.
+        UserError: no such path, no audio in it, no such split or column; a streamed source, which has no indices.
     """
     if config.streaming:
         raise UserError(
-            f"{config.path} cannot be streamed here, only data.sources of kind huggingface can; set streaming to false"
+            f"{config.path} cannot be streamed here, only data.sources with kind=huggingface can; set streaming=false"
         )
     if config.kind == "folder":
         return FolderSource(config.path)
@@ -32,7 +32,7 @@ def open_source(config: SourceConfig) -> Source:
 def open_inputs(
     inputs: list[str], split: str = "train", audio_column: str = "audio", label_column: str | None = None
 ) -> list[Source]:
-    """A source for each input, single files together first.
+    """One source per input; single files form one source, which comes first.
 
     Args:
         inputs: audio files; folders of them; tars, `a/*.tar`, `a/{000..012}.tar`; saved datasets, parquet files or
@@ -40,7 +40,7 @@ def open_inputs(
         split, audio_column, label_column: of Hugging Face datasets.
 
     Raises:
-        UserError: nothing of that name, or no audio in it.
+        UserError: no such input, or no audio in it.
     """
     files = [Path(text) for text in inputs if Path(text).is_file() and Path(text).suffix.lower() in SUFFIXES]
     sources: list[Source] = [FileSource(files)] if files else []
@@ -61,7 +61,7 @@ def open_inputs(
                 )
             )
         elif path.exists():
-            raise UserError(f"{text} is not audio by its name ({', '.join(SUFFIXES)}), nor a folder, tar or parquet")
+            raise UserError(f"{text} has no audio suffix ({', '.join(SUFFIXES)}) and is no folder, tar or parquet")
         else:
             raise UserError(f"there is no file or folder {text} (looked in {Path.cwd()})")
     return sources

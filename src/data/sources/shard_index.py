@@ -1,6 +1,6 @@
-"""The clips of many shards as memory-mapped columns on disk: 100 million need no memory in a process.
+"""The clips of many shards as memory-mapped columns: 100 million clips take no memory in a process.
 
-Made once for a set of shards, from the index beside each (`index.tar_members`), and kept in the cache.
+Built once for a set of shards from `index.tar_members` of each, and kept in the cache.
 """
 
 import atexit
@@ -24,15 +24,15 @@ from src.errors import UserError
 from src.progress import progress_bar
 
 _COLUMNS = {"seconds": np.float64, "offset": np.int64, "size": np.int64, "name_end": np.int64, "names": np.uint8}
-_AT_ONCE = 64  # shards whose indexes are in memory together
+_AT_ONCE = 64  # shard indexes in memory at a time
 
 
 class ShardIndex:
     """Readable clips of all shards, numbered from 0 in the order of the shards.
 
     Attributes:
-        shards: those that can be read. missing: (shard, reason) of the others. bad: (shard, name, reason) of clips that
-            cannot be read. fingerprint: identifies content and order.
+        shards: the readable ones. missing: (shard, reason) of the others. bad: (shard, name, reason) of unreadable
+            clips. fingerprint: identifies content and order.
     """
 
     def __init__(self, folder: Path, fingerprint: str, missing: list[tuple[str, str]]) -> None:
@@ -50,14 +50,14 @@ class ShardIndex:
 
     @property
     def seconds(self) -> np.ndarray:
-        """(n,) of each clip."""
+        """(n,) length of each clip."""
         return self._column("seconds")
 
     def shard(self, i: int) -> str:
         return self.shards[int(np.searchsorted(self._ends, i, side="right"))]
 
     def place(self, i: int) -> tuple[int, int]:
-        """Offset and size in the shard, bytes."""
+        """Offset and size in the shard, in bytes."""
         return int(self._column("offset")[i]), int(self._column("size")[i])
 
     def name(self, i: int) -> str:
@@ -74,32 +74,32 @@ class ShardIndex:
 
 
 def open_shard_index(shards: list[str]) -> ShardIndex:
-    """Shards that are missing or unreadable are left out and listed.
+    """Index of the shards; missing or unreadable ones are left out and listed in `missing`.
 
     Raises:
         UserError: none of them can be read.
     """
-    with ThreadPoolExecutor(16) as pool:  # of remote shards the answers take long
+    with ThreadPoolExecutor(16) as pool:  # remote shards answer slowly
         stamps = list(pool.map(_stamp_or_reason, shards))
     missing = [(shard, reason) for shard, (stamp, reason) in zip(shards, stamps, strict=True) if not stamp]
-    there = [shard for shard, (stamp, _) in zip(shards, stamps, strict=True) if stamp]
+    available = [shard for shard, (stamp, _) in zip(shards, stamps, strict=True) if stamp]
     fingerprint = digest([stamp for stamp, _ in stamps if stamp])
     folder = cache_root() / "shard-indexes" / fingerprint
-    if there and not _is_whole(folder):
+    if available and not _is_complete(folder):
         try:
-            _write(there, folder)
+            _write(available, folder)
         except OSError as error:
             warnings.warn(
                 f"the index cache {folder} cannot be written ({error}); it is rebuilt each time", stacklevel=2
             )
             folder = Path(tempfile.mkdtemp(prefix="audio-encoder-"))
             atexit.register(shutil.rmtree, folder, ignore_errors=True)
-            _write(there, folder)
-    index = ShardIndex(folder, fingerprint, missing) if there else None
+            _write(available, folder)
+    index = ShardIndex(folder, fingerprint, missing) if available else None
     if index is not None and index.shards:
         return index
     shard, reason = (missing if index is None else index.missing)[0]
-    others = f"; nor can the other {len(shards) - 1} shards" if len(shards) > 1 else ""
+    others = f"; neither can the other {len(shards) - 1} shards" if len(shards) > 1 else ""
     raise UserError(f"the shard {shard} cannot be read ({reason}){others}")
 
 
@@ -112,8 +112,8 @@ def _stamp_or_reason(shard: str) -> tuple[str, str]:
         return "", str(error)
 
 
-def _is_whole(folder: Path) -> bool:
-    """Whether the index exists and is complete; shards that gave no answer are tried again."""
+def _is_complete(folder: Path) -> bool:
+    """Does the index exist, with no shard that failed to answer? Those are tried again."""
     file = folder / "about.json"
     return file.exists() and not json.loads(file.read_text(encoding="utf-8"))["ask_again"]
 
@@ -126,10 +126,10 @@ class _Rows(NamedTuple):
 
 
 def _write(shards: list[str], folder: Path) -> None:
-    """One file per column; about.json comes last, by a rename: without it there is no index.
+    """Write one file per column, then about.json, atomically: an index without it is not used.
 
     Raises:
-        OSError: no room, no permission.
+        OSError: disk full, no permission.
     """
     partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
     partial.mkdir(parents=True)
@@ -151,7 +151,7 @@ def _write(shards: list[str], folder: Path) -> None:
 
 def _write_columns(shards: list[str], files: Mapping[str, BinaryIO]) -> dict[str, Any]:
     about: dict[str, Any] = {"shards": [], "ends": [], "missing": [], "bad": [], "ask_again": False}
-    num_clips = num_letters = 0
+    num_clips = num_bytes = 0
     for shard, rows in _read_rows(shards):
         if isinstance(rows, Exception):
             about["missing"].append((shard, str(rows)))
@@ -164,20 +164,20 @@ def _write_columns(shards: list[str], files: Mapping[str, BinaryIO]) -> dict[str
         text = "".join(names.filter(pa.array(kept)).to_pylist()).encode()
         lengths = np.asarray(pc.binary_length(names))[kept].astype(np.int64)
         files["names"].write(text)
-        files["name_end"].write((np.cumsum(lengths) + num_letters).tobytes())
+        files["name_end"].write((np.cumsum(lengths) + num_bytes).tobytes())
         for name, column in (("seconds", rows.headers.seconds), ("offset", rows.offset), ("size", rows.size)):
             files[name].write(column[kept].astype(_COLUMNS[name]).tobytes())
-        num_clips, num_letters = num_clips + int(kept.sum()), num_letters + len(text)
+        num_clips, num_bytes = num_clips + int(kept.sum()), num_bytes + len(text)
         about["shards"].append(shard)
         about["ends"].append(num_clips)
     return about
 
 
 def _read_rows(shards: list[str]) -> Iterator[tuple[str, _Rows | Exception]]:
-    """The clips of each shard, or the error that it cannot be read."""
+    """The clips of each shard, or the error if it cannot be read."""
     with (
         ThreadPoolExecutor(16) as pool,
-        progress_bar("reading indexes of shards", len(shards), len(shards) > 1000) as advance,
+        progress_bar("reading shard indexes", len(shards), len(shards) > 1000) as advance,
     ):
         for start in range(0, len(shards), _AT_ONCE):
             group = shards[start : start + _AT_ONCE]

@@ -11,18 +11,17 @@ from src.data.sources.source import Source
 from src.data.sources.storage import expand_shards, read_range
 from src.errors import UserError
 
-_PASSED_OVER_SECONDS = 60.0
-_MAX_WAITED_FOR = 3  # shards; where more fail, all of the storage does, and waiting for each would stall the run
+_SKIP_SECONDS = 60.0  # a failed shard is skipped for this long
+_MAX_RETRIED = 3  # shards; if more fail, the whole storage is down, and retrying each would stall the run
 
 
 class ShardSource(Source):
     """Audio members of WebDataset-style tar files, read by offset; local, or anything fsspec opens.
 
-    A shard that cannot be read during training is skipped: its clips count as unreadable, and it is retried after a
-    minute.
+    A shard that fails during training is skipped for a minute: meanwhile, its clips are unreadable.
 
     Attributes:
-        missing: (shard, reason) of those left out because they could not be opened; they stand in `bad` too.
+        missing: (shard, reason) of shards that could not be opened; they are also in `bad`.
     """
 
     def __init__(self, path: str) -> None:
@@ -36,17 +35,17 @@ class ShardSource(Source):
         bad = self._table.bad
         self.bad = [*self.missing, *((f"{Path(shard).name}/{name}", reason) for shard, name, reason in bad)]
         self.bad_paths = [*self.missing, *((f"{shard}/{name}", reason) for shard, name, reason in bad)]
-        self._passed_over: dict[str, tuple[float, str]] = {}  # shard: until when, and why
+        self._skipped: dict[str, tuple[float, str]] = {}  # shard: until when, and why
 
     def _read(self, i: int) -> bytes:
         shard = self._table.shard(i)
-        until, reason = self._passed_over.get(shard, (0.0, ""))
+        until, reason = self._skipped.get(shard, (0.0, ""))
         if time.monotonic() >= until:
             try:
-                return read_range(shard, *self._table.place(i), patient=len(self._passed_over) < _MAX_WAITED_FOR)
+                return read_range(shard, *self._table.place(i), patient=len(self._skipped) < _MAX_RETRIED)
             except OSError as error:
                 reason = f"the shard {shard} cannot be read ({error})"
-                self._passed_over[shard] = time.monotonic() + _PASSED_OVER_SECONDS, reason
+                self._skipped[shard] = time.monotonic() + _SKIP_SECONDS, reason
         raise AudioError(reason)
 
     def _name(self, i: int) -> str:
@@ -56,7 +55,7 @@ class ShardSource(Source):
         return f"{self._table.shard(i)}/{self._table.name(i)}"
 
     def __getstate__(self) -> dict:
-        return {**self.__dict__, "seconds": None}  # a memory map would travel as a copy
+        return {**self.__dict__, "seconds": None}  # a memory map would be pickled as a copy
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)

@@ -1,7 +1,7 @@
 """Indexable collections of encoded clips: the base of folders, tar shards and Hugging Face datasets.
 
-A source is read by number: `len(source)`, `source.read(i)` (bytes or a path), `source.name(i)`, `source.path(i)`, and
-`source.seconds`, known from the headers before anything is decoded. Clips whose header is unreadable are listed in
+A source is indexed: `len(source)`, `source.read(i)` (bytes or a path), `source.name(i)`, `source.path(i)`, and
+`source.seconds`, known from the headers before anything is decoded. Clips with an unreadable header are listed in
 `source.bad` and not counted.
 """
 
@@ -16,23 +16,25 @@ from src.errors import UserError
 
 
 class Source:
-    """Base: numbers of readable clips onto numbers of all clips. Subclasses give `_read`, `_name` and the scan's keys.
+    """Base class: maps indices of readable clips to indices of all clips. Subclasses implement `_read`, `_name` and
+    `_path`, and call `_index` with the keys of their clips.
 
     Attributes:
-        seconds: (n,) of each clip. bad: (name, reason) of clips left out. fingerprint: identifies content and order.
-        class_names: of the labels; empty if there are none. shards: tar files, None if there are none.
+        seconds: (n,) length of each clip. bad: (name, reason) of clips left out. bad_paths: the same by path.
+        fingerprint: identifies content and order. class_names: of the labels; empty if there are none.
+        shards: number of tar files, None if there are none.
     """
 
     class_names: Sequence[str] = ()
     _annotations: Sequence[Annotation | None] = ()  # of all clips; empty if there are none
     shards: int | None = None
     missing: Sequence[tuple[str, str]] = ()  # (shard, reason) of shards that could not be opened
-    _kept: Sequence[int] | np.ndarray  # numbers of the readable clips among all
+    _kept: Sequence[int] | np.ndarray  # indices of the readable clips among all
 
-    def _index(self, keys: list[str], place: str) -> None:
-        """`keys` and `place`: as `scan_headers`."""
+    def _index(self, keys: list[str], location: str) -> None:
+        """Scan the headers. `keys` and `location`: as `scan_headers`."""
         self.fingerprint = digest(keys)
-        headers = scan_headers(self._read, keys, place)
+        headers = scan_headers(self._read, keys, location)
         self._kept = np.flatnonzero([not reason for reason in headers.reason])
         self.seconds: np.ndarray = headers.seconds[self._kept]
         unreadable = [i for i, reason in enumerate(headers.reason) if reason]
@@ -46,7 +48,7 @@ class Source:
         return self._name(int(self._kept[i]))
 
     def path(self, i: int) -> str:
-        """Where the clip is, as one string: the file, `SHARD.tar/member`, `DATASET#row`."""
+        """The clip's location: the file, `SHARD.tar/member` or `DATASET#row`."""
         return self._path(int(self._kept[i]))
 
     def read(self, i: int) -> Encoded:
@@ -54,7 +56,7 @@ class Source:
         return self._read(int(self._kept[i]))
 
     def waveform(self, i: int, start_seconds: float = 0.0, seconds: float | None = None) -> np.ndarray:
-        """Samples (T,) at 16 kHz, as `decode`."""
+        """Samples (T,), fp32, at 16 kHz, as `decode`."""
         return decode(self.read(i), start_seconds, seconds)
 
     def _annotate(self, class_names: Sequence[str], annotations: Sequence[Annotation | None]) -> None:
@@ -62,28 +64,28 @@ class Source:
         self._numbers = {name: number for number, name in enumerate(class_names)}
 
     def labels(self, i: int) -> tuple[int, ...]:
-        """Places of the clip's classes in `class_names`."""
+        """Indices of the clip's classes in `class_names`."""
         annotation = self.annotation(i)
         return tuple(self._numbers[label] for label in annotation.labels) if annotation else ()
 
     def annotation(self, i: int) -> Annotation | None:
-        """Labels, split, fold, group and events of a clip; None for a clip without labels."""
+        """Labels, split, fold, group and events of a clip; None if it has no labels."""
         return self._annotations[int(self._kept[i])] if self._annotations else None
 
     def label(self, i: int) -> int:
-        """Index of the clip's class in `class_names`; -1 for a clip without a class.
+        """Index of the clip's class in `class_names`; -1 if it has none.
 
         Raises:
-            UserError: the source has no labels, or several of a clip.
+            UserError: the source has no labels, or the clip has several.
         """
         if not self.class_names:
             raise UserError(
                 "this source has no labels; set label_column to a column of a Hugging Face dataset, "
-                "or put a labels.csv or class folders into the folder"
+                "or add a labels.csv or class folders to the folder"
             )
         labels = self.labels(i)
         if len(labels) > 1:
-            raise UserError(f"{self.name(i)} has {len(labels)} labels; this needs one a clip")
+            raise UserError(f"{self.name(i)} has {len(labels)} labels; this needs one label per clip")
         return labels[0] if labels else -1
 
     def _read(self, i: int) -> Encoded:

@@ -1,6 +1,6 @@
-"""Where shards are: patterns of paths and URLs, file systems, reads with retries.
+"""Shard storage: patterns of paths and URLs, file systems, and reads with retries.
 
-fsspec opens `s3://`, `gs://`, `hf://` and others, each by a package of its own.
+fsspec opens `s3://`, `gs://`, `hf://` and others; each needs its own package.
 """
 
 import glob
@@ -14,35 +14,35 @@ import fsspec
 
 from src.errors import UserError
 
-RETRY_DELAYS_SECONDS = (0.5, 2.0, 8.0)  # before a remote read is tried again
+RETRY_DELAYS_SECONDS = (0.5, 2.0, 8.0)  # before each retry of a remote read
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _Result = TypeVar("_Result")
 
 
 def expand_shards(pattern: str) -> list[str]:
-    """Paths or URLs of `a/{000..012}.tar`, `a/*.tar` or one tar, sorted as written.
+    """Paths or URLs of `a/{000..012}.tar`, `a/*.tar` or one tar: ranges in order, `*` sorted.
 
-    Shards of a range need not exist: opening them reports it.
+    Shards of a range may be missing; opening them reports it.
 
     Raises:
-        UserError: none is there; a protocol that is unknown or whose package is not installed.
+        UserError: no shard exists; an unknown protocol, or one whose package is not installed.
     """
     parts = expand_ranges(pattern)
-    if "://" in pattern:  # whether they are there is seen when they are opened
-        shards = found = [shard for part in parts for shard in _matching_urls(part)]
+    if "://" in pattern:  # missing ones fail when they are opened
+        shards = existing = [shard for part in parts for shard in _matching_urls(part)]
     else:
-        places = [str(Path(part).expanduser()) for part in parts]
-        matches = [sorted(glob.glob(place)) for place in places]  # noqa: PTH207, Path.glob takes no absolute patterns
-        found = [shard for each in matches for shard in each]
-        shards = [shard for place, each in zip(places, matches, strict=True) for shard in each or [place]]
-    if not found:
+        paths = [str(Path(part).expanduser()) for part in parts]
+        matches = [sorted(glob.glob(path)) for path in paths]  # noqa: PTH207, Path.glob takes no absolute patterns
+        existing = [shard for each in matches for shard in each]
+        shards = [shard for path, each in zip(paths, matches, strict=True) for shard in each or [path]]
+    if not existing:
         where = "" if "://" in pattern else f" (looked in {Path.cwd()})"
         raise UserError(f"there is no shard {pattern}{where}; write a tar, a/*.tar or a/{{000..012}}.tar")
     return shards
 
 
 def expand_ranges(pattern: str) -> list[str]:
-    """`a{1..2}/{00..10}.tar` expanded, zero-padded as the first number; without a range unchanged."""
+    """Expand `a{1..2}/{00..10}.tar`, zero-padded like the first number; a pattern without ranges is returned as is."""
     match = _RANGE.search(pattern)
     if match is None:
         return [pattern]
@@ -57,41 +57,41 @@ def _matching_urls(url: str) -> list[str]:
         return [url]
     filesystem, path = open_filesystem(url)
     try:
-        found = retry(lambda: filesystem.glob(path), True)
+        matches = retry(lambda: filesystem.glob(path), True)
     except OSError as error:
         raise UserError(f"the shards {url} cannot be listed ({error})") from None
-    return sorted(str(filesystem.unstrip_protocol(each)) for each in found)
+    return sorted(str(filesystem.unstrip_protocol(each)) for each in matches)
 
 
 def open_filesystem(shard: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """The file system of a path or URL, and the path in its form.
+    """The file system of a path or URL, and the path in its notation.
 
     Raises:
-        UserError: a protocol that is unknown or whose package is not installed.
+        UserError: an unknown protocol, or one whose package is not installed.
     """
     try:
         return fsspec.core.url_to_fs(shard)
     except ImportError as error:
         packages = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub"}
         package = packages.get(shard.partition("://")[0])
-        advice = f"pip install {package}" if package else "install what it asks for"
+        advice = f"pip install {package}" if package else "install the package it needs"
         raise UserError(f"the shard {shard} cannot be opened ({error}); {advice}") from None
     except ValueError as error:
         raise UserError(f"the shard {shard} cannot be opened: {error}") from None
 
 
 def retry(read: Callable[[], _Result], remote: bool) -> _Result:
-    """Return `read()`; on remote storage retry it after delays, unless the file does not exist.
+    """The result of `read`. Remote reads are retried after pauses, unless the file does not exist.
 
     Raises:
-        OSError: all attempts failed.
+        OSError: the last attempt failed.
     """
     for pause in (*RETRY_DELAYS_SECONDS, None) if remote else (None,):
         try:
             return read()
         except (FileNotFoundError, UserError):
             raise
-        except Exception as error:  # drivers of storages raise errors of many libraries
+        except Exception as error:  # storage drivers raise errors from many libraries
             if not remote:
                 raise
             if pause is None:
@@ -101,20 +101,20 @@ def retry(read: Callable[[], _Result], remote: bool) -> _Result:
 
 
 def read_range(shard: str, start: int, size: int, patient: bool = True) -> bytes:
-    """Bytes of a shard, fewer at its end.
+    """`size` bytes of a shard from `start`, fewer at its end.
 
     Args:
-        patient: try again where the storage is remote.
+        patient: retry if the storage is remote.
 
     Raises:
-        OSError: not there, no access, no answer.
+        OSError: no such shard, no access, no answer.
     """
-    filesystem, path = open_filesystem(shard)  # each time: a worker must not use the connections of its parent
+    filesystem, path = open_filesystem(shard)  # each time: a worker must not reuse its parent's connections
     return retry(lambda: filesystem.cat_file(path, start, start + size), patient and "://" in shard)
 
 
 def shard_stamp(shard: str) -> str:
-    """Path, size and modification time of a shard and of the index beside it, as far as the storage knows them.
+    """Path, size and modification time of a shard and its index, as far as the storage reports them.
 
     Raises:
         OSError: no such shard, no access.
