@@ -30,7 +30,6 @@ from src.skipped import report_skipped
 if TYPE_CHECKING:
     import numpy as np
 
-    from src.data.sources.source import Source
     from src.models.vit import AudioViT, Layer, Pooling
 
 POOLINGS = ("mean", "max", "mean_std", "mean_max")
@@ -78,7 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
     return exit_status(lambda: run(options), "interrupted; run the same command again to resume")
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace, sources: "list[Source] | None" = None) -> int:
     """Run the command; torch and other heavy packages are imported here."""
     from src.data.sources.open import open_inputs
     from src.encoders.load import load_encoder
