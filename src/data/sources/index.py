@@ -127,7 +127,7 @@ def _walk(shard: str) -> list[tarfile.TarInfo]:
                     members.append(member)
         except tarfile.ReadError as error:
             warnings.warn(
-                f"the shard {shard} is damaged ({error}); using the {len(members)} clips before it",
+                f"the shard {shard} is damaged ({error}); using the {len(members)} clips before the damage",
                 stacklevel=2,
             )
     return members

@@ -17,7 +17,7 @@ from src.errors import UserError
 
 class Source:
     """Base class: maps indices of readable clips to indices of all clips. Subclasses implement `_read`, `_name` and
-    `_path`, and call `_index` with the keys of their clips.
+    `_path`, and usually call `_index` with the keys of their clips.
 
     Attributes:
         seconds: (n,) length of each clip. bad: (name, reason) of clips left out. bad_paths: the same by path.
