@@ -30,6 +30,7 @@ from src.skipped import report_skipped
 if TYPE_CHECKING:
     import numpy as np
 
+    from src.data.sources.source import Source
     from src.models.vit import AudioViT, Layer, Pooling
 
 POOLINGS = ("mean", "max", "mean_std", "mean_max")
