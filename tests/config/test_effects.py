@@ -71,7 +71,7 @@ WANDB = ("project", "name", "entity", "group", "tags", "notes", "job_type")
 OF_LABELS = {f"data.sources.N.{name}" for name in ("label_separator", "fold_column", "group_column")}
 # Tried below in pairs, or by their parents; data.path stands in other settings only.
 ELSEWHERE = {"data.path", "data.sources", "data.batch_seconds", "data.prefetch_factor", "data.persistent_workers",
-             "callbacks.N.class_path", "callbacks.N.init_args", "classify", "classify.augment"}  # fmt: skip
+             "callbacks.N.class_path", "callbacks.N.init_args", "classify"}  # fmt: skip
 
 
 class Ready(Exception):
