@@ -5,9 +5,11 @@ import difflib
 import inspect
 import itertools
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -28,6 +30,7 @@ from src.config.settings import (
     TrackingConfig,
     TrainerConfig,
 )
+from src.config.typed_yaml import allows_null, hint_of, is_text, literal, literals, read_yaml
 from src.errors import UserError
 
 
@@ -61,7 +64,7 @@ def _keys_inside_text(values: Any) -> list[str]:
         return [key for value in inner for key in _keys_inside_text(value)]
     if not isinstance(values, str) or re.fullmatch(r"\$\{[\w.]+\}", values):
         return []
-    return re.findall(r"\$\{([\w.]+)\}", values)
+    return re.findall(r"(?<!\\)\$\{([\w.]+)\}", values)
 
 
 def merge(files: list[str], overrides: list[str]) -> DictConfig:
@@ -71,10 +74,13 @@ def merge(files: list[str], overrides: list[str]) -> DictConfig:
         if not Path(file).is_file():
             raise UserError(f"--config {file}: no such file (looked in {Path.cwd()})")
         try:
-            config = OmegaConf.merge(config, OmegaConf.load(file))
+            values = read_yaml(Path(file).read_text(encoding="utf-8-sig"), Config)
+            if not isinstance(values, dict | None):
+                raise UserError(f"{file} is not a YAML file of settings: it has no keys")
+            config = OmegaConf.merge(config, values or {})
         except OmegaConfBaseException as error:
             raise UserError(f"{file}: {_explain(error)}") from None
-        except Exception as error:  # YAML parser errors share no base class with omegaconf's
+        except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
             raise UserError(f"{file} is not a YAML file of settings: {_one_line(error)}") from None
     for override in overrides:
         key, equals, value = override.removeprefix("--").partition("=")
@@ -88,7 +94,7 @@ def _override(config: DictConfig, key: str, value: str) -> None:
     if value == "???":  # omegaconf's marker of a mandatory value
         raise UserError(f"{key} is not set; add {key}=VALUE to the command")
     try:
-        parsed = OmegaConf.from_dotlist([f"value={value}"]).value
+        parsed = _value(value, hint_of(key, Config))
         parent, _, leaf = key.rpartition(".")
         if parent and OmegaConf.select(config, parent) is None and _is_section(parent):
             OmegaConf.update(config, parent, {leaf: parsed})
@@ -96,8 +102,16 @@ def _override(config: DictConfig, key: str, value: str) -> None:
             OmegaConf.update(config, key, parsed)
     except OmegaConfBaseException as error:
         raise UserError(_explain(error, key)) from None
-    except (TypeError, ValueError, AssertionError) as error:
+    except (TypeError, ValueError, AssertionError, yaml.YAMLError) as error:
         raise UserError(f"{key}={value}: {_one_line(error)}") from None
+
+
+def _value(value: str, hint: Any) -> Any:
+    """The value of an override: for text fields as typed, except for `${KEY}` of a setting; else YAML."""
+    if is_text(hint):
+        text = literal(value, lambda key: hint_of(key, Config) is not None)
+        return None if value == "null" and allows_null(hint) else text
+    return read_yaml(value, hint) if value.strip() else value
 
 
 def _explain(error: OmegaConfBaseException, key: str | None = None) -> str:
@@ -151,4 +165,4 @@ def describe_keys() -> dict[str, str]:
 
 def to_yaml(config: Config) -> str:
     """The resolved settings as YAML, as written to the run folder."""
-    return OmegaConf.to_yaml(OmegaConf.structured(config))
+    return OmegaConf.to_yaml(OmegaConf.create(literals(asdict(config))))

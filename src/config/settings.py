@@ -72,21 +72,21 @@ class SourceConfig:
 @dataclass
 class DataConfig:
     path: str | None = None
-    """Location of the audio, used as `${data.path}` by the fragments in configs/data."""
+    """Location of the audio, used as `${data.path}` by the fragments in configs/data; null if they are not used."""
     sources: list[SourceConfig] = field(default_factory=list)
     """Training data; several sources are mixed by weight."""
     validation: SourceConfig | None = None
     """Validation data; null skips validation in pretraining and splits it off the training data for a classifier."""
     test: SourceConfig | None = None
-    """Data of `test` and `predict`."""
+    """Data of `test` and `predict`; null for none, or split off the training data for a classifier's test."""
     crop_seconds: float = 10.0
     """Maximum length of a crop in seconds; 0.05 to 10.08. In pretraining longer clips give several crops per epoch."""
     pad_to_crop: bool = False
     """Pad every clip with zeros to crop_seconds and treat the padding as audio, as in the paper."""
     batch_size: int | None = None
-    """Clips per batch and process; set either this or batch_seconds."""
+    """Clips per batch and process; set either this or batch_seconds, the other is null."""
     batch_seconds: float | None = None
-    """Seconds of padded audio per batch and process; set either this or batch_size."""
+    """Seconds of padded audio per batch and process; set either this or batch_size, the other is null."""
     window_clips: int = 4096
     """Crops that are shuffled and grouped by length together."""
     resample: bool = False

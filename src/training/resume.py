@@ -1,10 +1,9 @@
 """Compare settings with those of a resumed checkpoint: every change is applied or refused, never ignored."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-from omegaconf import OmegaConf
 
 from src.config.settings import Config
 from src.errors import UserError
@@ -28,8 +27,7 @@ def compare_settings(config: Config, before: dict[str, Any], checkpoint: Path) -
     Raises:
         UserError: a setting in `FIXED` changed, or one of the two is pretraining and the other classification.
     """
-    now = OmegaConf.to_container(OmegaConf.structured(config))
-    assert isinstance(now, dict)
+    now = asdict(config)
     if (before.get("classify") is None) != (config.classify is None):
         kinds = ("pretraining", "classification") if config.classify else ("classification", "pretraining")
         raise UserError(f"{checkpoint} is from {kinds[0]}, but the settings are for {kinds[1]}; start a new run")

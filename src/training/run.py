@@ -11,6 +11,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ import torch
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
-from omegaconf import OmegaConf
 from rich.console import Console
 
 from src.config.files import to_yaml
@@ -174,7 +174,7 @@ class Run:
         versions = {"python": platform.python_version(), "torch": str(torch.__version__), "lightning": L.__version__}
         return {
             "architecture": architecture,
-            "config": OmegaConf.to_container(OmegaConf.structured(self.config)),
+            "config": asdict(self.config),
             "name": self.before.get("name", self.name),
             "wandb_id": self.before.get("wandb_id") or secrets.token_hex(4),
             "versions": versions,
