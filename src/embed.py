@@ -162,7 +162,12 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("inputs", nargs="+", metavar="INPUT", help="file, folder, .tar (also a/*.tar, a/{000..012}.tar), dataset")
-    add("--encoder", required=True, metavar="PATH", help="anything load_encoder reads: run, checkpoint, export, hub id")
+    add(
+        "--encoder",
+        required=True,
+        metavar="PATH",
+        help="anything load_encoder reads: run, checkpoint, export, hf://owner/name",
+    )
     add("--out", required=True, metavar="FILE", help=".parquet or .npz")
     add("--level", choices=("clip", "frame"), default="clip", help="one row per clip, or one row per token")
     add("--layers", default="last", help="blocks to read, such as 10 or 6,last; several are concatenated")

@@ -4,7 +4,7 @@
     python -m src.export runs/quickstart --format dasheng --out encoder.pt
     python -m src.export dasheng_base.pt --format onnx --out encoder.onnx
 
-CHECKPOINT is anything that `load_encoder` reads: a run, its checkpoint, an export, an official .pt, a hub id.
+CHECKPOINT is anything that `load_encoder` reads: a run, its checkpoint, an export, an official .pt, hf://owner/name.
 Exit status: 0 done, 2 usage error; existing files are never overwritten.
 """
 

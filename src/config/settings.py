@@ -12,7 +12,7 @@ class ModelConfig:
     size: Literal["tiny", "base", "0.6b", "1.2b"] = "tiny"
     """Encoder and decoder widths and depths (src/models/sizes.py)."""
     init_from: str | None = None
-    """Checkpoint, export or release name to load weights from; null starts from random weights."""
+    """Checkpoint, export, release name or hf://owner/name to load weights from; null starts from random weights."""
     drop_path: float = 0.0
     """Stochastic depth rate of the last encoder block, increasing linearly from 0 in the first; 0 to 0.99."""
     layer_scale: float | None = None
@@ -48,7 +48,7 @@ class SourceConfig:
     kind: Literal["huggingface", "folder", "shards"] = "folder"
     """A Hugging Face dataset, a folder of audio files, or WebDataset-style tar shards."""
     path: str = "???"
-    """Hub id or local dataset; folder; or a shard file, glob or brace pattern."""
+    """Local dataset or hf://owner/name on the hub; folder; or a shard file, glob or brace pattern."""
     split: str = "train"
     """Hugging Face: split."""
     config_name: str | None = None

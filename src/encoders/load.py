@@ -4,7 +4,8 @@
     encoder = load_encoder("runs/quickstart/checkpoints/last.ckpt")
 
 Formats: a training checkpoint (a file or a sharded folder), a run folder (its last checkpoint), an exported folder, the
-official `.pt`, the Hugging Face format of the official encoders, and the names of the official releases.
+official `.pt`, the Hugging Face format of the official encoders, the names of the official releases, and
+`hf://owner/name` on the Hugging Face Hub. Any other path is local.
 """
 
 import json
@@ -20,6 +21,7 @@ from src.encoders import dasheng, folder, huggingface, lightning
 from src.encoders.resize import as_fp32, resize, same_span
 from src.encoders.stored import Stored, check_fit
 from src.errors import UserError
+from src.hub_names import hint, hub_repository
 from src.models.classifier import AudioClassifier
 from src.models.sizes import build_encoder
 from src.models.vit import AudioViT
@@ -40,7 +42,7 @@ def load_encoder(
 
     Args:
         path: a checkpoint in one of the formats above, the name of a release (`dasheng-base`, `dasheng-0.6B`,
-            `dasheng-1.2B`) or another repository `owner/name` on the Hugging Face Hub.
+            `dasheng-1.2B`) or `hf://owner/name`, a repository on the Hugging Face Hub.
         target_length: frames (10 ms) of the time table. If it differs from the file's, the table is resized, with a
             warning.
         n_mels: mel bands. If it differs, patch projection and batch norm are resampled, with a warning.
@@ -104,12 +106,11 @@ def _find(path: str | Path) -> Path:
         if folds := sorted(fold.name for fold in location.glob("fold-*") if fold.is_dir()):
             raise UserError(f"{path} is a run of several folds; name one of them: {path}/{folds[0]}")
         return location
-    name = RELEASES.get(str(path), str(path))
-    if (re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not location.parent.is_dir()) or str(path) in RELEASES:
-        return huggingface.download(name)
+    if repository := RELEASES.get(str(path)) or hub_repository(str(path)):
+        return huggingface.download(repository)
     raise UserError(
         f"there is no checkpoint {path} (looked in {Path.cwd()}); "
-        f"name a file, a folder, or one of {', '.join(RELEASES)}"
+        f"name a file, a folder, or one of {', '.join(RELEASES)}{hint(str(path))}"
     )
 
 

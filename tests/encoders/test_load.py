@@ -279,10 +279,23 @@ def test_a_full_disk_leaves_nothing_half_written(forms, tmp_path, monkeypatch, c
 
 
 def test_a_missing_path_is_not_searched_on_the_hub(tmp_path, monkeypatch):
+    huggingface_hub = pytest.importorskip("huggingface_hub")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: pytest.fail("asked the hub"))
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "runs").mkdir()
-    with pytest.raises(UserError, match="there is no checkpoint runs/quickstart"):
+    for name in ("runs/quickstart", "dasheng-tiny", "./dasheng-base", "hf://mispeech", "encoder"):
+        with pytest.raises(UserError, match=f"there is no checkpoint {name}.*looked in"):
+            load_encoder(name)
+    with pytest.raises(UserError, match=r"a repository on the Hugging Face Hub is hf://runs/quickstart$"):
         load_encoder("runs/quickstart")
+
+
+def test_a_hub_name_is_downloaded(forms, monkeypatch):
+    huggingface_hub = pytest.importorskip("huggingface_hub")
+    asked = []
+    monkeypatch.setattr(
+        huggingface_hub, "snapshot_download", lambda name, **_: asked.append(name) or str(forms[0]["folder"])
+    )
+    assert load_encoder("hf://some.body/enc-1").embed_dim == 192 and asked == ["some.body/enc-1"]
 
 
 def test_a_release_name_without_a_network(monkeypatch):
