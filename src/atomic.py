@@ -1,6 +1,7 @@
-"""Write files and folders atomically: under a temporary name in the same folder, then renamed."""
+"""Write files and folders atomically: under a temporary name in the same folder, then renamed. Lock a folder."""
 
 import contextlib
+import fcntl
 import os
 import shutil
 import tempfile
@@ -41,6 +42,63 @@ def writing_folder(target: Path) -> Iterator[Path]:
         os.replace(partial, target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def writing_new(target: Path) -> Iterator[tuple[Path, Path]]:
+    """As `writing`, but nothing is replaced: if `target` exists, it is `name-2.csv`, `name-3.csv`, ... instead.
+
+    Yields the path of the temporary file, and the path that it gets.
+    """
+    number, free = 1, target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        try:
+            free.open("x").close()
+            break
+        except FileExistsError:
+            number += 1
+            free = target.with_stem(f"{target.stem}-{number}")
+    try:
+        with writing(free) as partial:
+            yield partial, free
+    except BaseException:
+        free.unlink(missing_ok=True)
+        raise
+
+
+class FolderLock:
+    """Holds a folder, which is created if needed, against other processes until `close`, or until the process ends.
+
+    Raises:
+        BlockingIOError: another process holds it. OSError: the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / ".lock"
+        folder.mkdir(parents=True, exist_ok=True)
+        while True:
+            self._descriptor = os.open(self._file, os.O_CREAT | os.O_RDWR, 0o666)
+            try:
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if self._is_in_place():
+                    return
+            except OSError:
+                os.close(self._descriptor)
+                raise
+            os.close(self._descriptor)  # another process was done and removed the file meanwhile
+
+    def _is_in_place(self) -> bool:
+        try:
+            return os.path.samestat(self._file.stat(), os.fstat(self._descriptor))
+        except FileNotFoundError:
+            return False
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            self._file.unlink(missing_ok=True)
+            os.close(self._descriptor)
+            self._descriptor = -1
 
 
 def _umask() -> int:

@@ -16,6 +16,8 @@ In Python, for a file or an array:
 """
 
 import argparse
+import contextlib
+import json
 import os
 import sys
 import time
@@ -53,13 +55,15 @@ def embed(
         pooling: as `src.models.vit.pool`; not used at frame level.
 
     Raises:
-        AudioError: a file or array that is not valid audio. ValueError: an array without its sample rate.
+        AudioError: a file or array that is not valid audio. ValueError: an array without its rate; no such layer.
     """
     import torch
 
     from src.audio.decode import decode_blocks, to_mono_16k
     from src.models.long_clips import encode_long_clip, pool_chunks
 
+    if missing := [layer for layer in layers if layer is not None and not 0 <= layer <= encoder.depth]:
+        raise UserError(f"layers {missing} are not blocks; use 0 (the patch embedding) to {encoder.depth}, or None")
     if isinstance(audio, str | Path):
         file = Path(audio)
         chunks = encode_long_clip(encoder, lambda: decode_blocks(file), layers)
@@ -86,27 +90,40 @@ def run(options: argparse.Namespace, sources: "list[Source] | None" = None) -> i
     from src.evaluation.embedding_file import EmbeddingFile
     from src.progress import progress_bar
 
+    check_options(options)
     if sources is None:
         sources = open_inputs(options.inputs, options.split, options.audio_column, options.label_column)
     encoder = load_encoder(options.encoder).to(find_device(options.device))
     layers = parse_layers(options.layers, encoder.depth)
     settings = Settings(layers, options.pooling, options.level, options.batch_seconds)
-    file = EmbeddingFile(Path(options.out), describe(options.encoder, encoder, settings))
+    file = EmbeddingFile(Path(options.out), describe(options.encoder, encoder, settings), describe_inputs(options))
     started, seconds_done = time.monotonic(), 0.0
-    with progress_bar("", sum(len(source) for source in sources), done=len(file.done)) as bar:
 
-        def advance(clips: int, seconds: float) -> None:
-            nonlocal seconds_done
-            seconds_done += seconds
-            speed = seconds_done / 60 / (time.monotonic() - started)
-            bar(clips, f"{speed:.2f} audio-hours/minute")
+    def advance(clips: int, seconds: float) -> None:
+        nonlocal seconds_done
+        seconds_done += seconds
+        speed = seconds_done / 60 / (time.monotonic() - started)
+        bar(clips, f"{speed:.2f} audio-hours/minute")
 
-        bad = embed_collection(encoder, sources, file, settings, options.workers, advance)
-    num_clips, num_rows = len(file.done), file.finish()
+    with contextlib.closing(file):
+        with progress_bar("", sum(len(source) for source in sources), done=len(file.done)) as bar:
+            bad = embed_collection(encoder, sources, file, settings, options.workers, advance)
+        skipped = Path(options.out + ".skipped.csv")
+        skipped.unlink(missing_ok=True)  # of an earlier run
+        status = report_skipped(bad, skipped)
+        num_clips, num_rows = len(file.done), file.finish()
     minutes = (time.monotonic() - started) / 60
     written = f"{num_clips} clips" if options.level == "clip" else f"{num_rows} tokens of {num_clips} clips"
     print(f"{written} in {options.out}; {seconds_done / 3600:.2f} h of audio in {minutes:.1f} minutes")
-    return report_skipped(bad, Path(options.out + ".skipped.csv"))
+    return status
+
+
+def check_options(options: argparse.Namespace) -> None:
+    """Raises UserError: a number out of range."""
+    if not 0 < options.batch_seconds < float("inf"):
+        raise UserError(f"--batch-seconds {options.batch_seconds} is out of range; it must be above 0")
+    if options.workers < 1:
+        raise UserError(f"--workers {options.workers} is out of range; it must be at least 1")
 
 
 def parse_layers(text: str, depth: int) -> "list[Layer]":
@@ -117,7 +134,7 @@ def parse_layers(text: str, depth: int) -> "list[Layer]":
     """
     layers: list[Layer] = []
     for word in text.split(","):
-        if word != "last" and not (word.isdigit() and int(word) <= depth):
+        if word != "last" and not (word.isdecimal() and int(word) <= depth):
             raise UserError(f"--layers {text}: {word} is not a block; use 0 (the patch embedding) to {depth}, or last")
         layers.append(None if word == "last" else int(word))
     return layers
@@ -126,7 +143,7 @@ def parse_layers(text: str, depth: int) -> "list[Layer]":
 def describe(path: str, encoder: "AudioViT", settings: Any) -> dict[str, Any]:
     """The settings stored in the output: how its embeddings were made."""
     return {
-        "encoder": path,
+        "encoder": os.path.abspath(path) if Path(path).exists() else path,  # noqa: PTH100, keeps links
         "weights": fingerprint(encoder),
         "level": settings.level,
         "layers": list(settings.layers),
@@ -134,13 +151,29 @@ def describe(path: str, encoder: "AudioViT", settings: Any) -> dict[str, Any]:
     }
 
 
+def describe_inputs(options: argparse.Namespace) -> dict[str, Any]:
+    """What a resumed run must read again, so that no row comes from anywhere else."""
+    relative = [text for text in options.inputs if "://" not in text and not Path(text).is_absolute()]
+    return {
+        "inputs": options.inputs,
+        "in folder": str(Path.cwd()) if relative else "",
+        "split": options.split,
+        "audio column": options.audio_column,
+        "label column": options.label_column,
+    }
+
+
 def fingerprint(encoder: "AudioViT") -> str:
-    """Hash of some of the encoder's weights, 16 hexadecimal digits, to tell encoders apart."""
+    """Hash of the architecture, the weights and the batch-norm statistics, 16 hexadecimal digits."""
     import hashlib
 
-    digest = hashlib.sha256()
-    for name in ("time_pos_embed", "norm.weight", "blocks.0.attn.qkv.weight"):
-        digest.update(encoder.get_parameter(name).detach().cpu().numpy().tobytes())
+    architecture = {**encoder.architecture, **encoder.architecture["log_mel"], "log_mel": None}
+    shape = sorted((name, float(value)) for name, value in architecture.items() if value is not None)
+    digest = hashlib.sha256(json.dumps(shape).encode())
+    for name, value in sorted(encoder.state_dict().items()):
+        if value.is_floating_point():
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().float().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
 
 

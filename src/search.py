@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
+from src.atomic import writing
 from src.errors import UserError, exit_status
 
 if TYPE_CHECKING:
@@ -56,8 +57,15 @@ def run(options: argparse.Namespace) -> int:
     if not Path(options.query).exists():
         raise UserError(f"there is no file {options.query} (looked in {Path.cwd()}); give an audio file to search for")
     settings = read_settings(Path(options.index))
-    encoder = load_encoder(options.encoder or settings["encoder"])
-    if settings.get("weights") not in (None, fingerprint(encoder)):
+    try:
+        encoder = load_encoder(options.encoder or settings["encoder"])
+    except UserError as error:
+        if options.encoder:
+            raise
+        raise UserError(f"{error}; or set --encoder to the encoder that made {options.index}") from None
+    if "weights" not in settings:
+        print(f"note: {options.index} does not tell the weights that made it; they are not compared", file=sys.stderr)
+    elif settings["weights"] != fingerprint(encoder):
         raise UserError(
             f"{options.index} was made with other weights than {options.encoder or settings['encoder']} has now; "
             "rebuild the index, or set --encoder to the encoder that made it"
@@ -176,8 +184,8 @@ def print_table(results: list[Neighbour]) -> None:
 def write_page(query: str, results: list[Neighbour], file: Path) -> None:
     """Raises UserError: no permission, disk full, a folder of that name."""
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(page(query, results, file), encoding="utf-8", errors="replace")  # names that are not UTF-8
+        with writing(file) as partial:
+            partial.write_text(page(query, results, file), encoding="utf-8", errors="replace")  # names not in UTF-8
     except OSError as error:
         raise UserError(f"--html {file} cannot be written: {error.strerror or error}") from None
 

@@ -73,16 +73,27 @@ def pretraining(config: Config, options: argparse.Namespace) -> int:
 
 
 def embed_test_clips(config: Config, checkpoint: str | None) -> int:
-    """Embeddings of `data.test` into embeddings.parquet in the run folder, by `src.embed`."""
-    from src import embed
-    from src.data.sources.open import open_source
-    from src.training.run_folder import checkpoint_of, run_of
+    """Embeddings of `data.test` by `src.embed`, into a new embeddings.parquet, embeddings-2.parquet, ...
 
-    path = checkpoint_of(config.runs_folder, config.name, checkpoint)
-    if config.data.test is None:
+    They go to the run folder of the checkpoint, or to the current folder if it belongs to no run.
+    """
+    from src import embed
+    from src.data.sources.open import open_any
+    from src.training.run_folder import checkpoint_of, results_folder
+
+    path, test = checkpoint_of(config.runs_folder, config.name, checkpoint), config.data.test
+    if test is None:
         raise UserError("data.test is not set; predict needs it, for example data.test.path=FOLDER")
-    words = [config.data.test.path, "--encoder", str(path), "--out", str(run_of(path) / "embeddings.parquet")]
-    return embed.run(embed.parse(words), [open_source(config.data.test)])
+    number, target = 1, results_folder(path) / "embeddings.parquet"
+    while target.exists():
+        number += 1
+        target = target.with_name(f"embeddings-{number}.parquet")
+    columns = [
+        f"--audio-column={test.audio_column}",
+        *([f"--label-column={test.label_column}"] * bool(test.label_column)),
+    ]
+    words = [f"--encoder={path}", f"--out={target}", f"--split={test.split}", *columns, "--", test.path]
+    return embed.run(embed.parse(words), [open_any(test)])
 
 
 def classification(config: Config, options: argparse.Namespace) -> int:

@@ -1,12 +1,13 @@
 """What is written is there whole or not at all, whoever else writes beside it."""
 
+import contextlib
 import os
 import stat
 from pathlib import Path
 
 import pytest
 
-from src.atomic import writing, writing_folder
+from src.atomic import FolderLock, writing, writing_folder, writing_new
 
 
 def names(folder: Path) -> list[str]:
@@ -48,6 +49,27 @@ def test_two_writers_and_a_users_own_partial_never_meet(tmp_path):
         three.write_text("three")
     assert (mine / "precious").read_text() == "mine" and (tmp_path / "out/a").read_text() == "a"
     assert (tmp_path / "file").read_text() in ("two", "three")
+
+
+def test_a_new_file_replaces_nothing(tmp_path):
+    (tmp_path / "a.csv").write_text("before")
+    for expected in ("a-2.csv", "a-3.csv"):
+        with writing_new(tmp_path / "a.csv") as (partial, final):
+            partial.write_text("new")
+        assert final == tmp_path / expected
+    with pytest.raises(ZeroDivisionError), writing_new(tmp_path / "a.csv") as (partial, final):
+        raise ZeroDivisionError
+    assert names(tmp_path) == ["a-2.csv", "a-3.csv", "a.csv"] and (tmp_path / "a.csv").read_text() == "before"
+
+
+def test_a_folder_is_held_by_one(tmp_path):
+    with contextlib.closing(FolderLock(tmp_path / "new")):
+        with pytest.raises(BlockingIOError):
+            FolderLock(tmp_path / "new")
+        with pytest.raises(BlockingIOError):
+            FolderLock(tmp_path / "new")
+    FolderLock(tmp_path / "new").close()
+    assert not names(tmp_path / "new")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")

@@ -1,5 +1,6 @@
 """Embeddings of collections through the command line: equal to the encoder's, restartable, broken files listed."""
 
+import contextlib
 import csv
 import io
 import json
@@ -12,6 +13,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
@@ -20,10 +22,12 @@ import torch
 from benchmarks.parity import randomize
 from src import embed as door
 from src.audio.decode import AudioError, decode
-from src.embed import embed
+from src.embed import embed, fingerprint
 from src.encoders.load import load_encoder
 from src.encoders.save import save_encoder
+from src.evaluation.embedding_file import EmbeddingFile
 from src.models import create_mae
+from src.models.vit import AudioViT
 
 ROOT = Path(__file__).parents[1]
 DEMO = ROOT / "data" / "demo"
@@ -168,14 +172,124 @@ def test_killed_and_started_again_gives_each_row_once(encoder_folder, tmp_path):
     assert np.abs(np.array(whole["embedding"]) - np.array(resumed["embedding"])).max() <= TOLERANCE
 
 
-def test_an_unfinished_file_with_other_settings_is_refused(sounds, encoder_folder, tmp_path, capsys):
-    (tmp_path / "o.parquet.partial").mkdir()
-    (tmp_path / "o.parquet.partial/settings.json").write_text('{"level": "frame"}')
-    assert run(sounds, "--encoder", encoder_folder, "--out", tmp_path / "o.parquet") == 2
-    assert "started with other settings" in capsys.readouterr().err
+@pytest.fixture(scope="module")
+def few(tmp_path_factory):
+    """Two folders of two clips each, and a dataset with two splits and two label columns."""
+    folder = tmp_path_factory.mktemp("few")
+    tone = io.BytesIO()
+    soundfile.write(tone, np.sin(np.arange(4000) / 5).astype(np.float32), 16000, format="WAV")
+    for name in ("a/1.wav", "a/2.wav", "b/3.wav", "b/4.wav"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(tone.getvalue())
+    (folder / "set").mkdir()
+    for split, count in (("train", 3), ("test", 2)):
+        audio = [{"bytes": tone.getvalue(), "path": f"{i}.wav"} for i in range(count)]
+        columns = {"animal": ["dog"] * count, "place": ["park"] * count}
+        pq.write_table(pa.table({"audio": audio, **columns}), folder / "set" / f"{split}.parquet")
+    return folder
+
+
+def stopped(monkeypatch, *arguments) -> None:
+    """An embed that is interrupted before its parts are joined."""
+    with monkeypatch.context() as patch:
+        patch.setattr(EmbeddingFile, "finish", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert run(*arguments) == 130
+
+
+COLUMN = ["--label-column", "animal"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (["b"], "inputs: ['{few}/a'] before, ['{few}/b'] now"),
+        (["a", "b"], "inputs: ['{few}/a'] before, ['{few}/a', '{few}/b'] now"),
+        (["a", "--split", "test"], "split: train before, test now"),
+        (["a", "--label-column", "place"], "label column: None before, place now"),
+        (["a", "--layers", "6"], "layers: [None] before, [6] now"),
+        (["a", "--pooling", "max"], "pooling: mean before, max now"),
+        (["a", "--level", "frame"], "level: clip before, frame now"),
+        (["a", "--encoder", "other"], "weights: "),
+    ],
+)
+def test_a_resumed_embed_refuses_other_inputs_and_settings(
+    few, encoder_folder, tmp_path, monkeypatch, capsys, change, words
+):
+    out = ["--out", tmp_path / "o.parquet"]
+    stopped(monkeypatch, few / "a", "--encoder", encoder_folder, *out)
+    parts = {file: file.read_bytes() for file in (tmp_path / "o.parquet.partial").iterdir()}
+    if "other" in change:
+        save_encoder(randomize(create_mae("tiny"), 1).encoder, tmp_path / "other")
+    known = {"a": few / "a", "b": few / "b", "other": tmp_path / "other"}
+    assert run("--encoder", encoder_folder, *out, *(known.get(each, each) for each in change)) == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert "was started with other settings" in message and words.replace("{few}", str(few)) in message
+    assert {file: file.read_bytes() for file in (tmp_path / "o.parquet.partial").iterdir()} == parts
+    assert run(few / "a", "--encoder", encoder_folder, *out) == 0
+    assert [Path(path).name for path in read(tmp_path / "o.parquet")["path"]] == ["1.wav", "2.wav"]
+
+
+def test_the_same_relative_path_in_another_folder_is_another_input(few, encoder_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(few)
+    stopped(monkeypatch, "a", "--encoder", encoder_folder, "--out", tmp_path / "o.parquet")
+    monkeypatch.chdir(few / "set")
+    assert run("../a", "--encoder", encoder_folder, "--out", tmp_path / "o.parquet") == 2
+    assert f"in folder: {few} before" in capsys.readouterr().err
+
+
+def test_the_key_of_a_row_has_its_split(few, encoder_folder, tmp_path):
+    for split, count in (("train", 3), ("test", 2)):
+        out = tmp_path / f"{split}.parquet"
+        assert run(few / "set", "--split", split, *COLUMN, "--encoder", encoder_folder, "--out", out) == 0
+        table = read(out)
+        assert table["path"] == [f"{few}/set:{split}#{i}:{i}.wav" for i in range(count)] and set(table["label"]) == {
+            "dog"
+        }
+
+
+def test_two_writers_of_one_output(few, encoder_folder, tmp_path, capsys):
+    out = tmp_path / "o.parquet"
+    with contextlib.closing(EmbeddingFile(out, {"level": "clip"})):
+        assert run(few / "a", "--encoder", encoder_folder, "--out", out) == 2
+        assert "is being written by another process" in capsys.readouterr().err
+
+
+def test_a_folder_of_something_else_is_never_deleted(few, encoder_folder, tmp_path, capsys):
+    mine = tmp_path / "o.parquet.partial" / "precious.tmp"
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    assert run(few / "a", "--encoder", encoder_folder, "--out", tmp_path / "o.parquet") == 2
+    assert "holds other files (precious.tmp)" in capsys.readouterr().err and mine.read_text() == "mine"
+
+
+def test_the_reasons_are_listed_when_nothing_can_be_read(encoder_folder, tmp_path, capsys):
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad/1.wav").write_bytes(b"RIFF")
+    assert run(tmp_path / "bad", "--encoder", encoder_folder, "--out", tmp_path / "o.parquet") == 2
+    rows = list(csv.DictReader((tmp_path / "o.parquet.skipped.csv").read_text().splitlines()))
+    assert [row["path"] for row in rows] == [f"{tmp_path}/bad/1.wav"] and rows[0]["reason"]
+    assert {path.name for path in tmp_path.iterdir()} == {"bad", "o.parquet.skipped.csv"}
+    assert "no clip could be embedded" in capsys.readouterr().err
+
+
+def test_finished_output_is_kept(sounds, encoder_folder, tmp_path, capsys):
     (tmp_path / "done.parquet").write_bytes(b"here")
     assert run(sounds, "--encoder", encoder_folder, "--out", tmp_path / "done.parquet") == 2
     assert "already exists" in capsys.readouterr().err
+
+
+def test_the_fingerprint_sees_every_weight_and_the_front_end():
+    encoder = AudioViT(24, 2, 3)
+    before = fingerprint(encoder)
+    for name, value in encoder.state_dict().items():
+        if value.is_floating_point():
+            last = value.view(-1)[-1].clone()
+            value.view(-1)[-1] = last + 1
+            assert fingerprint(encoder) != before, name
+            value.view(-1)[-1] = last
+    assert fingerprint(encoder) == before
+    encoder.log_mel.floor_db = 80.0
+    assert fingerprint(encoder) != before
 
 
 @pytest.mark.parametrize(
@@ -187,6 +301,10 @@ def test_an_unfinished_file_with_other_settings_is_refused(sounds, encoder_folde
         (["data/demo", "--split", "tset"], "Unknown split"),
         (["data/demo", "--layers", "13"], "--layers 13"),
         (["data/demo", "--layers", "first"], "--layers first"),
+        (["data/demo", "--layers", "²"], "--layers ²"),
+        (["data/demo", "--batch-seconds", "nan"], "--batch-seconds nan is out of range"),
+        (["data/demo", "--workers", "0"], "--workers 0 is out of range"),
+        (["my/sounds"], "there is no file or folder my/sounds"),
         (["data/demo", "--out", "o.csv"], "must end in .parquet or .npz"),
         (["data/demo", "--encoder", "no-such.pt"], "there is no checkpoint no-such.pt"),
         (["data/demo", "--device", "cuda"], "torch finds no GPU"),

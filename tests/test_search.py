@@ -124,8 +124,23 @@ def test_an_index_that_does_not_tell_its_weights(place, capsys):
     for encoder in ("encoder", "other"):
         arguments = [query, "--index", str(place / "untold.parquet"), "--encoder", str(place / encoder)]
         assert search.main(arguments) == 0
-        shown = capsys.readouterr().out
+        shown, notes = capsys.readouterr()
+        assert "does not tell the weights" in notes
         assert encoder == "other" or f"1.000       {query}" in shown  # as it is written, `:dog:` and `[red]` too
+
+
+def test_the_encoder_of_an_index_is_found_from_another_folder(place, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    assert embed.main(["sounds/01.wav", "--encoder", "encoder", "--out", str(tmp_path / "o.parquet")]) == 0
+    monkeypatch.chdir(tmp_path)
+    query = [str(place / "sounds/01.wav"), "--index", "o.parquet"]
+    assert search.main(query) == 0 and "01.wav" in capsys.readouterr().out
+    table = pq.read_table("o.parquet")
+    settings = {**json.loads(table.schema.metadata[b"embedding"]), "encoder": "runs/gone"}
+    pq.write_table(table.replace_schema_metadata({b"embedding": json.dumps(settings)}), "o.parquet")
+    assert search.main(query) == 2
+    message = capsys.readouterr().err
+    assert "there is no checkpoint runs/gone" in message and "set --encoder" in message and message.count("\n") == 1
 
 
 class Page(HTMLParser):

@@ -1,4 +1,4 @@
-"""Predict the classes of new audio and write a CSV: a row per clip or 10 s segment, or a row per event."""
+"""Predict the classes of new audio and write a CSV: a row per clip or segment of about 10 s, or a row per event."""
 
 import csv
 import logging
@@ -8,24 +8,29 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from src.atomic import writing_new
 from src.audio.decode import AudioError
 from src.classification.report import write_predictions
 from src.config.settings import Config
-from src.data.sources.open import open_source
+from src.data.sources.open import open_any
 from src.data.sources.source import Source
 from src.encoders.load import load_classifier
 from src.errors import UserError
 from src.evaluation.events import find_events
 from src.models.classifier import AudioClassifier
-from src.training.run_folder import checkpoint_of, later_starts, run_of
+from src.skipped import report_skipped
+from src.training.run_folder import checkpoint_of, later_starts, results_folder
 
 log = logging.getLogger("src")
-_SEGMENT_SECONDS = 10.0  # of a long file
+_SEGMENT_SECONDS = 10.0
 
 
 @torch.no_grad()
 def predict(config: Config, checkpoint: str | None) -> int:
-    """Write the classes of `data.test` to predictions-new.csv in the run folder.
+    """Write the classes of `data.test` to predictions-new.csv, or predictions-new-2.csv and so on if it exists.
+
+    It goes to the run folder of the checkpoint, or to the current folder if it belongs to no run. What `data.test.path`
+    is decides its kind.
 
     A cross-validated run predicts the mean probabilities of its folds.
 
@@ -33,22 +38,23 @@ def predict(config: Config, checkpoint: str | None) -> int:
         Exit status: 1 if some clips could not be read, else 0.
 
     Raises:
-        UserError: there is no such checkpoint, or data.test is not set.
+        UserError: there is no such checkpoint, data.test is not set, or no clip of it could be read.
     """
     paths = find_classifiers(config, checkpoint)
     if config.data.test is None:
         raise UserError("data.test is not set; predict needs it, for example data.test.path=FOLDER")
     models = [load_classifier(path) for path in paths]
-    source = open_source(config.data.test)
+    source = open_any(config.data.test)
     bad = list(source.bad_paths)
-    target = run_of(paths[0]) / "predictions-new.csv"
     log.info("checkpoint: %s", paths[0] if len(paths) == 1 else f"the mean of {len(paths)} folds, {paths[0]}, ...")
     write = _events if models[0].pooling is None else _classes
-    rows = write(models, source, target, bad)
+    with writing_new(results_folder(paths[0]) / "predictions-new.csv") as (partial, target):
+        rows = write(models, source, partial, bad)
+        status = report_skipped(bad, target.with_suffix(".skipped.csv"))
+        if len(bad) == len(source) + len(source.bad_paths):
+            raise UserError(f"no clip of {config.data.test.path} could be read; there are no predictions")
     log.info("%d rows: %s", rows, target)
-    for name, reason in bad:
-        log.info("skipped %s: %s", name, reason)
-    return 1 if bad else 0
+    return status
 
 
 def find_classifiers(config: Config, checkpoint: str | None) -> list[Path]:
@@ -76,7 +82,7 @@ def _classes(models: list[AudioClassifier], source: Source, file: Path, bad: lis
     """A row per segment; returns the number of rows."""
     keys: list[tuple[str, float]] = []
     rows = []
-    for i, start, waveform in _segments(source, bad):
+    for i, start, waveform in _segments(source, models[0].encoder.hop_seconds, bad):
         rows.append(probabilities(models, waveform))
         keys.append((source.path(i), start))
     write_predictions(file, keys, np.array(rows), models[0].class_names)
@@ -90,7 +96,7 @@ def _events(models: list[AudioClassifier], source: Source, file: Path, bad: list
         writer = csv.writer(opened)
         writer.writerow(("path", "onset", "offset", "label", "probability"))
         by_clip: dict[int, list[np.ndarray]] = {}
-        for i, _, waveform in _segments(source, bad):
+        for i, _, waveform in _segments(source, models[0].encoder.hop_seconds, bad):
             by_clip.setdefault(i, []).append(probabilities(models, waveform))
         for i, segments in by_clip.items():
             hop, names = models[0].encoder.hop_seconds, models[0].class_names
@@ -101,12 +107,24 @@ def _events(models: list[AudioClassifier], source: Source, file: Path, bad: list
     return rows
 
 
-def _segments(source: Source, bad: list[tuple[str, str]]) -> Iterator[tuple[int, float, torch.Tensor]]:
+def _segments(
+    source: Source, hop_seconds: float, bad: list[tuple[str, str]]
+) -> Iterator[tuple[int, float, torch.Tensor]]:
     """Yield (clip index, start in seconds, (1, T) samples); unreadable clips are added to `bad` as (path, reason)."""
     for i in range(len(source)):
-        for start in np.arange(0.0, max(float(source.seconds[i]) - 0.05, 0.01), _SEGMENT_SECONDS).tolist():
+        for start, seconds in segments(float(source.seconds[i]), hop_seconds):
             try:
-                yield i, start, torch.from_numpy(source.waveform(i, start, _SEGMENT_SECONDS))[None]
+                yield i, start, torch.from_numpy(source.waveform(i, start, seconds))[None]
             except AudioError as error:
                 bad.append((source.path(i), str(error)))
                 break
+
+
+def segments(seconds: float, hop_seconds: float) -> list[tuple[float, float]]:
+    """(start, length) in seconds of equal parts of a clip, of about 10 s each; a clip under 15 s is one.
+
+    Parts begin on a token's edge, so that the tokens of one follow those of the other.
+    """
+    count = max(1, round(seconds / _SEGMENT_SECONDS))
+    starts = [round(i * seconds / count / hop_seconds) * hop_seconds for i in range(count)]
+    return [(start, end - start) for start, end in zip(starts, [*starts[1:], seconds], strict=True)]

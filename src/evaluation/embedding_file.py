@@ -1,4 +1,4 @@
-"""A table of embeddings on disk, written in parts; an interrupted run can be resumed at any time.
+"""A table of embeddings on disk, written in parts; an interrupted run can be resumed at any time, by one process.
 
 Until it is finished, it is a folder `<file>.partial` of parts, each written atomically; `finish` joins them into one
 parquet or npz file. Columns: path, seconds, label (several joined by `;`, null if none), time (center of the token in
@@ -6,9 +6,9 @@ seconds, at frame level only), embedding (D values). The metadata of a parquet f
 under `embedding`, as JSON.
 """
 
+import contextlib
 import json
 import os
-import shutil
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from src.atomic import FolderLock, writing
 from src.errors import UserError
 
 METADATA_KEY = b"embedding"
@@ -25,32 +26,73 @@ _REPEATED = ["path", "label"]  # dictionary-encoded columns
 
 
 class EmbeddingFile:
-    """Args: target: a new .parquet or .npz file. settings: how the embeddings are made; plain values.
+    """A file that one process writes, until `finish` or `close`.
+
+    Args:
+        target: a new .parquet or .npz file.
+        settings: how the embeddings are made; plain values, stored in the file.
+        inputs: what is embedded; plain values that a resumed run must have again.
 
     Raises:
-        UserError: `target` exists or has another suffix; an unfinished file of that name has other settings.
+        UserError: `target` exists or has another suffix; an unfinished file of that name has other settings or inputs,
+            or another process is writing it.
     """
 
-    def __init__(self, target: Path, settings: dict[str, Any]) -> None:
+    def __init__(self, target: Path, settings: dict[str, Any], inputs: dict[str, Any] | None = None) -> None:
         if target.suffix not in (".parquet", ".npz"):
             raise UserError(f"--out {target}: it must end in .parquet or .npz")
-        if target.exists():
-            raise UserError(f"{target} already exists; choose another name or remove it")
         self.target, self.settings = target, settings
         self._folder = target.with_name(target.name + ".partial")
-        settings_file = self._folder / "settings.json"
+        if target.exists():
+            raise UserError(f"{target} already exists; choose another name or remove it")
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            if settings_file.exists() and json.loads(settings_file.read_text(encoding="utf-8")) != settings:
-                raise UserError(
-                    f"{self._folder} was started with other settings ({settings_file}); remove it or change --out"
-                )
-            settings_file.write_text(json.dumps(settings), encoding="utf-8")
+            self._lock = FolderLock(self._folder)
+        except BlockingIOError:
+            raise UserError(f"{target} is being written by another process; wait for it or change --out") from None
         except OSError as error:
             raise UserError(f"cannot write to {self._folder}: {error.strerror}") from None
+        try:
+            self._resume({**settings, **(inputs or {})})
+            self.done = {path for part in self._parts() for path in set(_column(part, "path"))}
+        except BaseException:
+            self.close()
+            raise
+
+    def _resume(self, settings: dict[str, Any]) -> None:
+        """Check that the folder is new or was started with the same settings.
+
+        Raises:
+            UserError: other settings; a folder of something else; no permission.
+        """
+        settings, file = json.loads(json.dumps(settings)), self._folder / "settings.json"
+        others = sorted(path.name for path in self._folder.iterdir() if not path.name.startswith("."))
+        try:
+            before = json.loads(file.read_text(encoding="utf-8")) if others else settings
+            assert isinstance(before, dict)
+        except (FileNotFoundError, ValueError, AssertionError):
+            raise UserError(f"{self._folder} holds other files ({others[0]}); rename it or change --out") from None
+        changed = [key for key in {**before, **settings} if before.get(key) != settings.get(key) and key != "encoder"]
+        if changed:  # the path of the encoder may change: "weights" tells encoders apart
+            listed = ", ".join(f"{key}: {before.get(key)} before, {settings.get(key)} now" for key in changed)
+            raise UserError(f"{self._folder} was started with other settings ({listed}); remove it or change --out")
         for leftover in self._folder.glob("*.tmp"):
             leftover.unlink()
-        self.done = {path for part in self._parts() for path in set(_column(part, "path"))}
+        try:
+            with writing(file) as partial:
+                partial.write_text(json.dumps(settings), encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"cannot write to {self._folder}: {error.strerror}") from None
+
+    def close(self) -> None:
+        """Let other processes write the file; finished parts are kept."""
+        self._lock.close()
+        with contextlib.suppress(OSError):  # not empty
+            self._folder.rmdir()
+
+    def _remove(self) -> None:
+        for file in (*self._parts(), *self._folder.glob("*.tmp"), self._folder / "settings.json"):
+            file.unlink(missing_ok=True)
+        self.close()
 
     def write_part(self, tables: Iterable[pa.Table]) -> None:
         """Write one or more tables of rows as one part; each table is written as soon as it is ready."""
@@ -81,7 +123,7 @@ class EmbeddingFile:
         """
         parts = self._parts()
         if not parts:
-            shutil.rmtree(self._folder)
+            self._remove()
             raise UserError("no clip could be embedded; nothing was written")
         num_rows = sum(pq.read_metadata(part).num_rows for part in parts)
         partial = self._folder / f"joined{self.target.suffix}.tmp"
@@ -93,7 +135,7 @@ class EmbeddingFile:
             os.replace(partial, self.target)
         except OSError as error:
             raise UserError(f"cannot write {self.target}: {error.strerror or error}; run again to finish") from None
-        shutil.rmtree(self._folder)
+        self._remove()
         return num_rows
 
     def _write_parquet(self, file: Path, parts: list[Path]) -> None:

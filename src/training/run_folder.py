@@ -117,6 +117,11 @@ def run_of(checkpoint: Path) -> Path:
     return folder.parent if re.fullmatch(r"fold-.+", folder.name) else folder
 
 
+def results_folder(checkpoint: Path) -> Path:
+    """Where `predict` writes: the run folder of the checkpoint; the current folder if it belongs to no run."""
+    return run_of(checkpoint) if checkpoint.parent.name == "checkpoints" else Path()
+
+
 def read_run(checkpoint: Path) -> dict[str, Any]:
     """The record that `Checkpoints` saves as "run", and the optimizer step as "step".
 

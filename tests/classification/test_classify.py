@@ -2,7 +2,9 @@
 
 import csv
 import io
+import itertools
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ import torch
 
 from src import export, train
 from src.classification.augment import SpecAugment, add_noise, augment, gain, mixup, shift
+from src.classification.predict import segments
 from src.config.settings import AugmentConfig
 from src.encoders.load import load_classifier
 from src.encoders.save import save_encoder
@@ -93,14 +96,45 @@ def test_predict_new_audio_long_files_as_a_timeline(linear, place, capsys):
     new.mkdir()
     first = sorted((place / "sounds/one").iterdir())[0]
     samples, rate = soundfile.read(first)
-    soundfile.write(new / "long.wav", np.resize(samples, 25 * rate), rate)
+    soundfile.write(new / "long.wav", np.resize(samples, 31 * rate), rate)
+    soundfile.write(new / "rest.wav", np.resize(samples, round(10.2 * rate)), rate)
     (new / "broken.wav").write_bytes(b"RIFF")
     arguments = ["predict", "--config", str(linear / "config.yaml"), f"data.test.path={new}"]
     assert train.main(arguments) == 1
     with open(linear / "predictions-new.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [float(row["start_seconds"]) for row in rows] == [0, 10, 20] and rows[0]["label_1"] in ("one", "two")
-    assert "broken.wav" in capsys.readouterr().out
+    parts = [(Path(row["path"]).name, float(row["start_seconds"])) for row in rows]
+    assert parts == [("long.wav", 0), ("long.wav", 10.32), ("long.wav", 20.68), ("rest.wav", 0)]
+    assert rows[0]["label_1"] in ("one", "two") and "broken.wav" in capsys.readouterr().err
+    assert "broken.wav" in (linear / "predictions-new.skipped.csv").read_text()
+
+
+def test_predict_takes_any_kind_of_path_and_overwrites_nothing(linear, place, tmp_path, monkeypatch, capsys):
+    """data.test was a dataset; results of a checkpoint outside a run go to the current folder."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(next((linear / "checkpoints").glob("step=*.ckpt")), tmp_path / "model.ckpt")
+    words = ["predict", "--config", str(linear / "config.yaml"), "data.test={kind: huggingface, path: x}"]
+    words += ["--checkpoint", str(tmp_path / "model.ckpt")]
+    for path, name in ((place / "sounds/one", "predictions-new"), (place / "sounds/one/00.wav", "predictions-new-2")):
+        assert train.main([*words, f"data.test.path={path}"]) == 0
+        assert f"rows: {name}.csv" in capsys.readouterr().out and (tmp_path / f"{name}.csv").is_file()
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad/a.wav").write_bytes(b"RIFF")
+    assert train.main([*words, f"data.test.path={tmp_path / 'bad'}"]) == 2
+    assert "there are no predictions" in capsys.readouterr().err
+    assert {file.name for file in tmp_path.iterdir()} == {
+        "model.ckpt", "bad", "predictions-new.csv", "predictions-new-2.csv", "predictions-new-3.skipped.csv",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("seconds", [0.05, 9.9, 10.02, 10.2, 14.9, 15.1, 25.0, 3600.1, 100_000.0])
+def test_parts_of_a_clip_are_equal_and_leave_no_rest(seconds):
+    parts = segments(seconds, 0.04)
+    assert len(parts) == max(1, round(seconds / 10)) and parts[0][0] == 0
+    assert all(start + length == pytest.approx(after) for (start, length), (after, _) in itertools.pairwise(parts))
+    assert sum(parts[-1]) == pytest.approx(seconds)
+    assert all(abs(length - seconds / len(parts)) <= 0.04 + 1e-6 for _, length in parts)
+    assert all(round(start / 0.04, 6).is_integer() for start, _ in parts)
 
 
 @pytest.mark.parametrize("preset", ["linear", "finetune"])

@@ -306,7 +306,7 @@ def test_a_cross_validated_run_predicts_with_the_mean_of_its_folds_or_with_one(p
     for fold in (1, 2, 3):
         assert train.main([*settings, "--checkpoint", str(run / f"fold-{fold}")]) == 0
         assert f"fold-{fold}/checkpoints/best.ckpt" in capsys.readouterr().out
-        with open(run / "predictions-new.csv", newline="") as file:
+        with open(run / f"predictions-new-{fold + 1}.csv", newline="") as file:
             each.append([float(row["probability_1"]) for row in csv.DictReader(file)])
     np.testing.assert_allclose(mean, np.mean(each, axis=0), atol=2e-4)
 

@@ -1,7 +1,9 @@
 """Open sources from a config or from command-line inputs: files, folders, tar shards, Hugging Face datasets."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from src.audio.decode import SUFFIXES
 from src.config.settings import SourceConfig
@@ -28,6 +30,21 @@ def open_source(config: SourceConfig) -> Source:
     if config.kind == "shards":
         return ShardSource(config.path)
     return HuggingFaceSource(config)
+
+
+def open_any(config: SourceConfig) -> Source:
+    """As `open_source`, but what the path is decides the kind: for audio that is used without its labels."""
+    path = Path(config.path).expanduser()
+    if path.is_file() and path.suffix.lower() in SUFFIXES:
+        return FileSource([path])
+    kind: Literal["huggingface", "folder", "shards"] = config.kind
+    if config.path.endswith(".tar"):
+        kind = "shards"
+    elif config.path.endswith(".parquet") or hub_repository(config.path):
+        kind = "huggingface"
+    elif path.is_dir():
+        kind = "huggingface" if _is_dataset(path) else "folder"
+    return open_source(replace(config, kind=kind))
 
 
 def open_inputs(
