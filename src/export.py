@@ -18,7 +18,7 @@ FORMATS = {
     "folder": "a self-contained folder: weights, settings, decoder, model card; transformers can open it too",
     "dasheng": "one .pt file for the official `dasheng` package",
     "huggingface": "a folder in the format of the official releases on the hub (DashengModel)",
-    "onnx": "one .onnx file including the mel front end: waveform in; embedding and tokens out",
+    "onnx": "one .onnx file including the mel front end: waveform in; embedding, tokens, a classifier's logits out",
 }
 
 
@@ -34,30 +34,49 @@ def run(options: argparse.Namespace) -> int:
 
 
 def export(checkpoint: str, form: str, target: Path) -> None:
-    """Write `checkpoint` to `target`, in one of FORMATS. Raises UserError: as `read_checkpoint` and `write_folder`."""
+    """Write `checkpoint` to `target`, in one of FORMATS.
+
+    Raises:
+        UserError: as `read_checkpoint` and `write_folder`.
+    """
     from src.encoders import dasheng, folder, huggingface
-    from src.encoders.load import load_encoder, read_checkpoint
+    from src.encoders.load import read_checkpoint
     from src.encoders.save import write_file, write_folder
 
     if form == "onnx":
-        from src.encoders.onnx import export_onnx
-
-        if target.exists():
-            raise UserError(f"{target} already exists; choose another name or remove it")
-        encoder = load_encoder(checkpoint)
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            export_onnx(encoder, target)
-        except OSError as error:
-            raise UserError(f"cannot write {target}: {error.strerror or error}") from error
+        _write_onnx(checkpoint, target)
         return
     stored = read_checkpoint(checkpoint)
+    if stored.classifier and form != "folder":
+        names = ", ".join(stored.classifier["class_names"][:5])
+        print(
+            f"note: the format {form} has no classifier: its head and classes ({names}, ...) are left out; "
+            "--format folder or onnx keeps them",
+            file=sys.stderr,
+        )
     if form == "folder":
         write_folder(target, lambda partial: folder.write(stored, partial))
     elif form == "huggingface":
         write_folder(target, lambda partial: huggingface.write(stored, partial))
     else:
         write_file(target, lambda partial: dasheng.write(stored, partial))
+
+
+def _write_onnx(checkpoint: str, target: Path) -> None:
+    from src.encoders.load import load_classifier, load_encoder, read_checkpoint
+    from src.encoders.onnx import export_onnx, export_onnx_classifier
+
+    if target.exists():
+        raise UserError(f"{target} already exists; choose another name or remove it")
+    is_classifier = read_checkpoint(checkpoint).classifier is not None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if is_classifier:
+            export_onnx_classifier(load_classifier(checkpoint), target)
+        else:
+            export_onnx(load_encoder(checkpoint), target)
+    except OSError as error:
+        raise UserError(f"cannot write {target}: {error.strerror or error}") from error
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:

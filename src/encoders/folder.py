@@ -14,11 +14,14 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from src.encoders.huggingface import RELEASES
 from src.encoders.stored import Stored
 from src.errors import UserError
 from src.models.log_mel import LogMel
 
 MODEL_TYPE = "audio-encoder"
+_PRIVATE = ("runs_folder", "tracking", "callbacks", "wandb_id")  # of a training record
+_PATHS = ("path", "init_from")  # kept if they are names on the Hub
 _SOURCE = Path(__file__).parents[1]
 _CODE = {  # file in the folder: file under src
     "modeling_audio_encoder.py": "adapters/transformers.py",
@@ -89,8 +92,25 @@ def _config(stored: Stored) -> dict[str, Any]:
         "decoder": stored.decoder_architecture if stored.decoder else None,
         "classifier": stored.classifier,
         **_transformers_labels(stored.classifier),
-        "training": stored.record,
+        "training": shareable(stored.record),
     }
+
+
+def shareable(record: Any) -> Any:
+    """A training record without what is private to a machine or a person: local paths, trackers, callbacks."""
+    if isinstance(record, list):
+        return [shareable(each) for each in record]
+    if not isinstance(record, dict):
+        return record
+    return {
+        key: shareable(value)
+        for key, value in record.items()
+        if key not in _PRIVATE and (key not in _PATHS or value is None or _is_public(str(value)))
+    }
+
+
+def _is_public(path: str) -> bool:
+    return path.startswith("hf://") or path in RELEASES
 
 
 def _transformers_labels(classifier: dict[str, Any] | None) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from src.encoders.dasheng import KEYS, architecture_of, arguments_of, to_officia
 from src.encoders.stored import Stored, rename
 from src.errors import UserError
 
+RELEASES = {name: f"mispeech/{name}" for name in ("dasheng-base", "dasheng-0.6B", "dasheng-1.2B")}
 _KEYS = {rf"encoder\.{pattern}": ours for pattern, ours in KEYS.items()} | {r"outputlayer\..*": None}
 _NAMES = {768: "dasheng-base", 1280: "dasheng-0.6B", 1536: "dasheng-1.2B"}
 _FILES = ("config.json", "model.safetensors")

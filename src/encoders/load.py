@@ -26,8 +26,6 @@ from src.models.classifier import AudioClassifier
 from src.models.sizes import build_encoder
 from src.models.vit import AudioViT
 
-RELEASES = {name: f"mispeech/{name}" for name in ("dasheng-base", "dasheng-0.6B", "dasheng-1.2B")}
-
 
 def load_encoder(
     path: str | Path,
@@ -106,11 +104,11 @@ def _find(path: str | Path) -> Path:
         if folds := sorted(fold.name for fold in location.glob("fold-*") if fold.is_dir()):
             raise UserError(f"{path} is a run of several folds; name one of them: {path}/{folds[0]}")
         return location
-    if repository := RELEASES.get(str(path)) or hub_repository(str(path)):
+    if repository := huggingface.RELEASES.get(str(path)) or hub_repository(str(path)):
         return huggingface.download(repository)
     raise UserError(
         f"there is no checkpoint {path} (looked in {Path.cwd()}); "
-        f"name a file, a folder, or one of {', '.join(RELEASES)}{hint(str(path))}"
+        f"name a file, a folder, or one of {', '.join(huggingface.RELEASES)}{hint(str(path))}"
     )
 
 

@@ -4,6 +4,9 @@ A clip's result does not depend on its batch: reflection padding at the clip's o
 maximum, batch-norm statistics over real frames only. The filter bank is torchaudio's.
 """
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 import torch.distributed as dist
 import torchaudio.functional as AF
@@ -40,9 +43,12 @@ class LogMel(nn.Module):
         self.sample_rate, self.n_fft, self.hop_length, self.n_mels = sample_rate, n_fft, hop_length, n_mels
         self.f_min, self.f_max, self.floor_db = f_min, f_max, floor_db
         self.min_samples = round(self.min_seconds * sample_rate)
-        self.register_buffer("window", torch.empty(n_fft), persistent=False)
-        self.register_buffer("filters", torch.empty(n_fft // 2 + 1, n_mels), persistent=False)
+        self.register_buffer("window", torch.empty(n_fft, dtype=torch.float32), persistent=False)
+        self.register_buffer("filters", torch.empty(n_fft // 2 + 1, n_mels, dtype=torch.float32), persistent=False)
         self.reset_buffers()
+
+    def _apply(self, fn, recurse=True):
+        return super()._apply(partial(keep_fp32, fn), recurse)
 
     @property
     def settings(self) -> dict[str, float]:
@@ -121,6 +127,12 @@ class LogMel(nn.Module):
         return f"{self.sample_rate} Hz, n_fft={self.n_fft}, hop_length={self.hop_length}, n_mels={self.n_mels}"
 
 
+def keep_fp32(fn: Callable[[Tensor], Tensor], tensor: Tensor) -> Tensor:
+    """What `fn` of `Module._apply` does, except for the dtype: the front end stays fp32 under `.half()` and others."""
+    moved = fn(tensor)
+    return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
+
+
 def _reflect_ends(waveform: Tensor, length: Tensor, pad: int) -> Tensor:
     """(B, T) -> (B, T + 2 pad), each row reflected at its first sample and at its own last one (`length` - 1)."""
     step = torch.arange(1, pad + 1, device=waveform.device)
@@ -139,7 +151,10 @@ class MelBatchNorm(nn.BatchNorm1d):
     """
 
     def __init__(self, n_mels: int, momentum: float = 0.01) -> None:
-        super().__init__(n_mels, momentum=momentum)
+        super().__init__(n_mels, momentum=momentum, dtype=torch.float32)
+
+    def _apply(self, fn, recurse=True):
+        return super()._apply(partial(keep_fp32, fn), recurse)
 
     def forward(self, log_mel: Tensor, valid: Tensor | None = None) -> Tensor:
         """(B, n_mels, F) in dB and (B, F) bool -> (B, n_mels, F), each band normalized, then the affine transform."""

@@ -34,8 +34,8 @@ class PatchEmbed(nn.Module):
         return log_mel.unflatten(2, (num_patches, self.patch_frames)).transpose(1, 2).flatten(2)
 
     def forward(self, patches: Tensor) -> Tensor:
-        """(B, N, P) -> (B, N, D)."""
-        return nn.functional.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
+        """(B, N, P) in fp32 -> (B, N, D) in the dtype of the weights."""
+        return nn.functional.linear(patches.to(self.proj.weight.dtype), self.proj.weight.flatten(1), self.proj.bias)
 
 
 class AudioViT(nn.Module):
@@ -209,11 +209,13 @@ def pool(tokens: Tensor, num_tokens: Tensor, pooling: Pooling = "mean") -> Tenso
     valid = (torch.arange(tokens.shape[1], device=tokens.device) < num_tokens[:, None])[..., None]
     if pooling == "max":
         return tokens.masked_fill(~valid, -torch.inf).amax(1)
-    count = num_tokens[:, None].to(tokens.dtype)
-    mean = (tokens * valid).sum(1) / count
+    count = num_tokens[:, None].float()  # half precision has no whole numbers above 256
+    mean = ((tokens * valid).sum(1, dtype=torch.float32) / count).to(tokens.dtype)
     if pooling == "mean":
         return mean
     if pooling == "mean_max":
         return torch.cat([mean, pool(tokens, num_tokens, "max")], dim=1)
-    variance = ((tokens - mean[:, None]).square() * valid).sum(1) / count
-    return torch.cat([mean, variance.clamp(min=1e-12).sqrt()], dim=1)  # sqrt has no gradient at 0 (one-token clips)
+    variance = ((tokens - mean[:, None]).square() * valid).sum(1, dtype=torch.float32) / count
+    return torch.cat(
+        [mean, variance.clamp(min=1e-12).sqrt().to(tokens.dtype)], dim=1
+    )  # sqrt has no gradient at 0 (one-token clips)

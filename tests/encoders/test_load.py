@@ -1,9 +1,12 @@
 """Round trips between all formats in a fresh process, sharded checkpoints, and error messages."""
 
+import dataclasses
 import json
+import os
 import pickle
 import re
 import shutil
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +18,7 @@ from safetensors.torch import load_file
 
 from benchmarks.parity import randomize
 from src import export
+from src.config.settings import CallbackConfig, Config, SourceConfig
 from src.encoders.load import load_classifier, load_encoder, read_checkpoint
 from src.encoders.save import save_encoder
 from src.errors import UserError
@@ -130,6 +134,42 @@ def test_a_folder_is_self_contained(tmp_path):
     with pytest.raises(UserError, match="already"):
         save_encoder(mae.encoder, tmp_path / "a")
     assert not list(tmp_path.glob("*.partial"))
+
+
+def test_an_export_has_no_local_paths(tmp_path):
+    config = Config(name="run", runs_folder=str(tmp_path / "runs"))
+    config.data.path, config.data.test = str(tmp_path / "set"), SourceConfig(path=str(tmp_path / "test"))
+    config.data.sources = [SourceConfig(path=str(tmp_path / "a")), SourceConfig(path="hf://owner/set", weight=2.0)]
+    config.model.init_from, config.check.train = "dasheng-base", SourceConfig(path="local/set")
+    config.callbacks = [CallbackConfig("my.Own", {"folder": str(tmp_path)})]
+    config.tracking.entity = "my-company"
+    save_encoder(create_mae("tiny").encoder, tmp_path / "a", record={"step": 5, "config": dataclasses.asdict(config)})
+    text = (tmp_path / "a/config.json").read_text()
+    assert str(tmp_path) not in text and "local/set" not in text and "my-company" not in text
+    kept = json.loads(text)["training"]["config"]
+    assert kept["data"]["sources"][1]["path"] == "hf://owner/set" and kept["data"]["sources"][1]["weight"] == 2.0
+    assert kept["model"]["init_from"] == "dasheng-base" and kept["seed"] == 0
+
+
+@pytest.mark.parametrize("form", ["dasheng", "huggingface"])
+def test_a_format_without_a_head_says_what_it_leaves_out(tmp_path, capsys, form):
+    encoder = create_mae("tiny").encoder
+    save_encoder(encoder, tmp_path / "a", classifier=AudioClassifier(encoder, ["dog", "cat"]))
+    assert export.main([str(tmp_path / "a"), "--format", form, "--out", str(tmp_path / "b")]) == 0
+    assert "head and classes (dog, cat, ...) are left out" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
+@pytest.mark.parametrize("umask", [0o022, 0o002, 0o027])
+def test_exports_have_the_permissions_of_the_umask(forms, tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        for form in ("folder", "dasheng", "huggingface"):
+            assert export.main([str(forms[0]["file"]), "--format", form, "--out", str(tmp_path / form)]) == 0
+    finally:
+        os.umask(before)
+    for path in tmp_path.rglob("*"):
+        assert stat.S_IMODE(path.stat().st_mode) == (0o777 if path.is_dir() else 0o666) & ~umask, path
 
 
 def test_half_precision_is_read_as_fp32(forms, tmp_path):

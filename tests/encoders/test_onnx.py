@@ -1,5 +1,6 @@
 """The ONNX export in onnxruntime equals PyTorch for any batch size and length, front end included."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -19,6 +20,9 @@ from src.encoders.save import save_encoder
 from src.errors import UserError
 from src.evaluation.embeddings import calibrate_norm
 from src.models import create_mae
+from src.models.classifier import AudioClassifier
+from src.models.initialize import initialize
+from src.models.vit import AudioViT
 
 TOLERANCE = 1e-4
 
@@ -34,7 +38,7 @@ def exported(tmp_path_factory):
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3])
-@pytest.mark.parametrize("seconds", [0.05, 0.1, 1.0, 5.3, 10.08, 30.24, 31.0])
+@pytest.mark.parametrize("seconds", [0.0001, 0.01, 0.049, 0.05, 0.1, 1.0, 5.3, 10.08, 30.24, 31.0])
 def test_equal_to_pytorch(exported, long_audio, batch, seconds):
     encoder, folder = exported
     samples = round(seconds * 16000)
@@ -59,6 +63,26 @@ def test_a_layer_of_a_network_in_training_mode_with_external_weights(tmp_path, c
     embedding, _ = onnxruntime.InferenceSession(tmp_path / "b.onnx").run(None, {"waveform": waveform.numpy()})
     with torch.no_grad():
         assert np.abs(embedding - encoder.embed(waveform, None, 6, "mean_std").numpy()).max() <= TOLERANCE
+
+
+@pytest.mark.parametrize("pooling", ["mean_std", None])
+def test_a_classifier_has_its_logits_and_class_names(tmp_path, long_audio, pooling):
+    encoder = AudioViT(48, 2, 3)
+    initialize(encoder, 0, "encoder")
+    classifier = AudioClassifier(encoder, ["dog", "Ü, b"], layer=1, pooling=pooling, multi=pooling is None).eval()
+    torch.nn.init.normal_(classifier.head[1].weight)
+    save_encoder(encoder, tmp_path / "clf", classifier=classifier)
+    assert export.main([str(tmp_path / "clf"), "--format", "onnx", "--out", str(tmp_path / "clf.onnx")]) == 0
+    session = onnxruntime.InferenceSession(tmp_path / "clf.onnx")
+    waveform = long_audio[None, :32000]
+    logits, embedding, tokens = session.run(["logits", "embedding", "tokens"], {"waveform": waveform.numpy()})
+    with torch.no_grad():
+        assert np.abs(logits - classifier(waveform).numpy()).max() <= TOLERANCE
+        assert np.abs(tokens - encoder(waveform, None, 1).numpy()).max() <= TOLERANCE
+    assert embedding.shape == (1, 96 if pooling else 48)
+    about = session.get_modelmeta().custom_metadata_map
+    assert json.loads(about["class_names"]) == ["dog", "Ü, b"]
+    assert about["activation"] == ("softmax" if pooling else "sigmoid")
 
 
 def test_the_file_contains_no_local_paths(exported):
