@@ -33,12 +33,14 @@ def writing(target: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def writing_folder(target: Path) -> Iterator[Path]:
-    """As `writing`, for a folder. `target` must not exist or be an empty folder."""
+    """As `writing`, for a folder of plain files. `target` must not exist or be an empty folder."""
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
     try:
         yield partial
-        partial.chmod(0o777 & ~_umask())
+        mask = _umask()
+        for path in (partial, *partial.rglob("*")):  # safetensors restricts access, too
+            path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
         os.replace(partial, target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
