@@ -12,10 +12,12 @@ training then reads no headers. Exit status: 0 done, 1 done but some inputs coul
 """
 
 import argparse
+import contextlib
 import os
 import sys
 from pathlib import Path
 
+from src.atomic import FolderLock
 from src.errors import UserError, exit_status
 from src.skipped import report_skipped
 
@@ -44,7 +46,8 @@ def run(options: argparse.Namespace) -> int:
         clips = list_clips(options.inputs)
         num_shards, results = pack(clips, out, options.shard_megabytes * 1e6, options.workers, options.check)
     samples, seconds, num_bytes, skipped = 0, 0.0, 0, []
-    with progress_bar("shards", num_shards, sys.stderr.isatty()) as advance:
+    held = contextlib.nullcontext() if options.index else contextlib.closing(hold(out))
+    with held, progress_bar("shards", num_shards, sys.stderr.isatty()) as advance:
         for each in results:
             samples, seconds, num_bytes = samples + each.samples, seconds + each.seconds, num_bytes + each.bytes
             skipped += each.skipped
@@ -53,6 +56,16 @@ def run(options: argparse.Namespace) -> int:
     if not skipped and not options.index:
         (out / "skipped.csv").unlink(missing_ok=True)  # of an earlier run
     return report_skipped(skipped, out / "skipped.csv")
+
+
+def hold(out: Path) -> FolderLock:
+    """Raises UserError: another process packs into the same folder; no permission."""
+    try:
+        return FolderLock(out)
+    except BlockingIOError:
+        raise UserError(f"another process is packing into {out}; wait for it or choose another --out") from None
+    except OSError as error:
+        raise UserError(f"cannot write to {out}: {error.strerror}") from None
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:

@@ -1,5 +1,6 @@
 """Packing into shards: what is in them, what is left out, what a restart does, what a user is told."""
 
+import contextlib
 import csv
 import hashlib
 import io
@@ -14,6 +15,7 @@ import pytest
 import soundfile
 
 from src import pack
+from src.atomic import FolderLock
 from src.audio.decode import decode
 from src.data.packing import pack as packing
 from src.data.sources.shards import ShardSource
@@ -57,6 +59,18 @@ def rows(folder: Path) -> list[list[str]]:
 
 def files_of(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_two_writers_of_one_folder_and_two_cases_of_a_suffix(tmp_path, capsys, write_wav):
+    write_wav(tmp_path / "a" / "x.WAV")
+    write_wav(tmp_path / "a" / "x.wav", seed=1)
+    words = [str(tmp_path / "a"), "--out", str(tmp_path / "out"), "--workers", "1"]
+    with contextlib.closing(FolderLock(tmp_path / "out")):
+        assert pack.main(words) == 2
+    assert "another process is packing into" in capsys.readouterr().err
+    assert pack.main(words) == 0
+    source = ShardSource(str(tmp_path / "out" / "*.tar"))
+    assert {source.name(i) for i in range(len(source))} == {"000000.tar/x.WAV", "000000.tar/x-1.wav"}
 
 
 def test_every_clip_is_stored_as_it_is_and_the_index_says_what_it_is(demo, tmp_path, capsys):

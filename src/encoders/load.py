@@ -118,7 +118,7 @@ def _read_folder(path: Path) -> Stored:
     try:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
         for weights in path.glob("*.safetensors"):
-            _check_content(weights)
+            check_content(weights)
         reader = {folder.MODEL_TYPE: folder.read, "dasheng": huggingface.read}[config["model_type"]]
         return reader(path, config)
     except FileNotFoundError:
@@ -134,7 +134,7 @@ def _read_folder(path: Path) -> Stored:
 
 
 def _read_file(file: Path) -> Stored:
-    _check_content(file)
+    check_content(file)
     try:
         content = torch.load(file, map_location="cpu", mmap=zipfile.is_zipfile(file), weights_only=True)
     except pickle.UnpicklingError as error:
@@ -152,7 +152,7 @@ def _read_file(file: Path) -> Stored:
     raise UserError(f"{file} is neither a checkpoint of this project nor an official one (keys model and config)")
 
 
-def _check_content(file: Path) -> None:
+def check_content(file: Path) -> None:
     """Recognize files that were not downloaded properly."""
     try:
         with open(file, "rb") as opened:

@@ -4,6 +4,7 @@ import atexit
 import copy
 import importlib
 import logging
+import os
 import platform
 import secrets
 import shlex
@@ -55,7 +56,8 @@ class Run:
         before: what that checkpoint records about its run (`read_run`).
 
     Raises:
-        UserError: the checkpoint does not exist, or a setting changed that a resumed run must keep.
+        UserError: the checkpoint does not exist, a setting changed that a resumed run must keep, or W&B cannot be
+            reached.
     """
 
     def __init__(self, config: Config, resume: str | None = None) -> None:
@@ -70,6 +72,8 @@ class Run:
         self.changed = compare_settings(config, self.before["config"], self.checkpoint) if self.checkpoint else []
         self.folder = Path(config.runs_folder, config.name)
         self._own_callbacks = own_callbacks(config.callbacks)
+        if config.tracking.wandb == "online" and not config.trainer.fast_dev_run and is_first():
+            check_online()
 
     def start(self, plan: str) -> None:
         """Create the run folder, write settings and plan, and log to it. Only rank 0 writes.
@@ -216,6 +220,27 @@ class Run:
                     add = artifact.add_dir if path.is_dir() else artifact.add_file
                     add(str(path), name=path.name)
                 logger.experiment.log_artifact(artifact)
+
+
+def check_online(timeout_seconds: int = 15) -> None:
+    """Check that W&B has a key and answers; nothing is asked if the environment (WANDB_MODE) turns it off.
+
+    Raises:
+        UserError: it has none, or does not.
+    """
+    import wandb
+
+    if os.environ.get("WANDB_MODE", "online") not in ("online", "shared"):
+        return
+    try:
+        reason = "" if wandb.login(prompt=False, verify=True, timeout=timeout_seconds) else "there is no API key"
+    except (wandb.Error, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+    if reason:
+        raise UserError(
+            f"tracking.wandb=online, but W&B cannot be used: {reason}; run wandb login, or set tracking.wandb=offline "
+            "and upload later with wandb sync RUN_FOLDER/wandb/offline-run-*"
+        )
 
 
 def is_first() -> bool:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from src.encoders.lightning import read_about
+from src.encoders.load import check_content
 from src.errors import UserError
 
 
@@ -128,6 +129,8 @@ def read_run(checkpoint: Path) -> dict[str, Any]:
     Raises:
         UserError: the file is not a checkpoint of this project, or it is damaged.
     """
+    if checkpoint.is_file():
+        check_content(checkpoint)
     try:
         content = read_about(checkpoint)
         return {**content["run"], "step": content["global_step"]}

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from src.config.settings import CheckConfig, ClassifyConfig, Config, ModelConfig, OptimizerConfig, SourceConfig
 from src.errors import UserError
 from src.training.resume import FIXED, compare_settings
+from src.training.run import check_online
 from src.training.run_folder import (
     checkpoint_of,
     checkpoint_to_resume,
@@ -156,3 +157,31 @@ def test_a_setting_of_another_version_is_not_a_change():
     before["trainer"]["steps"] = 7
     del before["checkpoint"]
     assert compare_settings(Config(), before, PATH) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(b"", "is empty"), (b"<!DOCTYPE html>", "is a web page"), (b"version https://git-lfs", "run git lfs pull")],
+)
+def test_a_download_that_is_no_checkpoint_is_named(tmp_path, content, words):
+    (tmp_path / "a.ckpt").write_bytes(content)
+    with pytest.raises(UserError, match=words):
+        read_run(tmp_path / "a.ckpt")
+
+
+def test_wandb_online_without_a_key_is_one_sentence(monkeypatch):
+    import wandb
+
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setattr(wandb, "login", lambda **_: False)
+    with pytest.raises(UserError, match=r"there is no API key; run wandb login, or set tracking.wandb=offline"):
+        check_online()
+
+    def no_network(**_):
+        raise wandb.errors.CommError("no route to host")
+
+    monkeypatch.setattr(wandb, "login", no_network)
+    with pytest.raises(UserError, match=r"no route to host.*wandb sync"):
+        check_online()
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    check_online()

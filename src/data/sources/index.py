@@ -30,7 +30,8 @@ class Headers(NamedTuple):
 
 def cache_root() -> Path:
     """`$AUDIO_ENCODER_CACHE`, or ~/.cache/audio-encoder."""
-    return Path(os.environ.get("AUDIO_ENCODER_CACHE", Path.home() / ".cache" / "audio-encoder"))
+    chosen = os.environ.get("AUDIO_ENCODER_CACHE")  # a user of a container may have no home
+    return Path(chosen) if chosen else Path.home() / ".cache" / "audio-encoder"
 
 
 def digest(keys: Sequence[str]) -> str:
