@@ -48,9 +48,10 @@ def export(checkpoint: str, form: str, target: Path) -> None:
         return
     stored = read_checkpoint(checkpoint)
     if stored.classifier and form != "folder":
-        names = ", ".join(stored.classifier["class_names"][:5])
+        names = stored.classifier["class_names"]
+        listed = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
         print(
-            f"note: the format {form} has no classifier: its head and classes ({names}, ...) are left out; "
+            f"note: the format {form} has no classifier: its head and classes ({listed}) are left out; "
             "--format folder or onnx keeps them",
             file=sys.stderr,
         )

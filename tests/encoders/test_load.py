@@ -156,7 +156,7 @@ def test_a_format_without_a_head_says_what_it_leaves_out(tmp_path, capsys, form)
     encoder = create_mae("tiny").encoder
     save_encoder(encoder, tmp_path / "a", classifier=AudioClassifier(encoder, ["dog", "cat"]))
     assert export.main([str(tmp_path / "a"), "--format", form, "--out", str(tmp_path / "b")]) == 0
-    assert "head and classes (dog, cat, ...) are left out" in capsys.readouterr().err
+    assert "head and classes (dog, cat) are left out" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
