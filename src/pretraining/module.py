@@ -16,6 +16,7 @@ from src.config.settings import OptimizerConfig
 from src.data.pretraining.datamodule import PretrainDataModule
 from src.models.mae import MAEOutput, MaskedAutoencoder
 from src.models.sizes import build_mae
+from src.training.distributed.parallel import reduce
 from src.training.module import TrainingModule
 from src.training.optimizer import parameter_groups
 
@@ -70,7 +71,7 @@ class MAEPretraining(TrainingModule):
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         output = self._forward(batch)
-        self.validation_loss.update(output.loss, weight=output.mask.sum())
+        self.validation_loss.update(output.loss, weight=len(output.target))
 
     def on_validation_epoch_end(self) -> None:
         self.log("val/loss", self.validation_loss.compute(), prog_bar=True)
@@ -84,7 +85,7 @@ class MAEPretraining(TrainingModule):
         self.validation_loss.reset()
 
     def _forward(self, batch: dict[str, Any]) -> MAEOutput:
-        return self.model(batch["waveform"], batch.get("length"), batch.get("seed"))
+        return self.model(batch["waveform"], batch.get("samples", batch.get("length")), batch.get("seed"))
 
     def _mean_over_processes(self, output: MAEOutput) -> tuple[Tensor, Tensor]:
         """(loss to backpropagate, mean loss over the masked tokens of all processes).
@@ -92,6 +93,6 @@ class MAEPretraining(TrainingModule):
         Processes have different numbers of masked tokens, since clips differ in length. The first loss is weighted so
         that its gradients, averaged over processes, are those of the mean.
         """
-        count = output.mask.sum().to(output.loss.dtype)
-        total = self.trainer.strategy.reduce(torch.stack([output.loss.detach() * count, count]), reduce_op="sum")
+        count = torch.full_like(output.loss, len(output.target))
+        total = reduce(torch.stack([output.loss.detach() * count, count]), "sum")
         return output.loss * count * self.trainer.world_size / total[1].clamp(min=1), total[0] / total[1].clamp(min=1)

@@ -10,7 +10,7 @@ from typing import Any
 import lightning.pytorch as L
 import torch
 
-from src.training.callbacks.steps import stepped
+from src.training.callbacks.steps import log_is_due, stepped
 from src.training.module import TrainingModule
 
 PEAK_BF16_TFLOPS = {  # dense, from the vendors' data sheets; the first key contained in the device name applies
@@ -135,8 +135,7 @@ class StepFigures(L.Callback):
             if self.flops is not None and "waveform" in batch:
                 clips, samples = batch["waveform"].shape
                 self._rates.append(clips * self.flops(samples) / duration)
-        due = trainer.global_step % trainer.log_every_n_steps == 0 or trainer.global_step == trainer.max_steps  # type: ignore[attr-defined]
-        if due and stepped(trainer, batch_idx):
+        if stepped(trainer, batch_idx) and log_is_due(trainer, trainer.global_step):
             self._log(trainer, pl_module)
             self._clear()
         self._step_end, self._whole_step = time.perf_counter(), True
