@@ -73,7 +73,7 @@ class MaskedAutoencoder(nn.Module):
         latent = self.encoder.encode(self.encoder.patch_embed(visible) + positions, mask.visible_valid)
         prediction = self.decoder(latent, mask, valid).float()
 
-        target, mean, deviation = normalize_patches(patches_db.flatten(0, 1).index_select(0, mask.index))
+        target, mean, deviation = normalize_patches(patches_db.flatten(0, 1).index_select(0, mask.masked))
         error = (prediction - target).square().mean(-1)
         loss = error.sum() / max(1, len(error))
         return MAEOutput(loss, prediction, target, mask.mask, mean, deviation)

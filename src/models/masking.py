@@ -12,12 +12,12 @@ from torch import Tensor
 
 class Mask(NamedTuple):
     """mask: (B, N) bool, True where a real token is masked.
-    index: (M,) the masked tokens' positions in the flattened mask, ascending.
+    masked: (M,) the masked tokens' positions in the flattened mask, ascending.
     visible: (B, K) indices of the visible tokens; K is that of the longest clip.
     visible_valid: (B, K) bool, False on surplus entries of shorter clips; None when there are none."""
 
     mask: Tensor
-    index: Tensor
+    masked: Tensor
     visible: Tensor
     visible_valid: Tensor | None
 
@@ -54,10 +54,10 @@ def group_mask(
     visible = torch.zeros_like(order).scatter(1, order, token.expand_as(order)) < keep[:, None]
     mask = ~visible if valid is None else ~visible & valid
     num_masked = int(mask.sum()) if num_masked is None else num_masked
-    index = torch.searchsorted(mask.flatten().cumsum(0), torch.arange(1, num_masked + 1, device=mask.device))
+    masked = torch.searchsorted(mask.flatten().cumsum(0), torch.arange(1, num_masked + 1, device=mask.device))
     max_kept = _num_kept(num_tokens, mask_ratio)
     visible_valid = None if valid is None else token[:max_kept] < keep[:, None]
-    return Mask(mask, index, order[:, :max_kept], visible_valid)
+    return Mask(mask, masked, order[:, :max_kept], visible_valid)
 
 
 def count_masked(num_tokens: int, mask_ratio: float) -> int:
