@@ -44,8 +44,7 @@ class SkipBadSteps(L.Callback):
     def __init__(self, file: Path, max_in_a_row: int) -> None:
         self.file, self.max_in_a_row = file, max_in_a_row
         self._state = torch.zeros(len(self.state_names), dtype=torch.float64)  # moves to the device, if it has float64
-        self._losses: list[Tensor] = []  # of this step's batches, each averaged over processes
-        self._names: list[str] = []
+        self._names: list[str] = []  # of this step's clips
         self._statistics: list[tuple[Tensor, Tensor]] = []  # batch-norm buffers and their values before the step
         self._unread: list[Step] = []
 
@@ -70,7 +69,7 @@ class SkipBadSteps(L.Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: dict[str, Any], batch_idx: int
     ) -> None:
-        if not self._losses:  # the first batch of a step
+        if not self._names:  # the first batch of a step
             self._statistics = [
                 (buffer, buffer.clone())
                 for module in pl_module.modules()
@@ -79,19 +78,16 @@ class SkipBadSteps(L.Callback):
             ]
         self._names += batch["key"]
 
-    def on_after_backward(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._losses.append(trainer.callback_metrics["train/loss"].detach())
-
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any) -> None:
         assert isinstance(pl_module, TrainingModule)
-        loss, norm = torch.stack(self._losses).mean(), pl_module.gradient_norm()
+        loss, norm = trainer.callback_metrics["train/loss"].detach(), pl_module.gradient_norm()
         mean = self._state[3].clone()
         verdict = reduce(self.judge(loss, norm), "max")
         self.remember(loss, verdict)
         self._skip(pl_module, optimizer, verdict > 0)
         values = torch.stack([each.to(self._state.dtype) for each in (verdict, loss, norm, mean, self._state[1])])
         self._unread.append(Step(trainer.global_step + 1, values, self._names))
-        self._losses, self._names, self._statistics = [], [], []
+        self._names, self._statistics = [], []
         pl_module.log("train/skipped_steps", self._state[0].float())
         if log_is_due(trainer, trainer.global_step + 1):
             self._look(trainer)
