@@ -53,6 +53,6 @@ class Decoder(nn.Module):
         index = mask.visible[..., None].expand_as(seen)
         if mask.visible_valid is not None:  # surplus entries of shorter clips write back the mask token
             seen = torch.where(mask.visible_valid[..., None], seen, holes[:, : seen.shape[1]])
-        tokens = holes.scatter(1, index, seen) + self.pos_embed[:, : holes.shape[1]]
+        tokens = holes.scatter(1, index, seen) + self.pos_embed[:, : holes.shape[1]].to(seen.dtype)
         tokens = run_blocks(self.blocks, tokens, valid)
         return self.outputlayer(self.norm(tokens.flatten(0, 1).index_select(0, mask.masked)))

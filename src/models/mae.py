@@ -68,9 +68,10 @@ class MaskedAutoencoder(nn.Module):
             seeds, patches.shape[1], valid, self.mask_ratio, self.mask_group, self.num_masked(waveform, samples)
         )
 
-        visible = _take(patches, mask.visible)
+        tokens = self.encoder.patch_embed(_take(patches, mask.visible))
         positions = _take(self.encoder.positions().expand(len(patches), -1, -1), mask.visible)
-        latent = self.encoder.encode(self.encoder.patch_embed(visible) + positions, mask.visible_valid)
+        # Under autocast, positions in fp32 would make the residual stream fp32; shards have all weights in bf16 anyway.
+        latent = self.encoder.encode(tokens + positions.to(tokens.dtype), mask.visible_valid)
         prediction = self.decoder(latent, mask, valid).float()
 
         target, mean, deviation = normalize_patches(patches_db.flatten(0, 1).index_select(0, mask.masked))

@@ -5,11 +5,10 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from src.config.settings import OptimizerConfig
+from src.config.settings import OptimizerConfig, TrainerConfig
 from src.models.sizes import create_mae
 from src.pretraining.module import MAEPretraining
 from src.training.trainer import make_trainer
-from src.config.settings import TrainerConfig
 
 STEPS = 3
 
@@ -42,7 +41,9 @@ def trained(clips):
     model.encoder.init_bn.train = lambda mode=True: model.encoder.init_bn  # running statistics: those of a batch differ
     model.encoder.init_bn.training = False
     losses = Losses()
-    settings = TrainerConfig(max_steps=STEPS, accumulate_grad_batches=16 // clips, accelerator="cpu", gradient_clip_val=1.0)
+    settings = TrainerConfig(
+        max_steps=STEPS, accumulate_grad_batches=16 // clips, accelerator="cpu", gradient_clip_val=1.0
+    )
     trainer = make_trainer(settings, None, "auto", [losses], [], limit_val_batches=0)
     trainer.fit(module, DataLoader(list(batches(clips)), batch_size=None))
     return losses, torch.cat([parameter.detach().flatten() for parameter in model.parameters()])

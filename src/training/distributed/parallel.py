@@ -98,12 +98,12 @@ def shard(
         sizes = (mesh.size() // num_shards, num_shards)
         mesh = init_device_mesh(mesh.device_type, sizes, mesh_dim_names=("copies", "shards"))
     fully_shard(model.encoder.init_bn, mesh=mesh, mp_policy=MixedPrecisionPolicy(cast_forward_inputs=False))  # fp32
+    reshard = not keep_gathered
     for blocks in (model.encoder.blocks, model.decoder.blocks):
-        for block in blocks:
-            fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=not keep_gathered)
-        for block, following in pairwise(blocks):
+        sharded = [fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard) for block in blocks]
+        for block, following in pairwise(sharded):
             block.set_modules_to_forward_prefetch([following])
-    fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=not keep_gathered)
+    fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard)
     register_fsdp_forward_method(model, "run")
 
     device = torch.device(mesh.device_type, torch.cuda.current_device()) if mesh.device_type == "cuda" else "cpu"
