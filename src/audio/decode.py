@@ -117,7 +117,7 @@ def to_mono_16k(samples: np.ndarray, sample_rate: int) -> np.ndarray:
     """
     samples = np.asarray(samples, dtype=np.float32)
     if samples.ndim == 2:
-        samples = samples.mean(axis=int(np.argmin(samples.shape)))
+        samples = _mono(samples if samples.shape[1] < samples.shape[0] else samples.T)
     if samples.ndim != 1 or not len(samples):
         raise AudioError(f"an array of shape {samples.shape}; it must be (samples,) or (channels, samples)")
     if not np.isfinite(samples).all():

@@ -5,9 +5,12 @@ from pathlib import Path
 import lightning.pytorch as L
 import pytest
 import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from src import train
+from src.models.sizes import create_mae
 
 ROOT = Path(__file__).parents[2]
 aten = torch.ops.aten
@@ -65,3 +68,35 @@ def test_a_step_that_logs_nothing_reads_nothing_from_the_device(tmp_path, two_bl
     assert set(Watch.seen) == set(range(2 - accumulated, 9))
     assert {step: seen for step, seen in Watch.seen.items() if step % 4 and seen} == {}
     assert Watch.seen[4]  # the test sees what the logging step reads
+
+
+class Copies(TorchDispatchMode):
+    """Lists copies between devices for which the host waits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+        self.total = 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        result = operation(*args, **(kwargs or {}))
+        if operation is aten._to_copy.default and args[0].device != result.device:
+            self.total += 1
+            if result.device.type == "cpu" or not (kwargs or {}).get("non_blocking"):
+                self.seen.append(f"{args[0].device} to {result.device}")
+        return result
+
+
+def test_the_network_on_a_gpu_copies_nothing_back():
+    """Tensors without memory that say they are on a GPU; clips of different lengths, one under 50 ms."""
+    model = create_mae("tiny", device="meta", drop_path=0.1)
+    with FakeTensorMode(allow_non_fake_inputs=True), Copies() as copies:
+        for module in model.modules():
+            for name, parameter in module.named_parameters(recurse=False):
+                setattr(module, name, nn.Parameter(torch.empty(parameter.shape, device="cuda")))
+            for name, buffer in module.named_buffers(recurse=False):
+                setattr(module, name, torch.empty(buffer.shape, dtype=buffer.dtype, device="cuda"))
+        waveform = torch.empty(4, 20000, device="cuda")
+        output = model(waveform, [20000, 3000, 500, 10000])
+        assert output.loss.device.type == "cuda" and output.prediction.shape == (24 + 3 + 0 + 12, 256)
+    assert copies.seen == [] and copies.total == 2  # the lengths, and how many tokens of each length stay visible
