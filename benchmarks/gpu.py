@@ -26,12 +26,11 @@ from benchmarks.parity import official_mae
 from benchmarks.report import machine_and_date, table
 from benchmarks.syncs import debug_mode, describe, listed
 from src.models import create_mae
-from src.models.cost import training_flops
+from src.models.cost import memory_bytes, training_flops
 from src.models.mae import MaskedAutoencoder
 from src.models.sizes import SIZES
 
 BATCHES = {"tiny": (256, 1024), "base": (64, 256, 512), "0.6b": (32, 128), "1.2b": (32, 128)}
-RECOMPUTED = ("0.6b", "1.2b")  # sizes whose activations are recomputed
 HEADER = ["size", "batch", "model", "ms a step", "clips/s", "MFU", "peak GB", "first step, s"]
 WARM_UP = 3  # steps
 
@@ -108,7 +107,13 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def our_model(options: argparse.Namespace, size: str) -> nn.Module:
-    model = create_mae(size, gradient_checkpointing=size in RECOMPUTED, device=options.device)
+    model = create_mae(size, device=options.device)
+    if options.device.startswith("cuda"):
+        tokens = model.encoder.num_tokens(round(16000 * options.seconds))
+        largest = max(options.batches or BATCHES[size])
+        needed = memory_bytes(model, tokens, tokens // 4, largest, bf16=True, recompute=False)
+        limit = 0.9 * torch.cuda.get_device_properties(0).total_memory
+        model.encoder.gradient_checkpointing = needed > limit  # as the plan of a run decides
     if options.device.startswith("cuda") and not options.no_compile:
         torch._dynamo.config.recompile_limit = 64  # all blocks share one cache: sizes, shapes, with padding or without
         for block in (*model.encoder.blocks, *model.decoder.blocks):
