@@ -192,11 +192,11 @@ def make_classifier(config: Config, labelled: LabelledSet) -> AudioClassifier:
     assert classify is not None
     if model.init_from:
         encoder: AudioViT = load_encoder(
-            model.init_from, drop_path=model.drop_path, gradient_checkpointing=model.gradient_checkpointing
+            model.init_from, drop_path=model.drop_path, gradient_checkpointing=bool(model.gradient_checkpointing)
         )
     else:
         encoder = create_encoder(
-            model.size, model.drop_path, model.layer_scale, model.gradient_checkpointing, config.seed
+            model.size, model.drop_path, model.layer_scale, bool(model.gradient_checkpointing), config.seed
         )
         calibrate_norm(encoder, sample_waveforms(labelled.parts["train"], 256))
         encoder.eval()

@@ -17,8 +17,9 @@ class ModelConfig:
     """Stochastic depth rate of the last encoder block, increasing linearly from 0 in the first; 0 to 0.99."""
     layer_scale: float | None = None
     """Initial value of LayerScale in the encoder blocks; null uses no LayerScale."""
-    gradient_checkpointing: bool = False
-    """Recompute activations of each block in the backward pass: less memory, about a third more time."""
+    gradient_checkpointing: bool | None = None
+    """Recompute activations of each block in the backward pass: less memory, about a third more time. null does so in
+    pretraining if they do not fit otherwise (--plan)."""
 
 
 @dataclass
@@ -154,8 +155,8 @@ class TrainerConfig:
     """Hardware; auto uses a GPU if there is one."""
     precision: str = "auto"
     """32-true, bf16-mixed or 16-mixed; auto is bf16-mixed on a GPU that supports it, else 32-true."""
-    compile: bool = False
-    """torch.compile each block: minutes of compilation at the start, faster steps on a GPU."""
+    compile: bool | None = None
+    """torch.compile each block: a minute of compilation at the start, faster steps; null does so on a GPU."""
     threads: int | None = None
     """CPU threads per process; null is torch's default."""
     skip_bad_steps: int | None = 10

@@ -46,13 +46,13 @@ class Decoder(nn.Module):
             valid: (B, N) bool, True for real tokens; None when all are.
 
         Returns:
-            (M, P), in the order of `mask.mask.nonzero()`; the output layer runs on masked tokens only.
+            (M, P), in the order of `mask.masked`; the output layer runs on masked tokens only.
         """
         seen = self.input_proj(latent)
         holes = self.mask_token.to(seen.dtype).expand(len(seen), mask.mask.shape[1], -1)
         index = mask.visible[..., None].expand_as(seen)
         if mask.visible_valid is not None:  # surplus entries of shorter clips write back the mask token
             seen = torch.where(mask.visible_valid[..., None], seen, holes[:, : seen.shape[1]])
-        tokens = holes.scatter(1, index, seen) + self.pos_embed[:, : holes.shape[1]]
+        tokens = holes.scatter(1, index, seen) + self.pos_embed[:, : holes.shape[1]].to(seen.dtype)
         tokens = run_blocks(self.blocks, tokens, valid)
-        return self.outputlayer(self.norm(tokens[mask.mask]))
+        return self.outputlayer(self.norm(tokens.flatten(0, 1).index_select(0, mask.masked)))

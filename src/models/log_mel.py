@@ -4,7 +4,7 @@ A clip's result does not depend on its batch: reflection padding at the clip's o
 maximum, batch-norm statistics over real frames only. The filter bank is torchaudio's.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -75,13 +75,14 @@ class LogMel(nn.Module):
         return max(length, self.min_samples) // self.hop_length + 1
 
     def forward(
-        self, waveform: Tensor, length: Tensor | None = None, peak_db: Tensor | None = None
+        self, waveform: Tensor, length: Tensor | Sequence[int] | None = None, peak_db: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """dB values and which frames are real.
 
         Args:
             waveform: (B, T) in [-1, 1].
-            length: (B,) samples per clip; None when no row is padded.
+            length: (B,) samples per clip; None when no row is padded. A list spares the synchronization that reading a
+                tensor on a GPU costs.
             peak_db: (B,) maximum over the whole clip, when `waveform` is only part of it; None uses each row's own.
 
         Returns:
@@ -107,16 +108,20 @@ class LogMel(nn.Module):
             floor = peak - self.floor_db
             return torch.maximum(decibel, floor).transpose(1, 2), valid
 
-    def _hide_padding(self, waveform: Tensor, length: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _hide_padding(self, waveform: Tensor, length: Tensor | Sequence[int]) -> tuple[Tensor, Tensor | None]:
         """Zero the padding of clips under 50 ms (reflection covers the others); drop `length` when no row is padded."""
         num_samples = waveform.shape[1]
-        shortest, longest = torch.stack(length.aminmax()).tolist()
+        samples = length.tolist() if isinstance(length, Tensor) else length
+        shortest, longest = min(samples), max(samples)
         if longest > num_samples:
             raise ValueError(f"length {longest} is more than the {num_samples} samples of the waveform")
+        if shortest == num_samples:
+            return waveform, None
+        length = torch.as_tensor(length).to(waveform.device, non_blocking=True)
         if shortest < self.min_samples:
             beyond = torch.arange(num_samples, device=waveform.device) >= length[:, None]
             waveform = waveform.masked_fill(beyond, 0.0)
-        return waveform, None if shortest == num_samples else length
+        return waveform, length
 
     def _clip_end(self, waveform: Tensor, length: Tensor | None) -> Tensor:
         if length is None:

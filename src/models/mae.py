@@ -3,14 +3,14 @@
 Dasheng, section 2, after He et al. (2022).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from src.models.decoder import Decoder
-from src.models.masking import group_mask
+from src.models.masking import count_masked, group_mask
 from src.models.vit import AudioViT
 
 
@@ -49,29 +49,40 @@ class MaskedAutoencoder(nn.Module):
             "mask_group": self.mask_group,
         }
 
-    def forward(self, waveform: Tensor, length: Tensor | None = None, seeds: Tensor | None = None) -> MAEOutput:
-        """Mask, encode, decode, compute the loss.
+    def forward(
+        self, waveform: Tensor, length: Tensor | Sequence[int] | None = None, seeds: Tensor | None = None
+    ) -> MAEOutput:
+        """Mask, encode, decode, compute the loss. Nothing waits for a GPU, unless `length` is a tensor on it.
 
         Args:
             waveform: (B, T), no longer than the encoder's time table (10.08 s).
-            length: (B,) samples per clip; None when no row is padded.
+            length: (B,) samples per clip, best as a list; None when no row is padded.
             seeds: (B,) integers that determine each clip's mask on any device; None draws them at random.
         """
         if seeds is None:
             seeds = torch.randint(2**62, (len(waveform),), device=waveform.device)
-        patches, patches_db, valid = self.encoder.tokenize(waveform, length)
+        samples = length.tolist() if isinstance(length, Tensor) else length
+        patches, patches_db, valid = self.encoder.tokenize(waveform, samples)
         assert patches.shape[1] <= self.encoder.max_tokens, "the clip is longer than the time table; crop it"
-        mask = group_mask(seeds, patches.shape[1], valid, self.mask_ratio, self.mask_group)
+        mask = group_mask(
+            seeds, patches.shape[1], valid, self.mask_ratio, self.mask_group, self.num_masked(waveform, samples)
+        )
 
-        visible = _take(patches, mask.visible)
+        tokens = self.encoder.patch_embed(_take(patches, mask.visible))
         positions = _take(self.encoder.positions().expand(len(patches), -1, -1), mask.visible)
-        latent = self.encoder.encode(self.encoder.patch_embed(visible) + positions, mask.visible_valid)
+        # Under autocast, positions in fp32 would make the residual stream fp32; shards have all weights in bf16 anyway.
+        latent = self.encoder.encode(tokens + positions.to(tokens.dtype), mask.visible_valid)
         prediction = self.decoder(latent, mask, valid).float()
 
-        target, mean, deviation = normalize_patches(patches_db[mask.mask])
+        target, mean, deviation = normalize_patches(patches_db.flatten(0, 1).index_select(0, mask.masked))
         error = (prediction - target).square().mean(-1)
         loss = error.sum() / max(1, len(error))
         return MAEOutput(loss, prediction, target, mask.mask, mean, deviation)
+
+    def num_masked(self, waveform: Tensor, length: Sequence[int] | None = None) -> int:
+        """M, the masked tokens of a batch, without looking at it."""
+        length = [waveform.shape[1]] * len(waveform) if length is None else length
+        return sum(count_masked(self.encoder.num_tokens(samples), self.mask_ratio) for samples in length)
 
     def run(self, function: Callable, *arguments: Any) -> Any:
         """Return `function(*arguments)`, which uses this network; FSDP gathers the weights before it runs."""

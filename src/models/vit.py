@@ -145,7 +145,7 @@ class AudioViT(nn.Module):
         full = torch.full((len(waveform),), waveform.shape[1], device=waveform.device)
         return pool(tokens, self.num_tokens(full if length is None else length), pooling)
 
-    def tokenize(self, waveform: Tensor, length: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    def tokenize(self, waveform: Tensor, length: Tensor | Sequence[int] | None) -> tuple[Tensor, Tensor, Tensor | None]:
         """Normalized patches (B, N, P), the same in dB, and (B, N) bool, True for real ones, None when all are."""
         log_mel, valid = self.log_mel(waveform, length)
         patchify = self.patch_embed.patchify

@@ -2,12 +2,14 @@
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 from src.config.settings import Config, TrainerConfig
 from src.data.pretraining.datamodule import DataSummary
 from src.errors import UserError
 from src.models.cost import blocks_flops, count_parameters, forward_flops, memory_bytes
 from src.models.mae import MaskedAutoencoder
+from src.training.distributed.parallel import num_shards
 from src.training.optimizer import scaled_learning_rate
 
 
@@ -20,6 +22,8 @@ class Plan:
         steps: optimizer steps of the run.
         validate_every: batches between validations; None validates at the end only.
         limit_train_batches: batches per epoch if a setting limits them, else None.
+        recompute: whether activations are recomputed in the backward pass.
+        keep_gathered: fsdp: whether memory allows whole weights between forward and backward pass (`shard`).
     """
 
     rows: list[tuple[str, str]]
@@ -27,6 +31,8 @@ class Plan:
     steps: int
     validate_every: int | None
     limit_train_batches: int | None
+    recompute: bool
+    keep_gathered: bool
 
     def __str__(self) -> str:
         width = max(len(name) for name, _ in self.rows)
@@ -34,8 +40,13 @@ class Plan:
         return "\n".join([*lines, *(f"warning: {warning}" for warning in self.warnings)])
 
 
-def make_plan(config: Config, model: MaskedAutoencoder, data: DataSummary, bf16: bool) -> Plan:
+def make_plan(
+    config: Config, model: MaskedAutoencoder, data: DataSummary, bf16: bool, memory_limit: float = math.inf
+) -> Plan:
     """Compute the plan; `model` may be on the meta device.
+
+    Args:
+        memory_limit: bytes that a process may use.
 
     Raises:
         UserError: a setting refers to epochs, but the data are a stream of unknown length.
@@ -49,11 +60,16 @@ def make_plan(config: Config, model: MaskedAutoencoder, data: DataSummary, bf16:
     tokens = model.encoder.num_tokens(round(data.crop_seconds * model.encoder.sample_rate))
     kept = max(1, int(tokens * (1 - model.mask_ratio) + 1e-9))
     flops = 3 * forward_flops(model, tokens, kept) * clips_per_step
-    if config.model.gradient_checkpointing:
-        flops += blocks_flops(model.encoder, kept) * clips_per_step
-    num_shards = world_size if config.trainer.strategy == "fsdp" else 1
+    shards = num_shards(config.trainer)
+    needed = partial(memory_bytes, model, tokens, kept, data.clips_per_batch, bf16, num_shards=shards)
     recompute = config.model.gradient_checkpointing
-    memory = memory_bytes(model, tokens, kept, data.clips_per_batch, bf16, recompute, num_shards)
+    if recompute is None:
+        recompute = needed(False) > memory_limit
+    memory, whole = needed(recompute), (encoder_size + decoder_size) * ((2 if bf16 else 4) + 4 * (accumulated > 1))
+    keep_gathered = config.trainer.strategy == "fsdp" and memory + whole <= memory_limit
+    memory += whole if keep_gathered and shards > 1 else 0
+    if recompute:
+        flops += blocks_flops(model.encoder, kept) * clips_per_step
     hours = steps * clips_per_step * data.crop_seconds / 3600
     rate = scaled_learning_rate(config.optimizer.lr, clips_per_step)
     batch = f"{data.clips_per_batch:.0f} per process x {world_size} x {accumulated} accumulated"
@@ -67,12 +83,13 @@ def make_plan(config: Config, model: MaskedAutoencoder, data: DataSummary, bf16:
         ("steps", _describe_steps(steps, clips_per_step, data)),
         ("audio in the run", f"{hours:,.1f} hours, with repeats"),
         ("learning rate", f"{peak}, {config.optimizer.warmup_steps} steps of warm-up, then a cosine"),
-        ("memory per process", f"about {memory / 2**30:.1f} GiB ({_describe_state(num_shards)}, activations)"),
+        ("memory per process", f"about {memory / 2**30:.1f} GiB ({_describe_state(shards, keep_gathered, recompute)})"),
         ("compute per step", f"{flops / 1e9:,.0f} GFLOP"),
     ]
     warnings = _warnings(config, encoder_size, data, world_size, steps)
     limited = config.trainer.limit_train_batches is not None or config.trainer.overfit_batches
-    return Plan(rows, warnings, steps, validation_interval(config.trainer, batches), batches if limited else None)
+    interval = validation_interval(config.trainer, batches)
+    return Plan(rows, warnings, steps, interval, batches if limited else None, recompute, keep_gathered)
 
 
 def _batches_per_epoch(settings: TrainerConfig, data: DataSummary, world_size: int) -> int | None:
@@ -128,9 +145,12 @@ def validation_interval(settings: TrainerConfig, batches: int | None) -> int | N
     return max(1, int(batches * interval))
 
 
-def _describe_state(num_shards: int) -> str:
+def _describe_state(shards: int, keep_gathered: bool, recompute: bool) -> str:
     state = "weights, gradients, AdamW"
-    return state if num_shards == 1 else f"one of {num_shards} shards of {state}; two whole blocks at a time"
+    if shards > 1:
+        whole = "whole weights" if keep_gathered else "two whole blocks at a time"
+        state = f"one of {shards} shards of {state}; {whole}"
+    return f"{state}, activations{', recomputed in the backward pass' if recompute else ''}"
 
 
 def _describe_data(data: DataSummary) -> str:

@@ -26,10 +26,10 @@ from src.training.callbacks.bad_clips import BadClips
 from src.training.callbacks.bad_steps import SkipBadSteps
 from src.training.callbacks.checkpoints import Checkpoints
 from src.training.callbacks.step_figures import StepFigures
-from src.training.distributed.parallel import compile_blocks, make_strategy, shard
+from src.training.distributed.parallel import compile_blocks, make_strategy, num_shards, shard
 from src.training.run import Run
 from src.training.run_folder import checkpoint_of, read_run
-from src.training.trainer import make_trainer, precision
+from src.training.trainer import compiled, make_trainer, memory_limit, precision
 
 log = logging.getLogger("src")
 _DEV_RUN_CLIPS = 64  # clips per probe split in a fast_dev_run
@@ -41,7 +41,7 @@ def fit(config: Config, resume: str | None = None) -> int:
     data = prepare_data(config)
     plan = plan_run(config, data)
     init_from = config.model.init_from if run.checkpoint is None else None
-    module = make_module(config, init_from)
+    module = make_module(config, init_from, plan)
     started = start_from(module.model, init_from) if init_from and config.trainer.strategy != "fsdp" else None
     layer, depth = config.check.layer, module.model.encoder.depth
     if layer is not None and layer > depth:
@@ -112,17 +112,20 @@ def prepare_data(config: Config) -> PretrainDataModule:
 
 def plan_run(config: Config, data: PretrainDataModule) -> Plan:
     model = build_model(config, device="meta")
-    return make_plan(config, model, data.summary(), precision(config.trainer) == "bf16-mixed")
+    bf16 = precision(config.trainer) == "bf16-mixed"
+    return make_plan(config, model, data.summary(), bf16, memory_limit(config.trainer))
 
 
-def make_module(config: Config, init_from: str | None = None) -> MAEPretraining:
+def make_module(config: Config, init_from: str | None = None, plan: Plan | None = None) -> MAEPretraining:
     """Build the LightningModule. With `trainer.strategy=fsdp` the model stays on the meta device until it is sharded.
 
     Args:
         init_from: checkpoint or export that the shards are taken from; a whole model keeps its initial weights.
+        plan: says what memory allows in training.
     """
-    sharded, compiled = config.trainer.strategy == "fsdp", config.trainer.compile
+    sharded = config.trainer.strategy == "fsdp"
     model = build_model(config, device="meta" if sharded else "cpu")
+    model.encoder.gradient_checkpointing = plan is not None and plan.recompute
     shard_model = None
 
     def start(model: MaskedAutoencoder) -> None:
@@ -131,10 +134,13 @@ def make_module(config: Config, init_from: str | None = None) -> MAEPretraining:
 
     if sharded:
         bf16 = precision(config.trainer) == "bf16-mixed"
-        shard_model = partial(shard, seed=config.seed, bf16=bf16, compiled=compiled, start=start)
-    elif compiled:
+        shard_model = partial(
+            shard, seed=config.seed, bf16=bf16, compiled=compiled(config.trainer), start=start,
+            num_shards=num_shards(config.trainer), keep_gathered=plan is not None and plan.keep_gathered,
+        )  # fmt: skip
+    elif plan is not None and compiled(config.trainer):  # not to evaluate
         compile_blocks(model)
-    return MAEPretraining(model, config.optimizer, config.seed, shard_model)
+    return MAEPretraining(model, config.optimizer, config.seed, shard_model, plan is not None and plan.keep_gathered)
 
 
 def build_model(config: Config, device: str = "cpu") -> MaskedAutoencoder:
@@ -144,7 +150,6 @@ def build_model(config: Config, device: str = "cpu") -> MaskedAutoencoder:
         mask_group=config.objective.mask_group,
         drop_path=config.model.drop_path,
         layer_scale=config.model.layer_scale,
-        gradient_checkpointing=config.model.gradient_checkpointing,
         seed=config.seed,
         device=device,
     )

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from src.config.settings import OptimizerConfig
+from src.training.callbacks.steps import stepped
 from src.training.optimizer import apply_settings, make_optimizer, make_schedule, scaled_learning_rate
 
 
@@ -23,6 +24,7 @@ class TrainingModule(L.LightningModule):
         super().__init__()
         self.model, self.optimizer_config = model, optimizer
         self._gradient_norm: Tensor | None = None
+        self.steps_now = True  # whether the optimizer steps after this batch, the last of those accumulated
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
         """Parameter groups of AdamW, each with "lr" (the peak) and "weight_decay"."""
@@ -67,3 +69,4 @@ class TrainingModule(L.LightningModule):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         self._gradient_norm = None
+        self.steps_now = stepped(self.trainer, batch_idx)

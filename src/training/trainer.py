@@ -1,6 +1,8 @@
 """Build `lightning.Trainer` from the settings: hardware, precision, processes, limits."""
 
+import importlib.util
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +77,7 @@ def timer(settings: TrainerConfig) -> list[L.Callback]:
 
 
 def precision(settings: TrainerConfig) -> Any:
-    """Lightning's precision; "auto" is bf16-mixed on a GPU that supports it, else 32-true.
+    """Lightning's precision; "auto" is bf16-mixed on a GPU that computes in it (Ampere or later), else 32-true.
 
     Raises:
         UserError: a GPU is required, but torch finds none.
@@ -86,7 +88,8 @@ def precision(settings: TrainerConfig) -> Any:
         raise UserError("trainer.precision=16-mixed needs a GPU; set it to auto or 32-true")
     if settings.precision != "auto":
         return settings.precision
-    return "bf16-mixed" if _on_gpu(settings) and torch.cuda.is_bf16_supported() else "32-true"
+    bf16 = _on_gpu(settings) and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bf16-mixed" if bf16 else "32-true"
 
 
 def find_device(settings: TrainerConfig) -> torch.device:
@@ -95,6 +98,21 @@ def find_device(settings: TrainerConfig) -> torch.device:
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
     mps = settings.accelerator in ("auto", "mps") and torch.backends.mps.is_available()
     return torch.device("mps" if mps else "cpu")
+
+
+def compiled(settings: TrainerConfig) -> bool:
+    """Whether blocks are compiled: `trainer.compile`; if that is null, on a GPU, given Triton and a C compiler."""
+    if settings.compile is not None:
+        return settings.compile
+    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    return _on_gpu(settings) and bool(compiler) and importlib.util.find_spec("triton") is not None
+
+
+def memory_limit(settings: TrainerConfig) -> float:
+    """Bytes that a process may use: nine tenths of the GPU's memory, or of this machine's divided by its processes."""
+    if _on_gpu(settings):
+        return 0.9 * torch.cuda.get_device_properties(find_device(settings)).total_memory
+    return 0.9 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / int(settings.devices)
 
 
 def _on_gpu(settings: TrainerConfig) -> bool:

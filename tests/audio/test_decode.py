@@ -8,7 +8,7 @@ import pytest
 import soundfile
 import soxr
 
-from src.audio.decode import SAMPLE_RATE, AudioError, decode, probe
+from src.audio.decode import SAMPLE_RATE, AudioError, decode, probe, to_mono_16k
 from tests.training.sources import DEMO
 
 REFUSED = {  # file: what the message says
@@ -157,6 +157,14 @@ def test_a_tone_keeps_pitch_and_level_at_any_rate(tmp_path):
 def test_channels_are_averaged(tmp_path, write_wav, channels):
     samples = write_wav(tmp_path / "a.wav", 0.5, channels=channels)
     np.testing.assert_allclose(decode(tmp_path / "a.wav"), samples.mean(axis=1), atol=1e-7)
+
+
+@pytest.mark.parametrize("channels", [2, 3])
+def test_the_mean_of_channels_is_numpys_bit_by_bit(channels):
+    samples = np.random.default_rng(channels).standard_normal((4000, channels)).astype(np.float32)
+    for scaled in (samples, samples * np.float32(1e30), samples * np.float32(1e-42)):
+        expected = scaled.mean(axis=1).tobytes()
+        assert to_mono_16k(scaled, 16000).tobytes() == to_mono_16k(scaled.T.copy(), 16000).tobytes() == expected
 
 
 def test_sound_over_full_scale_is_kept(tmp_path, write_wav):

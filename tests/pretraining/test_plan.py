@@ -1,6 +1,7 @@
 """The plan's numbers against what the network really has and does."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -20,10 +21,26 @@ DEMO = DataSummary(
 )  # fmt: skip
 
 
-def plan(overrides=(), **facts):
+def plan(overrides=(), memory_limit=math.inf, **facts):
     config = load_config(["configs/quickstart.yaml"], list(overrides))
     model = create_mae(config.model.size, device="meta")
-    return make_plan(config, model, dataclasses.replace(DEMO, **facts), bf16=False)
+    return make_plan(config, model, dataclasses.replace(DEMO, **facts), False, memory_limit)
+
+
+def test_activations_are_recomputed_only_where_memory_needs_it():
+    assert not plan().recompute and plan(memory_limit=2e8).recompute
+    assert "recomputed" in str(plan(memory_limit=2e8)) and "recomputed" not in str(plan())
+    assert plan(["model.gradient_checkpointing=true"]).recompute
+    assert not plan(["model.gradient_checkpointing=false"], memory_limit=2e8).recompute
+
+
+def test_whole_weights_are_kept_only_under_shards_and_where_memory_allows():
+    shards = ["trainer.strategy=fsdp", "trainer.devices=8", "model.size=1.2b"]
+    assert not plan().keep_gathered and plan(shards).keep_gathered
+    assert "whole weights" in str(plan(shards)) and "two whole blocks" in str(plan(shards, memory_limit=8e9))
+    assert not plan(shards, memory_limit=8e9).keep_gathered
+    machines = plan([*shards, "trainer.num_nodes=4"])
+    assert "one of 8 shards" in str(machines)  # each machine has a copy
 
 
 @pytest.mark.parametrize("seconds", [1.0, 4.0])

@@ -13,6 +13,7 @@ import pytest
 import soundfile
 import torch
 import torch.multiprocessing as mp
+from torch._dynamo.testing import CompileCounter
 
 from src import embed, export, train
 from src.config.files import load_config
@@ -22,8 +23,9 @@ from src.encoders.load import load_encoder
 from src.errors import UserError
 from src.models.sizes import create_mae
 from src.training.distributed.checkpoint import copy, put_in_place
+from src.training.distributed.parallel import compile_blocks
 from src.training.run_folder import checkpoint_to_resume
-from tests.training.pieces import pieces
+from tests.training.pieces import autocast_and_shards, pieces, two_copies_of_two_halves
 from tests.training.processes import (
     FOUR,
     FSDP,
@@ -169,6 +171,26 @@ def test_initial_weights_are_those_of_an_unsharded_network(tmp_path):
     expected = create_mae("tiny", seed=3, layer_scale=0.1)
     torch.testing.assert_close(torch.load(tmp_path / "whole.pt"), expected.state_dict(), rtol=0, atol=0)
     torch.testing.assert_close(torch.load(tmp_path / "buffers.pt"), dict(expected.named_buffers()), rtol=0, atol=0)
+
+
+@pytest.mark.slow
+def test_two_machines_of_two_hold_a_sharded_copy_each(tmp_path):
+    mp.spawn(two_copies_of_two_halves, (str(tmp_path),), nprocs=4)
+
+
+@pytest.mark.slow
+def test_the_residual_stream_is_bf16_with_and_without_shards(tmp_path):
+    mp.spawn(autocast_and_shards, (str(tmp_path),), nprocs=1)
+
+
+def test_changing_lengths_do_not_compile_again_and_again():
+    counter, model, counts = CompileCounter(), create_mae("tiny"), []
+    compile_blocks(model, backend=counter)
+    for seconds, clips in [(1.0, 4), (1.3, 4), (0.7, 2), (2.0, 3), (1.1, 5), (0.9, 2)]:
+        model(torch.zeros(clips, round(16000 * seconds)))
+        counts.append(counter.frame_count)
+    assert counts[0] == 2  # a block of the encoder and one of the decoder, which all others share
+    assert counts[2:] == [counts[2]] * 4 and counts[2] <= 6  # the second and third: for any length, for any batch
 
 
 @pytest.mark.slow

@@ -111,10 +111,11 @@ def test_a_resume_after_a_skipped_step_is_exact(tmp_path, monkeypatch):
 
 def judged(losses, norms=None) -> list[str]:
     guard, reasons = SkipBadSteps(Path("none"), 3), []
-    for number, loss in enumerate(losses):
-        reasons.append(guard._judge(loss, norms[number] if norms else 1.0))
-        if not reasons[-1]:
-            guard._remember(loss)
+    for number, value in enumerate(losses):
+        loss, norm = torch.tensor(value), torch.tensor(norms[number] if norms else 1.0)
+        verdict, mean = guard.judge(loss, norm), float(guard._state[3])
+        reasons.append(guard.reason(float(verdict), value, float(norm), mean) if verdict else "")
+        guard.remember(loss, verdict)
         guard.load_state_dict(json.loads(json.dumps(guard.state_dict())))  # a resume changes nothing
     return reasons
 

@@ -27,7 +27,8 @@ class BatchRequest(NamedTuple):
 
 
 class CropDataset(Dataset):
-    """`dataset[request]` is the batch: waveform (B, T), zero-padded; length (B,) samples; seed (B,); source (B,),
+    """`dataset[request]` is the batch: waveform (B, T), zero-padded; length (B,) samples; samples, the same as a list,
+    which stays on the host when the batch goes to a GPU; seed (B,); source (B,),
     indices into `sources`; key, the clip names; position; bad, (name, reason) of clips that could not be decoded.
 
     Args:
@@ -56,6 +57,7 @@ class CropDataset(Dataset):
             keys.append(key)
         batch = pad(waveforms, self.pad_seconds)
         batch.update(
+            samples=batch["length"].tolist(),
             seed=torch.from_numpy(crops.seed),
             source=torch.from_numpy(crops.source),
             key=keys,

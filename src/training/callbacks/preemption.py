@@ -35,6 +35,8 @@ class Preemption(L.Callback):
         self._agreed_at = time.monotonic()
         for number in self.signals:
             self._before[number] = signal.signal(number, self._remember)
+        # In each batch Lightning broadcasts whether its handler, now replaced, has seen SIGTERM, and waits for the GPU.
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT:

@@ -19,7 +19,8 @@ class ProgressLine(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._steps = int(trainer.estimated_stepping_batches)
-        self._every = max(1, self._steps // 50)
+        logged = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        self._every = logged * max(1, self._steps // 50 // logged)  # with the metrics: the host waits for the GPU then
         if trainer.is_global_zero and self.console.is_terminal:
             columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
             self._bar = Progress(*columns, console=self.console)
@@ -35,7 +36,7 @@ class ProgressLine(L.Callback):
         if self._bar is not None:
             self._bar.update(self._task, completed=step)
         every = self._every if self._bar is None else trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if step % every and step != self._steps:  # reading the loss synchronizes GPU and CPU
+        if step % every and step != self._steps:
             return
         seconds = round(self.figures.seconds_to_go(trainer))
         loss = float(trainer.callback_metrics["train/loss"])  # mean over processes

@@ -1,7 +1,6 @@
 """Metrics of training steps: speed, waiting for data, gradient norm, memory, FLOP/s, slowest process."""
 
 import resource
-import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -10,7 +9,8 @@ from typing import Any
 import lightning.pytorch as L
 import torch
 
-from src.training.callbacks.steps import stepped
+from src.training.callbacks.compute_time import ComputeTime
+from src.training.callbacks.steps import log_is_due, stepped
 from src.training.module import TrainingModule
 
 PEAK_BF16_TFLOPS = {  # dense, from the vendors' data sheets; the first key contained in the device name applies
@@ -33,7 +33,7 @@ class StepFigures(L.Callback):
         tflops: TFLOP/s of the network, with padding, without recomputation.
         mfu: share of the GPU's peak, if that is known and precision is bf16.
         memory_gigabytes, gpu_memory_gigabytes: peak since the start.
-        slowest_over_mean, slowest_process: over all processes, of the time for data and forward pass; in the rest of
+        slowest_over_mean, slowest_process: over all processes, of the time for data and `ComputeTime`; in the rest of
             the step all wait for the slowest.
         hours_source_N: audio from `data.sources.N`, all processes.
 
@@ -59,8 +59,7 @@ class StepFigures(L.Callback):
     def _clear(self) -> None:
         self._waits: list[float] = []
         self._durations: list[float] = []
-        self._rates: list[float] = []
-        self._own_seconds: list[float] = []
+        self._flops = 0.0  # of the steps in `_durations`
 
     @property
     def hours(self) -> float:
@@ -80,22 +79,12 @@ class StepFigures(L.Callback):
         self._world_size, self._new_samples = trainer.world_size, torch.zeros_like(self._samples).to(pl_module.device)
         self._begin = self._step_end = time.perf_counter()
         self._clips = 0
-        self._waited = self._paused = self._forward_seconds = 0.0
+        self._waited = self._paused = 0.0
         self._whole_step = False  # whether all time since the last step was spent waiting for data
-        self._hooks = [
-            pl_module.model.register_forward_pre_hook(lambda *_: self._start_forward()),
-            pl_module.model.register_forward_hook(lambda *_: self._end_forward()),
-        ]
-
-    def _start_forward(self) -> None:
-        self._forward_start = time.perf_counter()
-
-    def _end_forward(self) -> None:
-        self._forward_seconds += time.perf_counter() - self._forward_start
+        self._compute = ComputeTime(pl_module.model, pl_module.device)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        for hook in self._hooks:
-            hook.remove()
+        self._compute.remove()
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._validation_start, self._whole_step = time.perf_counter(), False
@@ -117,12 +106,15 @@ class StepFigures(L.Callback):
                 self._new_samples += batch["length"].sum()
         self._wait = now - self._step_end - self._paused
         self._waited += self._wait
-        self._paused = self._forward_seconds = 0.0
+        self._paused = 0.0
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: dict[str, Any], batch_idx: int
     ) -> None:
         assert isinstance(pl_module, TrainingModule)
+        due = stepped(trainer, batch_idx) and log_is_due(trainer, trainer.global_step)
+        if due and pl_module.device.type == "cuda":
+            torch.cuda.synchronize()  # the steps since the last row are done: their times together are true
         now = time.perf_counter()
         duration, elapsed = now - self._step_end, now - self._begin
         self._clips += len(next(each for each in batch.values() if torch.is_tensor(each))) * trainer.world_size
@@ -131,12 +123,10 @@ class StepFigures(L.Callback):
         if self._whole_step:
             self._waits.append(self._wait)
             self._durations.append(duration)
-            self._own_seconds.append(self._wait + self._forward_seconds)
             if self.flops is not None and "waveform" in batch:
                 clips, samples = batch["waveform"].shape
-                self._rates.append(clips * self.flops(samples) / duration)
-        due = trainer.global_step % trainer.log_every_n_steps == 0 or trainer.global_step == trainer.max_steps  # type: ignore[attr-defined]
-        if due and stepped(trainer, batch_idx):
+                self._flops += clips * self.flops(samples)
+        if due:
             self._log(trainer, pl_module)
             self._clear()
         self._step_end, self._whole_step = time.perf_counter(), True
@@ -157,8 +147,8 @@ class StepFigures(L.Callback):
             figures["watch/gpu_memory_gigabytes"] = torch.cuda.max_memory_allocated(module.device) / 1e9
         if self._durations:
             figures["watch/data_wait_share"] = sum(self._waits) / sum(self._durations)
-        if self._rates:
-            rate = statistics.median(self._rates)
+        if self._flops:
+            rate = self._flops / sum(self._durations)
             figures["watch/tflops"] = rate / 1e12
             if (peak := peak_flops(module.device, str(trainer.precision))) is not None:
                 figures["watch/mfu"] = rate / peak
@@ -168,12 +158,11 @@ class StepFigures(L.Callback):
         module.log_dict({**figures, **self._slowest(trainer, module)})
 
     def _slowest(self, trainer: L.Trainer, module: L.LightningModule) -> dict[str, float]:
+        seconds = self._compute.read()
         if trainer.world_size == 1:
             return {}
-        own = torch.tensor(statistics.fmean(self._own_seconds) if self._own_seconds else 0.0, device=module.device)
+        own = torch.tensor(sum(self._waits) + seconds, device=module.device)
         everyone = torch.as_tensor(module.all_gather(own)).flatten()
-        if float(everyone.min()) == 0:  # some process has no complete step since the last row
-            return {}
         slowest = {"process": float(everyone.argmax()), "over_mean": float(everyone.max() / everyone.mean())}
         return {f"watch/slowest_{name}": value for name, value in slowest.items()}
 

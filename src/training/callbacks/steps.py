@@ -12,6 +12,12 @@ def stepped(trainer: L.Trainer, batch_idx: int) -> bool:
     return (batch_idx + 1) % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch
 
 
+def log_is_due(trainer: L.Trainer, step: int) -> bool:
+    """Whether metrics are logged after optimizer step `step` (1 is the first); the host waits for the device then."""
+    every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+    return step % every == 0 or step == trainer.max_steps
+
+
 class Periodic(L.Callback):
     """Calls `act`, defined by subclasses, every `every_n_batches` and when training is complete.
 

@@ -8,8 +8,9 @@ import io
 from collections.abc import Callable
 from concurrent.futures import Future
 from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -17,7 +18,7 @@ from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Str
 from torch import nn
 from torch.distributed.checkpoint import async_save
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_optimizer_state_dict
-from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
 from src.config.settings import TrainerConfig
@@ -40,8 +41,30 @@ def make_strategy(settings: TrainerConfig, find_unused_parameters: bool = False)
     if settings.strategy == "fsdp":
         return Sharded(data_parallel_size=world_size, tensor_parallel_size=1, timeout=TIMEOUT)
     if settings.strategy == "ddp" or world_size > 1:
-        return DDPStrategy(timeout=TIMEOUT, find_unused_parameters=find_unused_parameters)
+        # Without copies of gradients, and of buffers, which all processes compute alike (MelBatchNorm sums over them).
+        return DDPStrategy(
+            timeout=TIMEOUT,
+            find_unused_parameters=find_unused_parameters,
+            gradient_as_bucket_view=True,
+            broadcast_buffers=False,
+            static_graph=not find_unused_parameters and settings.accumulate_grad_batches == 1,
+        )
     return "auto"
+
+
+def num_shards(settings: TrainerConfig) -> int:
+    """Number of shards of the model. Several machines of several GPUs hold a sharded copy each (HSDP)."""
+    if settings.strategy != "fsdp":
+        return 1
+    devices = int(settings.devices)
+    return devices if devices > 1 else settings.num_nodes
+
+
+def reduce(values: torch.Tensor, operation: Literal["sum", "max"]) -> torch.Tensor:
+    """Reduce in place over all processes. Unlike Lightning's `strategy.reduce`, it has no barrier: nothing waits."""
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(values, dist.ReduceOp.SUM if operation == "sum" else dist.ReduceOp.MAX)
+    return values
 
 
 def shard(
@@ -51,6 +74,8 @@ def shard(
     bf16: bool,
     compiled: bool,
     start: Callable[[MaskedAutoencoder], Any] | None = None,
+    num_shards: int | None = None,
+    keep_gathered: bool = False,
 ) -> None:
     """Shard a network on the meta device over the processes of `mesh`, in place.
 
@@ -60,16 +85,25 @@ def shard(
     Args:
         bf16: compute in bf16 and reduce gradients in fp32; the optimizer always sees fp32 weights.
         start: called with the initialized network, to load other weights.
+        num_shards: processes that share a copy of the model, neighbors in `mesh`; their gradients are summed over the
+            copies. None: all.
+        keep_gathered: keep the blocks' weights between forward and backward pass: more memory, less communication.
     """
     if compiled:
         compile_blocks(model)
     # Do not cast inputs: that would include the waveform. Autocast casts where needed.
     policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
     policy = policy if bf16 else MixedPrecisionPolicy(cast_forward_inputs=False)
+    if num_shards not in (None, mesh.size()):
+        sizes = (mesh.size() // num_shards, num_shards)
+        mesh = init_device_mesh(mesh.device_type, sizes, mesh_dim_names=("copies", "shards"))
     fully_shard(model.encoder.init_bn, mesh=mesh, mp_policy=MixedPrecisionPolicy(cast_forward_inputs=False))  # fp32
-    for block in (*model.encoder.blocks, *model.decoder.blocks):
-        fully_shard(block, mesh=mesh, mp_policy=policy)
-    fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
+    reshard = not keep_gathered
+    for blocks in (model.encoder.blocks, model.decoder.blocks):
+        sharded = [fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard) for block in blocks]
+        for block, following in pairwise(sharded):
+            block.set_modules_to_forward_prefetch([following])
+    fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard)
     register_fsdp_forward_method(model, "run")
 
     device = torch.device(mesh.device_type, torch.cuda.current_device()) if mesh.device_type == "cuda" else "cpu"
@@ -80,13 +114,16 @@ def shard(
         start(model)
 
 
-def compile_blocks(model: MaskedAutoencoder) -> None:
-    """`torch.compile` each block in place: weights keep their names, and equal blocks share the compiled code."""
+def compile_blocks(model: MaskedAutoencoder, backend: str | Callable = "inductor") -> None:
+    """`torch.compile` each block in place: weights keep their names, and equal blocks share the compiled code.
+
+    The first shape is compiled as it is; when batch size or number of tokens change, once more for all sizes.
+    """
     # Blocks with different drop-path rates are compiled separately, each for training and for evaluation.
     blocks = (*model.encoder.blocks, *model.decoder.blocks)
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 4 * len(blocks))
     for block in blocks:
-        block.compile()
+        block.compile(backend=backend)
 
 
 class Sharded(ModelParallelStrategy):
