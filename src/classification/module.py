@@ -83,8 +83,9 @@ class AudioClassification(TrainingModule):
             return
         augmented = self.config.augment
         if augmented.mask_bands or augmented.mask_frames:
-            masks = self.masks = SpecAugment(augmented.mask_bands, augmented.mask_frames)
-            self.model.encoder.init_bn.register_forward_hook(lambda module, inputs, output: masks(output))
+            encoder = self.model.encoder
+            masks = self.masks = SpecAugment(augmented.mask_bands, augmented.mask_frames, encoder.log_mel)
+            encoder.init_bn.register_forward_pre_hook(lambda module, inputs: (masks(inputs[0]), *inputs[1:]))
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
         return layer_groups(self.model, lr, self.optimizer_config.weight_decay, self.config.layer_decay)
@@ -126,8 +127,12 @@ class AudioClassification(TrainingModule):
             logits, target = logits[valid], target[valid]
         if self.model.multi:
             return binary_cross_entropy_with_logits(logits, target, pos_weight=self.class_weights)
-        smoothing = self.config.label_smoothing if self.training else 0.0
-        return cross_entropy(logits, target, self.class_weights, label_smoothing=smoothing)
+        target = target * self.class_weights
+        if self.training and (smoothing := self.config.label_smoothing):
+            # Each label weighs as its own class. With torch's arguments, the share that is smoothed away to a rare
+            # class would be multiplied by that class's weight.
+            target = (1 - smoothing) * target + smoothing * target.mean(1, keepdim=True)
+        return cross_entropy(logits, target)
 
     def _targets(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
         """Targets (B, C) and None; at frame level (B, N, C) and valid (B, N), True for real tokens."""

@@ -60,15 +60,23 @@ def _token_batches(
 
 @torch.no_grad()
 def calibrate_norm(encoder: AudioViT, waveforms: list[np.ndarray]) -> None:
-    """Set the batch-norm statistics of an untrained encoder from `waveforms`, as the first training steps would."""
-    was_training = encoder.training
-    encoder.init_bn.reset_running_stats()
-    encoder.train()
+    """Set the batch-norm statistics of an untrained encoder from `waveforms`: the mean over batches of a minute.
+
+    Unlike training steps, it exchanges nothing between processes: each computes the same from all the clips.
+    """
+    device, means, variances = encoder.time_pos_embed.device, [], []
     for chosen in batches_by_length([len(w) for w in waveforms], 60 * encoder.sample_rate):
         waveform, length = _pad([waveforms[i] for i in chosen])
-        device = encoder.time_pos_embed.device
-        encoder.tokenize(waveform.to(device), length.to(device))
-    encoder.train(was_training)
+        log_mel, valid = encoder.log_mel(waveform.to(device), length.to(device))
+        frames = log_mel.transpose(1, 2)
+        var, mean = torch.var_mean(frames.flatten(0, 1) if valid is None else frames[valid], dim=0)
+        means.append(mean)
+        variances.append(var)
+    norm = encoder.init_bn
+    assert norm.running_mean is not None and norm.running_var is not None and norm.num_batches_tracked is not None
+    norm.running_mean.copy_(torch.stack(means).mean(0))
+    norm.running_var.copy_(torch.stack(variances).mean(0))
+    norm.num_batches_tracked.fill_(len(means))
 
 
 @torch.no_grad()

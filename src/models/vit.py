@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-from timm.layers import LayerNorm
+from timm.layers import DropPath, LayerNorm
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -50,6 +50,7 @@ class AudioViT(nn.Module):
         gradient_checkpointing: recompute activations in the backward pass.
         max_tokens: size of the time position table; longer clips are encoded in consecutive chunks of this many tokens.
         patch_frames: frames per token.
+        final_norm: normalize the last block's output; False for an encoder that was cut at a block (`cut`).
         log_mel: front end; None uses the paper's.
     """
 
@@ -63,11 +64,12 @@ class AudioViT(nn.Module):
         gradient_checkpointing: bool = False,
         max_tokens: int = 252,
         patch_frames: int = 4,
+        final_norm: bool = True,
         log_mel: LogMel | None = None,
     ) -> None:
         super().__init__()
         self.embed_dim, self.depth, self.num_heads, self.max_tokens = width, depth, num_heads, max_tokens
-        self.layer_scale = layer_scale
+        self.layer_scale, self.final_norm = layer_scale, final_norm
         self.gradient_checkpointing = gradient_checkpointing
         self.log_mel = log_mel or LogMel()
         one_token = (patch_frames - 1) * self.log_mel.hop_length
@@ -77,9 +79,23 @@ class AudioViT(nn.Module):
         self.time_pos_embed = nn.Parameter(torch.zeros(1, width, 1, max_tokens))
         self.freq_pos_embed = nn.Parameter(torch.zeros(1, width, 1, 1))
         self.blocks = nn.ModuleList(
-            make_block(width, num_heads, drop_path * i / max(depth - 1, 1), layer_scale) for i in range(depth)
+            make_block(width, num_heads, rate, layer_scale) for rate in drop_path_rates(drop_path, depth)
         )
-        self.norm = LayerNorm(width, eps=1e-6)
+        self.norm = LayerNorm(width, eps=1e-6) if final_norm else nn.Identity()
+
+    def cut(self, layer: int) -> None:
+        """Remove, in place, what the output of block `layer` does not need: the blocks above it and the final norm.
+
+        The encoder's output is then that of block `layer`, and drop-path reaches its full rate there.
+        """
+        assert 0 <= layer <= self.depth, f"layer {layer} is not in 0 to {self.depth}"
+        highest = max((_drop_path(block) for block in self.blocks), default=0.0)
+        del self.blocks[layer:]
+        self.depth, self.final_norm, self.norm = layer, False, nn.Identity()
+        for block, rate in zip(self.blocks, drop_path_rates(highest, layer), strict=True):
+            for path in (block.drop_path1, block.drop_path2):
+                if isinstance(path, DropPath):
+                    path.drop_prob = rate
 
     @property
     def architecture(self) -> dict[str, Any]:
@@ -91,6 +107,7 @@ class AudioViT(nn.Module):
             "layer_scale": self.layer_scale,
             "max_tokens": self.max_tokens,
             "patch_frames": self.patch_embed.patch_frames,
+            "final_norm": self.final_norm,
             "log_mel": self.log_mel.settings,
         }
 
@@ -178,6 +195,15 @@ class AudioViT(nn.Module):
             for number, end in zip(wanted, ends, strict=True)
         ]
         return read[0] if len(read) == 1 else torch.cat(read, dim=-1)
+
+
+def drop_path_rates(highest: float, depth: int) -> list[float]:
+    """Stochastic depth rate of each block: 0 in the first, increasing linearly to `highest` in the last."""
+    return [highest * i / max(depth - 1, 1) for i in range(depth)]
+
+
+def _drop_path(block: nn.Module) -> float:
+    return block.drop_path1.drop_prob if isinstance(block.drop_path1, DropPath) else 0.0
 
 
 def make_block(width: int, num_heads: int, drop_path: float = 0.0, layer_scale: float | None = None) -> Block:
