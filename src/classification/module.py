@@ -17,9 +17,10 @@ from torchmetrics.classification import (
 )
 
 from src.classification.augment import SpecAugment, augment
-from src.classification.lora import has_adapters, merged_state
+from src.classification.lora import has_adapters
 from src.config.settings import AugmentConfig, ClassifyConfig, OptimizerConfig
 from src.data.labelled.datamodule import LabelledDataModule
+from src.encoders.low_rank import merge
 from src.models.classifier import AudioClassifier
 from src.models.initialize import initialize
 from src.models.sizes import build_encoder
@@ -183,16 +184,10 @@ class AudioClassification(TrainingModule):
         self.log_dict({f"{stage}/{name}": value for name, value in self.metrics.compute().items()})
         self.metrics.reset()
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Merge adapters, so that the checkpoint loads as a plain classifier; also save them separately to resume."""
-        if self.config.lora_rank and has_adapters(self.model):
-            checkpoint["adapters"] = {name: v for name, v in self.state_dict().items() if ".lora_" in name}
-            checkpoint["state_dict"] = merged_state(self)
-
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        if "adapters" in checkpoint:
-            head = {name: v for name, v in checkpoint["state_dict"].items() if name.startswith("model.head.")}
-            checkpoint["state_dict"] = {**self.state_dict(), **head, **checkpoint["adapters"]}
+        """A network without adapters (`load_from_checkpoint`) takes those of the checkpoint merged into its weights."""
+        if not has_adapters(self.model):
+            checkpoint["state_dict"] = merge(checkpoint["state_dict"])
 
 
 def classify_config(config: ClassifyConfig | dict[str, Any] | None) -> ClassifyConfig:

@@ -54,7 +54,7 @@ def make_plan(config: Config, model: MaskedAutoencoder, data: DataSummary, bf16:
     num_shards = world_size if config.trainer.strategy == "fsdp" else 1
     recompute = config.model.gradient_checkpointing
     memory = memory_bytes(model, tokens, kept, data.clips_per_batch, bf16, recompute, num_shards)
-    hours = steps * clips_per_step * data.crop_seconds / 3600
+    hours = steps * clips_per_step * (data.heard_seconds or data.crop_seconds) / 3600
     rate = scaled_learning_rate(config.optimizer.lr, clips_per_step)
     batch = f"{data.clips_per_batch:.0f} per process x {world_size} x {accumulated} accumulated"
     peak = f"{rate:.3g} at the peak ({config.optimizer.lr:.3g} for 256 clips)"
