@@ -17,6 +17,7 @@ from torchmetrics.classification import (
 )
 
 from src.classification.augment import SpecAugment, augment
+from src.classification.batches import logits_of
 from src.classification.lora import has_adapters
 from src.config.settings import AugmentConfig, ClassifyConfig, OptimizerConfig
 from src.data.labelled.datamodule import LabelledDataModule
@@ -159,7 +160,7 @@ class AudioClassification(TrainingModule):
         if "embedding" in batch:
             logits = self.model.head(batch["embedding"])
         else:
-            logits = self.model(batch["waveform"], batch["length"])
+            logits = logits_of(self.model, batch["waveform"], batch["length"])
         target, valid = self._targets(batch)
         count = len(logits) if valid is None else int(valid.sum())  # clips, or tokens
         self.losses[stage].update(self.loss(logits, target, valid), weight=count)  # type: ignore[operator]

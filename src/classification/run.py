@@ -82,8 +82,8 @@ def fit_once(config: Config, run: Run, labelled: LabelledSet, features: Features
     classify = config.classify
     assert classify is not None
     started = time.monotonic()
-    data = make_data(config, labelled, features.embeddings)
     model = make_classifier(config, labelled, run.checkpoint)
+    data = make_data(config, labelled, features.embeddings, model.encoder.hop_seconds)
     if not run.checkpoint:
         start_head(model, labelled.parts["train"], data, classify, find_device(config.trainer))
     if classify.lora_rank:
@@ -225,16 +225,19 @@ def compute_features(model: AudioClassifier, labelled: LabelledClips, config: Co
     return Features(embeddings, mel_rows(labelled.clips) if len(labelled.clips) <= _MAX_MEL_CLIPS else None)
 
 
-def make_data(config: Config, labelled: LabelledSet, embeddings: list[Tensor] | None = None) -> LabelledDataModule:
+def make_data(
+    config: Config, labelled: LabelledSet, embeddings: list[Tensor] | None = None, hop_seconds: float = 0.04
+) -> LabelledDataModule:
     """The data module of one set of splits.
 
     Args:
-        embeddings: of every clip of the whole set, for a frozen encoder.
+        embeddings: of every clip of the whole set, for a frozen encoder. hop_seconds: between its tokens.
     """
     assert config.classify is not None
     balanced, overfit = config.classify.balanced == "sampling", bool(config.trainer.overfit_batches)
     data = LabelledDataModule(labelled, config.data, config.seed, balanced, overfit)
     if embeddings is not None:
+        data.hop_seconds = hop_seconds
         data.embeddings = {name: [embeddings[row] for row in part.rows] for name, part in labelled.parts.items()}
     return data
 

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from src.models.log_mel import LogMel
+from src.models.long_clips import LONG_SECONDS, encode_clips, mel_segments, pool_chunks
 from src.models.vit import AudioViT, Layer, Pooling, pool
 
 
@@ -54,7 +55,7 @@ def _token_batches(
     for chosen in batches_by_length([len(w) for w in waveforms], round(batch_seconds * encoder.sample_rate)):
         waveform, length = _pad([waveforms[i] for i in chosen])
         length = length.to(device)
-        yield chosen, encoder(waveform.to(device), length, layer), encoder.num_tokens(length)
+        yield chosen, encode_clips(encoder, waveform.to(device), length, layer), encoder.num_tokens(length)
     encoder.train(was_training)
 
 
@@ -85,9 +86,19 @@ def mel_statistics(waveforms: list[np.ndarray]) -> np.ndarray:
     log_mel = LogMel()
     rows = []
     for waveform in waveforms:
+        if len(waveform) > LONG_SECONDS * log_mel.sample_rate:
+            rows.append(_long_mel_statistics(log_mel, waveform))
+            continue
         bands, _ = log_mel(torch.from_numpy(waveform)[None])  # (1, 64, F)
         rows.append(pool(bands.transpose(1, 2), torch.tensor([bands.shape[2]]), "mean_std")[0].numpy())
     return np.stack(rows)
+
+
+def _long_mel_statistics(log_mel: LogMel, waveform: np.ndarray) -> np.ndarray:
+    """A row of `mel_statistics`, segment by segment."""
+    frames = round(LONG_SECONDS * log_mel.sample_rate) // log_mel.hop_length
+    peak = torch.stack([bands.amax() for bands in mel_segments(log_mel, [waveform], frames)]).amax()[None]
+    return pool_chunks((bands[0].T for bands in mel_segments(log_mel, [waveform], frames, peak)), "mean_std").numpy()
 
 
 def batches_by_length(lengths: list[int], max_samples: int) -> list[list[int]]:
