@@ -220,8 +220,8 @@ class ClassifyConfig:
     task: Literal["auto", "single", "multi"] = "auto"
     """One class per clip, or several (multi-label); auto is multi if any clip has several."""
     layer: int | None = None
-    """Encoder block to read (1 is the first, 0 the patch embedding), above which none is kept; null reads the normalized
-    output."""
+    """Encoder block to read (1 is the first, 0 the patch embedding); no block above it is kept. null reads the
+    normalized output."""
     pooling: Literal["mean", "max", "mean_std", "mean_max"] = "mean"
     """Pooling of a clip's tokens into one embedding."""
     layer_decay: float = 0.75
