@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-from timm.layers import DropPath, LayerNorm
+from timm.layers import LayerNorm
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -69,7 +69,7 @@ class AudioViT(nn.Module):
     ) -> None:
         super().__init__()
         self.embed_dim, self.depth, self.num_heads, self.max_tokens = width, depth, num_heads, max_tokens
-        self.layer_scale, self.final_norm = layer_scale, final_norm
+        self.drop_path, self.layer_scale, self.final_norm = drop_path, layer_scale, final_norm
         self.gradient_checkpointing = gradient_checkpointing
         self.log_mel = log_mel or LogMel()
         one_token = (patch_frames - 1) * self.log_mel.hop_length
@@ -79,23 +79,24 @@ class AudioViT(nn.Module):
         self.time_pos_embed = nn.Parameter(torch.zeros(1, width, 1, max_tokens))
         self.freq_pos_embed = nn.Parameter(torch.zeros(1, width, 1, 1))
         self.blocks = nn.ModuleList(
-            make_block(width, num_heads, rate, layer_scale) for rate in drop_path_rates(drop_path, depth)
+            make_block(width, num_heads, drop_path * i / max(depth - 1, 1), layer_scale) for i in range(depth)
         )
         self.norm = LayerNorm(width, eps=1e-6) if final_norm else nn.Identity()
 
-    def cut(self, layer: int) -> None:
-        """Remove, in place, what the output of block `layer` does not need: the blocks above it and the final norm.
+    def cut(self, layer: int) -> "AudioViT":
+        """The encoder up to block `layer`, whose output it returns: without the blocks above and the final norm.
 
-        The encoder's output is then that of block `layer`, and drop-path reaches its full rate there.
+        It shares the weights of this encoder. Drop-path reaches its full rate in block `layer`.
         """
         assert 0 <= layer <= self.depth, f"layer {layer} is not in 0 to {self.depth}"
-        highest = max((_drop_path(block) for block in self.blocks), default=0.0)
-        del self.blocks[layer:]
-        self.depth, self.final_norm, self.norm = layer, False, nn.Identity()
-        for block, rate in zip(self.blocks, drop_path_rates(highest, layer), strict=True):
-            for path in (block.drop_path1, block.drop_path2):
-                if isinstance(path, DropPath):
-                    path.drop_prob = rate
+        with torch.device("meta"):
+            encoder = AudioViT(
+                self.embed_dim, layer, self.num_heads, self.drop_path, self.layer_scale, self.gradient_checkpointing,
+                self.max_tokens, self.patch_embed.patch_frames, final_norm=False, log_mel=self.log_mel,
+            )  # fmt: skip
+        state = self.state_dict()
+        encoder.load_state_dict({name: state[name] for name in encoder.state_dict()}, assign=True)
+        return encoder.train(self.training)
 
     @property
     def architecture(self) -> dict[str, Any]:
@@ -195,15 +196,6 @@ class AudioViT(nn.Module):
             for number, end in zip(wanted, ends, strict=True)
         ]
         return read[0] if len(read) == 1 else torch.cat(read, dim=-1)
-
-
-def drop_path_rates(highest: float, depth: int) -> list[float]:
-    """Stochastic depth rate of each block: 0 in the first, increasing linearly to `highest` in the last."""
-    return [highest * i / max(depth - 1, 1) for i in range(depth)]
-
-
-def _drop_path(block: nn.Module) -> float:
-    return block.drop_path1.drop_prob if isinstance(block.drop_path1, DropPath) else 0.0
 
 
 def make_block(width: int, num_heads: int, drop_path: float = 0.0, layer_scale: float | None = None) -> Block:

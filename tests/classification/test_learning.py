@@ -43,12 +43,14 @@ def noise(seconds=0.5, rows=2) -> torch.Tensor:
 def test_blocks_above_the_layer_are_not_kept_and_the_output_is_its(layer):
     whole = encoder().eval()
     expected = whole.embed(noise(), layer=layer)
-    model = AudioClassifier(encoder(), NAMES, layer).eval()
+    model = AudioClassifier(whole, NAMES, layer).eval()
+    assert len(whole.blocks) == 6  # the encoder that was given stays as it is
     assert torch.equal(model.embed(noise()), expected)
     assert torch.equal(model.encoder.embed(noise()), expected)  # the encoder alone gives what its classifier reads
     assert len(model.encoder.blocks) == layer and not any(
         name.startswith("norm") for name in model.encoder.state_dict()
     )
+    assert torch.equal(whole.embed(noise(), layer=layer), expected)
     model.train()
     torch.nn.init.normal_(model.head[1].weight)
     model(noise()).square().sum().backward()
@@ -88,9 +90,7 @@ def test_a_checkpoint_with_all_blocks_loads_and_a_cut_one_is_refused_where_the_r
     with pytest.raises(UserError, match="cut at block 4"):
         arguments_of(read_checkpoint(tmp_path / "cut").architecture)
     mae = create_mae("tiny", device="meta")
-    cut = AudioViT(192, 12, 3)
-    AudioClassifier(cut, NAMES, 12)
-    save_encoder(cut, tmp_path / "tiny")
+    save_encoder(AudioViT(192, 12, 3).cut(12), tmp_path / "tiny")
     with pytest.raises(UserError, match="was cut at the block"):
         start_from(mae, str(tmp_path / "tiny"))
 
