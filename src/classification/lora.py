@@ -1,8 +1,9 @@
 """Low-rank adapters (LoRA, Hu et al., 2021) in the encoder's blocks, from the package `peft`."""
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from src.encoders.low_rank import SCALE
 from src.errors import UserError
 from src.models.vit import AudioViT
 
@@ -13,27 +14,21 @@ def add_adapters(encoder: AudioViT, rank: int, seed: int) -> None:
     """Add an adapter, initially zero, to every matrix of the blocks, in place. Only adapters are trained.
 
     Raises:
-        UserError: peft is not installed.
+        UserError: peft is not installed; the encoder has no blocks.
     """
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError:
         raise UserError("classify.lora_rank needs the package peft; pip install 'audio-encoder[lora]'") from None
+    if not encoder.depth:
+        raise UserError(f"classify.lora_rank={rank} adapts blocks, but classify.layer=0 reads none; set one to null")
     torch.manual_seed(seed)
-    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=_TARGETS), encoder)
+    config = LoraConfig(r=rank, lora_alpha=SCALE * rank, target_modules=_TARGETS)  # type: ignore[arg-type]
+    inject_adapter_in_model(config, encoder)
 
 
 def has_adapters(model: nn.Module) -> bool:
     return any(name.endswith("base_layer") for name, _ in model.named_modules())
-
-
-def merged_state(model: nn.Module) -> dict[str, Tensor]:
-    """State dict of the model without adapters, with their updates merged into the weights."""
-    state = {name.replace(".base_layer.", "."): v for name, v in model.state_dict().items() if ".lora_" not in name}
-    for name, module in model.named_modules():
-        if hasattr(module, "base_layer"):
-            state[f"{name}.weight"] = module.base_layer.weight.detach() + module.get_delta_weight("default").detach()
-    return state
 
 
 def remove_adapters(model: nn.Module) -> None:

@@ -17,9 +17,11 @@ from torchmetrics.classification import (
 )
 
 from src.classification.augment import SpecAugment, augment
-from src.classification.lora import has_adapters, merged_state
+from src.classification.batches import logits_of
+from src.classification.lora import has_adapters
 from src.config.settings import AugmentConfig, ClassifyConfig, OptimizerConfig
 from src.data.labelled.datamodule import LabelledDataModule
+from src.encoders.low_rank import merge
 from src.models.classifier import AudioClassifier
 from src.models.initialize import initialize
 from src.models.sizes import build_encoder
@@ -83,8 +85,9 @@ class AudioClassification(TrainingModule):
             return
         augmented = self.config.augment
         if augmented.mask_bands or augmented.mask_frames:
-            masks = self.masks = SpecAugment(augmented.mask_bands, augmented.mask_frames)
-            self.model.encoder.init_bn.register_forward_hook(lambda module, inputs, output: masks(output))
+            encoder = self.model.encoder
+            masks = self.masks = SpecAugment(augmented.mask_bands, augmented.mask_frames, encoder.log_mel)
+            encoder.init_bn.register_forward_pre_hook(lambda module, inputs: (masks(inputs[0]), *inputs[1:]))
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
         return layer_groups(self.model, lr, self.optimizer_config.weight_decay, self.config.layer_decay)
@@ -126,8 +129,12 @@ class AudioClassification(TrainingModule):
             logits, target = logits[valid], target[valid]
         if self.model.multi:
             return binary_cross_entropy_with_logits(logits, target, pos_weight=self.class_weights)
-        smoothing = self.config.label_smoothing if self.training else 0.0
-        return cross_entropy(logits, target, self.class_weights, label_smoothing=smoothing)
+        target = target * self.class_weights
+        if self.training and (smoothing := self.config.label_smoothing):
+            # Each label weighs as its own class. With torch's arguments, the share that is smoothed away to a rare
+            # class would be multiplied by that class's weight.
+            target = (1 - smoothing) * target + smoothing * target.mean(1, keepdim=True)
+        return cross_entropy(logits, target)
 
     def _targets(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
         """Targets (B, C) and None; at frame level (B, N, C) and valid (B, N), True for real tokens."""
@@ -153,7 +160,7 @@ class AudioClassification(TrainingModule):
         if "embedding" in batch:
             logits = self.model.head(batch["embedding"])
         else:
-            logits = self.model(batch["waveform"], batch["length"])
+            logits = logits_of(self.model, batch["waveform"], batch["length"])
         target, valid = self._targets(batch)
         count = len(logits) if valid is None else int(valid.sum())  # clips, or tokens
         self.losses[stage].update(self.loss(logits, target, valid), weight=count)  # type: ignore[operator]
@@ -178,16 +185,10 @@ class AudioClassification(TrainingModule):
         self.log_dict({f"{stage}/{name}": value for name, value in self.metrics.compute().items()})
         self.metrics.reset()
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Merge adapters, so that the checkpoint loads as a plain classifier; also save them separately to resume."""
-        if self.config.lora_rank and has_adapters(self.model):
-            checkpoint["adapters"] = {name: v for name, v in self.state_dict().items() if ".lora_" in name}
-            checkpoint["state_dict"] = merged_state(self)
-
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        if "adapters" in checkpoint:
-            head = {name: v for name, v in checkpoint["state_dict"].items() if name.startswith("model.head.")}
-            checkpoint["state_dict"] = {**self.state_dict(), **head, **checkpoint["adapters"]}
+        """A network without adapters (`load_from_checkpoint`) takes those of the checkpoint merged into its weights."""
+        if not has_adapters(self.model):
+            checkpoint["state_dict"] = merge(checkpoint["state_dict"])
 
 
 def classify_config(config: ClassifyConfig | dict[str, Any] | None) -> ClassifyConfig:

@@ -2,7 +2,8 @@
 
 import csv
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 
 from src.atomic import writing_new
 from src.audio.decode import AudioError
+from src.classification.batches import probabilities_of
 from src.classification.report import write_predictions
 from src.config.settings import Config
 from src.data.sources.open import open_any
@@ -20,12 +22,12 @@ from src.evaluation.events import find_events
 from src.models.classifier import AudioClassifier
 from src.skipped import report_skipped
 from src.training.run_folder import checkpoint_of, later_starts, results_folder
+from src.training.trainer import find_device
 
 log = logging.getLogger("src")
 _SEGMENT_SECONDS = 10.0
 
 
-@torch.no_grad()
 def predict(config: Config, checkpoint: str | None) -> int:
     """Write the classes of `data.test` to predictions-new.csv, or predictions-new-2.csv and so on if it exists.
 
@@ -43,7 +45,7 @@ def predict(config: Config, checkpoint: str | None) -> int:
     paths = find_classifiers(config, checkpoint)
     if config.data.test is None:
         raise UserError("data.test is not set; predict needs it, for example data.test.path=FOLDER")
-    models = [load_classifier(path) for path in paths]
+    models = [load_classifier(path).to(find_device(config.trainer)) for path in paths]
     source = open_any(config.data.test)
     bad = list(source.bad_paths)
     log.info("checkpoint: %s", paths[0] if len(paths) == 1 else f"the mean of {len(paths)} folds, {paths[0]}, ...")
@@ -73,34 +75,24 @@ def find_classifiers(config: Config, checkpoint: str | None) -> list[Path]:
     return [checkpoint_of(config.runs_folder, config.name, checkpoint)]
 
 
-def probabilities(models: Sequence[AudioClassifier], waveform: torch.Tensor) -> np.ndarray:
-    """Mean probabilities of the models for (1, T) samples: (C,), or (N, C) at frame level."""
-    return np.mean([model.probabilities(model(waveform))[0].numpy() for model in models], axis=0)
-
-
 def _classes(models: list[AudioClassifier], source: Source, file: Path, bad: list[tuple[str, str]]) -> int:
     """A row per segment; returns the number of rows."""
-    keys: list[tuple[str, float]] = []
-    rows = []
-    for i, start, waveform in _segments(source, models[0].encoder.hop_seconds, bad):
-        rows.append(probabilities(models, waveform))
-        keys.append((source.path(i), start))
-    write_predictions(file, keys, np.array(rows), models[0].class_names)
-    return len(keys)
+    found = probabilities_of(models, _segments(source, models[0].encoder.hop_seconds, bad))
+    rows = ((source.path(i), start, probabilities) for i, start, probabilities in found)
+    return write_predictions(file, rows, models[0].class_names)
 
 
 def _events(models: list[AudioClassifier], source: Source, file: Path, bad: list[tuple[str, str]]) -> int:
     """A row per event: path, onset and offset in seconds, label, mean probability; returns the number of rows."""
     rows = 0
+    hop, names = models[0].encoder.hop_seconds, models[0].class_names
     with open(file, "w", newline="", encoding="utf-8") as opened:
         writer = csv.writer(opened)
         writer.writerow(("path", "onset", "offset", "label", "probability"))
-        by_clip: dict[int, list[np.ndarray]] = {}
-        for i, _, waveform in _segments(source, models[0].encoder.hop_seconds, bad):
-            by_clip.setdefault(i, []).append(probabilities(models, waveform))
-        for i, segments in by_clip.items():
-            hop, names = models[0].encoder.hop_seconds, models[0].class_names
-            for event in find_events(np.concatenate(segments), hop, names):
+        found = probabilities_of(models, _segments(source, hop, bad))
+        for i, segments in groupby(found, key=lambda segment: segment[0]):
+            probabilities = np.concatenate([each for _, _, each in segments])
+            for event in find_events(probabilities, hop, names):
                 times = (f"{event.onset:.2f}", f"{event.offset:.2f}")
                 writer.writerow((source.path(i), *times, event.label, f"{event.probability:.4f}"))
                 rows += 1

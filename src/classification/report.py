@@ -3,7 +3,7 @@
 import csv
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,8 @@ def write_report(
         train = labelled.parts["train"].targets
         result["floors"] = floors(mel["train"], train, mel["test"][index], targets, labelled.multi)
     result["notes"] = labelled.notes
-    write_predictions(folder / "predictions.csv", [(key, 0.0) for key in keys], np.stack(probabilities), names)
+    rows = ((key, 0.0, row) for key, row in zip(keys, probabilities, strict=True))
+    write_predictions(folder / "predictions.csv", rows, names)
     curves = read_curves(folder / "metrics.csv")
     page = write_page(result, curves, {"test": part}, folder)
     for logger in loggers:
@@ -114,7 +115,8 @@ def pooled_report(
     floor_names = results[0]["floors"]
     pooled["floors"] = {name: float(np.mean([each["floors"][name] for each in results])) for name in floor_names}
     pooled["notes"] = [f"{len(folds)} folds, each tested once, with the next one as validation; floors are fold means"]
-    write_predictions(folder / "predictions.csv", [(key, 0.0) for key in keys], probabilities, names)
+    rows = ((key, 0.0, row) for key, row in zip(keys, probabilities, strict=True))
+    write_predictions(folder / "predictions.csv", rows, names)
     write_page(pooled, {}, {str(fold): each.parts["test"] for fold, each in zip(folds, sets, strict=True)}, folder)
     lines = [
         f"{len(folds)} folds: {name:<8} {pooled['mean'][name]:.3f} ± {pooled['deviation'][name]:.3f}" for name in scores
@@ -159,21 +161,26 @@ def read_curves(file: Path) -> dict[str, list[tuple[float, float]]]:
 
 
 def write_predictions(
-    file: Path, rows: list[tuple[str, float]], probabilities: np.ndarray, class_names: list[str], top: int = 3
-) -> None:
+    file: Path, rows: Iterable[tuple[str, float, np.ndarray]], class_names: list[str], top: int = 3
+) -> int:
     """Write a row per clip or segment: path, start in seconds, the `top` classes with probabilities.
 
     Args:
-        rows: (path, start in seconds). probabilities: (n, C).
+        rows: path, start in seconds, probabilities (C,); written as they come.
+
+    Returns:
+        Number of rows.
     """
-    top = min(top, len(class_names))
+    top, count = min(top, len(class_names)), 0
     with open(file, "w", newline="", encoding="utf-8") as opened:
         writer = csv.writer(opened)
         columns = [f"{what}_{rank}" for rank in range(1, top + 1) for what in ("label", "probability")]
         writer.writerow(["path", "start_seconds", *columns])
-        for (key, start), row in zip(rows, probabilities, strict=True):
+        for key, start, row in rows:
             best = np.argsort(-row, kind="stable")[:top]
             writer.writerow([key, f"{start:.2f}", *(cell for c in best for cell in (class_names[c], f"{row[c]:.4f}"))])
+            count += 1
+    return count
 
 
 def summary_lines(result: dict[str, Any], seconds: float, checkpoint: Path, folder: Path) -> str:

@@ -21,6 +21,7 @@ from src.data.labelled.clips import LabelledClips, read_labelled
 from src.data.labelled.datamodule import LabelledDataModule, events_of
 from src.data.labelled.splits import LabelledSet, Split, find_folds, make_splits
 from src.encoders.load import load_classifier, load_encoder
+from src.encoders.low_rank import merge, save_adapters
 from src.errors import UserError
 from src.evaluation.embeddings import calibrate_norm
 from src.evaluation.linear import fit_linear
@@ -59,7 +60,7 @@ def fit(config: Config, resume: str | None = None) -> int:
     folds = find_folds(labelled, classify.folds, config.seed)
     test_folds = sorted(set(folds)) if classify.folds and folds else [classify.test_fold]
     sets = [make_splits(labelled, config.seed, folds, fold) for fold in test_folds]
-    first = make_classifier(config, sets[0])
+    first = make_classifier(config, sets[0], run.checkpoint)
     if run.checkpoint:
         same_classes(load_classifier(run.checkpoint).class_names, labelled.class_names, run.checkpoint)
     run.start(describe(sets[0]))
@@ -81,8 +82,8 @@ def fit_once(config: Config, run: Run, labelled: LabelledSet, features: Features
     classify = config.classify
     assert classify is not None
     started = time.monotonic()
-    data = make_data(config, labelled, features.embeddings)
-    model = make_classifier(config, labelled)
+    model = make_classifier(config, labelled, run.checkpoint)
+    data = make_data(config, labelled, features.embeddings, model.encoder.hop_seconds)
     if not run.checkpoint:
         start_head(model, labelled.parts["train"], data, classify, find_device(config.trainer))
     if classify.lora_rank:
@@ -96,7 +97,11 @@ def fit_once(config: Config, run: Run, labelled: LabelledSet, features: Features
         trainer.strategy.barrier()
         path = checkpoints.to_report()
         remove_adapters(module)
-        module.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["state_dict"])
+        state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+        module.load_state_dict(merge(state))
+        if classify.lora_rank and config.model.init_from and trainer.is_global_zero:
+            named = {name.removeprefix("model."): value for name, value in state.items()}
+            save_adapters(named, module.model, config.model.init_from, run.folder / "adapters.safetensors")
         trainer.test(module, datamodule=data, verbose=False)
         if trainer.is_global_zero:
             seconds = time.monotonic() - started
@@ -182,17 +187,20 @@ def same_classes(of_checkpoint: list[str], of_set: list[str], path: Path) -> Non
         )
 
 
-def make_classifier(config: Config, labelled: LabelledSet) -> AudioClassifier:
+def make_classifier(config: Config, labelled: LabelledSet, resumed: Path | None = None) -> AudioClassifier:
     """A classifier with the encoder of `model.init_from`, or a new one with batch-norm statistics of training clips.
+
+    Args:
+        resumed: checkpoint of a run that is resumed, which has the encoder; its other weights are loaded later.
 
     Raises:
         UserError: as `load_encoder`; or the encoder has no block classify.layer.
     """
     classify, model = config.classify, config.model
     assert classify is not None
-    if model.init_from:
+    if start := resumed or model.init_from:
         encoder: AudioViT = load_encoder(
-            model.init_from, drop_path=model.drop_path, gradient_checkpointing=bool(model.gradient_checkpointing)
+            start, drop_path=model.drop_path, gradient_checkpointing=bool(model.gradient_checkpointing)
         )
     else:
         encoder = create_encoder(
@@ -217,16 +225,19 @@ def compute_features(model: AudioClassifier, labelled: LabelledClips, config: Co
     return Features(embeddings, mel_rows(labelled.clips) if len(labelled.clips) <= _MAX_MEL_CLIPS else None)
 
 
-def make_data(config: Config, labelled: LabelledSet, embeddings: list[Tensor] | None = None) -> LabelledDataModule:
+def make_data(
+    config: Config, labelled: LabelledSet, embeddings: list[Tensor] | None = None, hop_seconds: float = 0.04
+) -> LabelledDataModule:
     """The data module of one set of splits.
 
     Args:
-        embeddings: of every clip of the whole set, for a frozen encoder.
+        embeddings: of every clip of the whole set, for a frozen encoder. hop_seconds: between its tokens.
     """
     assert config.classify is not None
     balanced, overfit = config.classify.balanced == "sampling", bool(config.trainer.overfit_batches)
     data = LabelledDataModule(labelled, config.data, config.seed, balanced, overfit)
     if embeddings is not None:
+        data.hop_seconds = hop_seconds
         data.embeddings = {name: [embeddings[row] for row in part.rows] for name, part in labelled.parts.items()}
     return data
 

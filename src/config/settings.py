@@ -206,7 +206,7 @@ class AugmentConfig:
     mixup: float = 0.0
     """Mix clips and their labels in pairs with weights from Beta(mixup, mixup); 0 disables it."""
     mask_bands: int = 12
-    """SpecAugment: maximum width of the frequency mask in mel bands; 0 disables it."""
+    """SpecAugment: maximum width of the frequency mask in mel bands, filled with silence; 0 disables it."""
     mask_frames: int = 20
     """SpecAugment: maximum width of the time mask in frames of 10 ms; 0 disables it."""
 
@@ -221,17 +221,20 @@ class ClassifyConfig:
     task: Literal["auto", "single", "multi"] = "auto"
     """One class per clip, or several (multi-label); auto is multi if any clip has several."""
     layer: int | None = None
-    """Encoder block to read (1 is the first, 0 the patch embedding); null reads the normalized output."""
+    """Encoder block to read (1 is the first, 0 the patch embedding); no block above it is kept. null reads the
+    normalized output."""
     pooling: Literal["mean", "max", "mean_std", "mean_max"] = "mean"
     """Pooling of a clip's tokens into one embedding."""
     layer_decay: float = 0.75
-    """Learning rate of each block relative to the block above; 0.01 to 1, 1 trains all at the same rate."""
+    """Learning rate of each block relative to the block above, counted from the block that is read; 0.01 to 1, 1 trains
+    all at the same rate."""
     label_smoothing: float = 0.0
     """Label smoothing for one class per clip; 0 to 0.99."""
     balanced: Literal["weights", "sampling"] | None = None
     """Balance the classes by loss weights or by sampling; null does not balance."""
     lora_rank: int | None = None
-    """Fine-tune LoRA adapters of this rank instead of the encoder's weights; null trains all weights."""
+    """Fine-tune LoRA adapters of this rank instead of the encoder's weights; null trains all weights. Writes
+    adapters.safetensors."""
     test_fold: int | None = None
     """Fold to test on, for a set with folds; null takes the first."""
     folds: int | None = None

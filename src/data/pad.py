@@ -10,7 +10,8 @@ from src.audio.decode import SAMPLE_RATE
 def pad(waveforms: list[torch.Tensor], pad_seconds: float | None = None) -> dict[str, Any]:
     """Pad clips (T,) with zeros: waveform (B, T) and length (B,), in samples.
 
-    With `pad_seconds`, every clip is padded or cut to that length, and `length` counts the padding as audio.
+    With `pad_seconds`, every clip is padded or cut to that length, and `length` counts the padding as audio; `heard`
+    (B,) does not.
     """
     length = torch.tensor([len(waveform) for waveform in waveforms])
     if pad_seconds is None:
@@ -19,4 +20,4 @@ def pad(waveforms: list[torch.Tensor], pad_seconds: float | None = None) -> dict
     padded = torch.zeros(len(waveforms), samples)
     for row, waveform in enumerate(waveforms):
         padded[row, : len(waveform)] = waveform[:samples]
-    return {"waveform": padded, "length": torch.full_like(length, samples)}
+    return {"waveform": padded, "length": torch.full_like(length, samples), "heard": length.clamp(max=samples)}

@@ -82,8 +82,13 @@ def arguments_of(architecture: dict[str, Any]) -> dict[str, Any]:
     """Arguments of the official encoder.
 
     Raises:
-        UserError: the sample rate is not 16 kHz, the only one the official front end supports.
+        UserError: the sample rate is not 16 kHz, the only one the official front end supports; there is no final norm.
     """
+    if not architecture.get("final_norm", True):
+        raise UserError(
+            f"this encoder was cut at block {architecture['depth']} and has no final norm, which the official encoder "
+            "needs; use --format folder"
+        )
     mel = architecture["log_mel"]
     if mel["sample_rate"] != 16000:
         raise UserError(f"the official encoder needs 16000 Hz, this one has {mel['sample_rate']}; use --format folder")

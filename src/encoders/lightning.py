@@ -10,6 +10,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
+from src.encoders.low_rank import merge
 from src.encoders.stored import Stored
 from src.errors import UserError
 
@@ -20,7 +21,7 @@ def read(content: Mapping[str, Any], path: str) -> Stored:
     """Args: content: the loaded file. path: for error messages."""
     if "architecture" not in content.get("run", {}):
         raise UserError(f"{path} is a Lightning checkpoint, but not from this project: it has no run.architecture")
-    run, state = content["run"], content["state_dict"]
+    run, state = content["run"], merge(content["state_dict"])
     unknown = [name for name in state if not name.startswith((_ENCODER, _DECODER, _HEAD))]
     if unknown:
         raise UserError(f"{path} contains weights that this project does not write: {', '.join(unknown[:12])}")

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from src.encoders import dasheng, folder, huggingface, lightning
+from src.encoders import dasheng, folder, huggingface, lightning, low_rank
 from src.encoders.resize import as_fp32, resize, same_span
 from src.encoders.stored import Stored, check_fit
 from src.errors import UserError
@@ -135,6 +135,8 @@ def _read_folder(path: Path) -> Stored:
 
 def _read_file(file: Path) -> Stored:
     check_content(file)
+    if file.suffix == ".safetensors":
+        return low_rank.read(file, load_encoder)
     try:
         content = torch.load(file, map_location="cpu", mmap=zipfile.is_zipfile(file), weights_only=True)
     except pickle.UnpicklingError as error:

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from src.models.log_mel import LogMel
+from src.models.long_clips import LONG_SECONDS, encode_clips, mel_segments, pool_chunks
 from src.models.vit import AudioViT, Layer, Pooling, pool
 
 
@@ -54,21 +55,29 @@ def _token_batches(
     for chosen in batches_by_length([len(w) for w in waveforms], round(batch_seconds * encoder.sample_rate)):
         waveform, length = _pad([waveforms[i] for i in chosen])
         length = length.to(device)
-        yield chosen, encoder(waveform.to(device), length, layer), encoder.num_tokens(length)
+        yield chosen, encode_clips(encoder, waveform.to(device), length, layer), encoder.num_tokens(length)
     encoder.train(was_training)
 
 
 @torch.no_grad()
 def calibrate_norm(encoder: AudioViT, waveforms: list[np.ndarray]) -> None:
-    """Set the batch-norm statistics of an untrained encoder from `waveforms`, as the first training steps would."""
-    was_training = encoder.training
-    encoder.init_bn.reset_running_stats()
-    encoder.train()
+    """Set the batch-norm statistics of an untrained encoder from `waveforms`: the mean over batches of a minute.
+
+    Unlike training steps, it exchanges nothing between processes: each computes the same from all the clips.
+    """
+    device, means, variances = encoder.time_pos_embed.device, [], []
     for chosen in batches_by_length([len(w) for w in waveforms], 60 * encoder.sample_rate):
         waveform, length = _pad([waveforms[i] for i in chosen])
-        device = encoder.time_pos_embed.device
-        encoder.tokenize(waveform.to(device), length.to(device))
-    encoder.train(was_training)
+        log_mel, valid = encoder.log_mel(waveform.to(device), length.to(device))
+        frames = log_mel.transpose(1, 2)
+        var, mean = torch.var_mean(frames.flatten(0, 1) if valid is None else frames[valid], dim=0)
+        means.append(mean)
+        variances.append(var)
+    norm = encoder.init_bn
+    assert norm.running_mean is not None and norm.running_var is not None and norm.num_batches_tracked is not None
+    norm.running_mean.copy_(torch.stack(means).mean(0))
+    norm.running_var.copy_(torch.stack(variances).mean(0))
+    norm.num_batches_tracked.fill_(len(means))
 
 
 @torch.no_grad()
@@ -77,9 +86,19 @@ def mel_statistics(waveforms: list[np.ndarray]) -> np.ndarray:
     log_mel = LogMel()
     rows = []
     for waveform in waveforms:
+        if len(waveform) > LONG_SECONDS * log_mel.sample_rate:
+            rows.append(_long_mel_statistics(log_mel, waveform))
+            continue
         bands, _ = log_mel(torch.from_numpy(waveform)[None])  # (1, 64, F)
         rows.append(pool(bands.transpose(1, 2), torch.tensor([bands.shape[2]]), "mean_std")[0].numpy())
     return np.stack(rows)
+
+
+def _long_mel_statistics(log_mel: LogMel, waveform: np.ndarray) -> np.ndarray:
+    """A row of `mel_statistics`, segment by segment."""
+    frames = round(LONG_SECONDS * log_mel.sample_rate) // log_mel.hop_length
+    peak = torch.stack([bands.amax() for bands in mel_segments(log_mel, [waveform], frames)]).amax()[None]
+    return pool_chunks((bands[0].T for bands in mel_segments(log_mel, [waveform], frames, peak)), "mean_std").numpy()
 
 
 def batches_by_length(lengths: list[int], max_samples: int) -> list[list[int]]:

@@ -18,16 +18,30 @@ def linear_accuracy(
 ) -> float:
     """Test accuracy, 0 to 1; the inverse regularization strength is chosen on a held-out quarter of train.
 
+    If train has a single class, the probe always predicts it.
+
     Args:
         train: (n, D), test: (m, D), standardized. train_labels, test_labels: integers.
     """
-    counts = np.bincount(train_labels)
-    stratify = train_labels if counts[counts > 0].min() >= 2 else None
-    fit, held, fit_labels, held_labels = train_test_split(
-        train, train_labels, test_size=0.25, random_state=seed, stratify=stratify
-    )
-    scores = [_fit(fit, fit_labels, strength).score(held, held_labels) for strength in STRENGTHS]
-    return float(_fit(train, train_labels, STRENGTHS[int(np.argmax(scores))]).score(test, test_labels))
+    if len(set(train_labels.tolist())) == 1:
+        return float((test_labels == train_labels[0]).mean())
+    fit, held = _hold_out(train_labels, seed)
+    if len(set(train_labels[fit].tolist())) == 1:
+        strength = STRENGTHS[0]
+    else:
+        fitted = [_fit(train[fit], train_labels[fit], strength) for strength in STRENGTHS]
+        strength = STRENGTHS[int(np.argmax([each.score(train[held], train_labels[held]) for each in fitted]))]
+    return float(_fit(train, train_labels, strength).score(test, test_labels))
+
+
+def _hold_out(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows to fit on and a quarter of the rows, held out; stratified if both can hold every class."""
+    counts = np.bincount(labels)
+    classes, held = int((counts > 0).sum()), -(-len(labels) // 4)
+    enough = counts[counts > 0].min() >= 2 and classes <= min(held, len(labels) - held)
+    stratify = labels if enough else None
+    fit, held_rows = train_test_split(np.arange(len(labels)), test_size=0.25, random_state=seed, stratify=stratify)
+    return fit, held_rows
 
 
 def fit_linear(
@@ -45,6 +59,9 @@ def fit_linear(
         chosen = np.random.default_rng(seed).choice(len(train), _MAX_ROWS, replace=False)
         train, targets = train[chosen], targets[chosen]
     weight, bias = np.zeros((targets.shape[1], train.shape[1])), np.full(targets.shape[1], _NEVER)
+    if not multi and len(only := np.unique(targets.argmax(1))) == 1:
+        bias[only] = -_NEVER
+        return weight, bias
     kind = "balanced" if balanced else None
     strength = _best_strength(train, targets, multi, seed)
     if not multi:

@@ -47,6 +47,7 @@ class AudioClassifier(nn.Module):
     """An encoder, `Standardize` and a linear layer.
 
     Args:
+        encoder: with `layer`, it is cut (`AudioViT.cut`): blocks that are not read are neither run nor stored.
         class_names: one per logit, in order.
         layer, pooling: as in `AudioViT.embed`; pooling=None gives logits per token (40 ms) instead of per clip.
         multi: whether a clip or token may have several classes (sigmoid) or has exactly one (softmax).
@@ -61,7 +62,7 @@ class AudioClassifier(nn.Module):
         multi: bool = False,
     ) -> None:
         super().__init__()
-        self.encoder, self.class_names = encoder, list(class_names)
+        self.encoder, self.class_names = encoder if layer is None else encoder.cut(layer), list(class_names)
         self.layer: Layer = layer
         self.pooling: Pooling | None = pooling
         self.multi = multi

@@ -9,9 +9,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from src.models.log_mel import LogMel
 from src.models.vit import AudioViT, Layer, Pooling
 
+LONG_SECONDS = 60.0  # a clip longer than this is encoded in chunks
 _CHUNKS_AT_ONCE = 4
+
+
+@torch.no_grad()
+def encode_clips(encoder: AudioViT, waveform: Tensor, length: Tensor, layer: Layer | Sequence[Layer] = None) -> Tensor:
+    """As `encoder(waveform, length, layer)`, without gradients; batches of long clips are encoded chunk by chunk."""
+    if waveform.shape[1] <= LONG_SECONDS * encoder.sample_rate:
+        return encoder(waveform, length, layer)
+    rows = []
+    for clip, samples in zip(waveform, length.tolist(), strict=True):
+        blocks = [clip[:samples].cpu().numpy()]
+        rows.append(torch.cat(list(encode_long_clip(encoder, lambda blocks=blocks: blocks, layer))))  # type: ignore[misc]
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
 
 
 @torch.no_grad()
@@ -27,9 +41,10 @@ def encode_long_clip(
         layer: as in `AudioViT.forward`.
     """
     assert not encoder.training, "a long clip needs encoder.eval()"
-    peak = torch.stack([mel.amax() for mel in _mel_segments(encoder, blocks(), None)]).amax()[None]
+    log_mel, frames = encoder.log_mel, encoder.max_tokens * encoder.patch_embed.patch_frames
+    peak = torch.stack([mel.amax() for mel in mel_segments(log_mel, blocks(), frames)]).amax()[None]
     waiting: list[Tensor] = []  # full chunks
-    for mel in _mel_segments(encoder, blocks(), peak):
+    for mel in mel_segments(log_mel, blocks(), frames, peak):
         patches = encoder.patch_embed.patchify(encoder.init_bn(mel))
         for chunk in patches.split(encoder.max_tokens, dim=1):
             if chunk.shape[1] < encoder.max_tokens or len(waiting) == _CHUNKS_AT_ONCE:
@@ -69,14 +84,19 @@ def _encode(encoder: AudioViT, chunks: list[Tensor], layer: Layer | Sequence[Lay
         yield from encoder.encode_chunk(torch.cat(chunks), None, layer)
 
 
-def _mel_segments(encoder: AudioViT, blocks: Iterable[np.ndarray], peak_db: Tensor | None) -> Iterator[Tensor]:
-    """Yield (1, n_mels, F) in dB for consecutive frames, split at the boundaries of token chunks."""
-    log_mel, device = encoder.log_mel, encoder.time_pos_embed.device
-    hop, frames = log_mel.hop_length, encoder.max_tokens * encoder.patch_embed.patch_frames
+def mel_segments(
+    log_mel: LogMel, blocks: Iterable[np.ndarray], frames: int, peak_db: Tensor | None = None
+) -> Iterator[Tensor]:
+    """Yield (1, n_mels, F) in dB for consecutive segments of `frames` frames.
+
+    Args:
+        peak_db: (1,) maximum over the whole clip; None takes each segment's own.
+    """
+    hop = log_mel.hop_length
     # Segments overlap, so that frames at a boundary see the audio on both sides; surplus frames are dropped.
     margin = -(-max(log_mel.n_fft // 2, log_mel.min_samples) // hop)
     for segment, before, last in _segments(blocks, frames * hop, margin * hop):
-        mel, _ = log_mel(torch.from_numpy(segment)[None].to(device), peak_db=peak_db)
+        mel, _ = log_mel(torch.from_numpy(segment)[None].to(log_mel.window.device), peak_db=peak_db)
         first = before // hop
         yield mel[:, :, first:] if last else mel[:, :, first : first + frames]
 

@@ -50,6 +50,7 @@ class AudioViT(nn.Module):
         gradient_checkpointing: recompute activations in the backward pass.
         max_tokens: size of the time position table; longer clips are encoded in consecutive chunks of this many tokens.
         patch_frames: frames per token.
+        final_norm: normalize the last block's output; False for an encoder that was cut at a block (`cut`).
         log_mel: front end; None uses the paper's.
     """
 
@@ -63,11 +64,12 @@ class AudioViT(nn.Module):
         gradient_checkpointing: bool = False,
         max_tokens: int = 252,
         patch_frames: int = 4,
+        final_norm: bool = True,
         log_mel: LogMel | None = None,
     ) -> None:
         super().__init__()
         self.embed_dim, self.depth, self.num_heads, self.max_tokens = width, depth, num_heads, max_tokens
-        self.layer_scale = layer_scale
+        self.drop_path, self.layer_scale, self.final_norm = drop_path, layer_scale, final_norm
         self.gradient_checkpointing = gradient_checkpointing
         self.log_mel = log_mel or LogMel()
         one_token = (patch_frames - 1) * self.log_mel.hop_length
@@ -79,7 +81,22 @@ class AudioViT(nn.Module):
         self.blocks = nn.ModuleList(
             make_block(width, num_heads, drop_path * i / max(depth - 1, 1), layer_scale) for i in range(depth)
         )
-        self.norm = LayerNorm(width, eps=1e-6)
+        self.norm = LayerNorm(width, eps=1e-6) if final_norm else nn.Identity()
+
+    def cut(self, layer: int) -> "AudioViT":
+        """The encoder up to block `layer`, whose output it returns: without the blocks above and the final norm.
+
+        It shares the weights of this encoder. Drop-path reaches its full rate in block `layer`.
+        """
+        assert 0 <= layer <= self.depth, f"layer {layer} is not in 0 to {self.depth}"
+        with torch.device("meta"):
+            encoder = AudioViT(
+                self.embed_dim, layer, self.num_heads, self.drop_path, self.layer_scale, self.gradient_checkpointing,
+                self.max_tokens, self.patch_embed.patch_frames, final_norm=False, log_mel=self.log_mel,
+            )  # fmt: skip
+        state = self.state_dict()
+        encoder.load_state_dict({name: state[name] for name in encoder.state_dict()}, assign=True)
+        return encoder.train(self.training)
 
     @property
     def architecture(self) -> dict[str, Any]:
@@ -91,6 +108,7 @@ class AudioViT(nn.Module):
             "layer_scale": self.layer_scale,
             "max_tokens": self.max_tokens,
             "patch_frames": self.patch_embed.patch_frames,
+            "final_norm": self.final_norm,
             "log_mel": self.log_mel.settings,
         }
 

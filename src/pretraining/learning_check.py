@@ -22,6 +22,8 @@ class LearningCheck(Periodic):
     Args:
         train, test: labeled clips to fit the probes on and to score them on.
         layer, pooling: as `AudioViT.embed`.
+        pretrained: the run starts from the weights of `model.init_from`. They are a floor then, "init_from"; there is
+            no untrained encoder to measure.
 
     Attributes:
         floors: accuracies of the baselines. scores: of the last check.
@@ -34,9 +36,11 @@ class LearningCheck(Periodic):
         every_n_batches: int | None,
         layer: int | None,
         pooling: Pooling,
+        pretrained: bool = False,
     ) -> None:
         super().__init__(every_n_batches)
         self.train, self.test, self.layer, self.pooling = train, test, layer, pooling
+        self.pretrained = pretrained
         self.floors: dict[str, dict[str, float]] = {}
         self.scores: ProbeScores | None = None
 
@@ -51,11 +55,11 @@ class LearningCheck(Periodic):
             return
         majority = majority_accuracy(self.train.labels, self.test.labels)
         mel = self._probe(mel_statistics(self.train.waveforms), mel_statistics(self.test.waveforms))
-        untrained = self._measure_untrained(pl_module)
+        start = self.measure(pl_module) if self.pretrained else self._measure_untrained(pl_module)
         self.floors = {
             "majority": {"knn": majority, "linear": majority},
             "mel": {"knn": mel.knn, "linear": mel.linear},
-            "untrained": {"knn": untrained.knn, "linear": untrained.linear},
+            "init_from" if self.pretrained else "untrained": {"knn": start.knn, "linear": start.linear},
         }
         self._log(trainer, {f"floor/{name}_{key}": v for name, row in self.floors.items() for key, v in row.items()})
 

@@ -70,7 +70,7 @@ def make_plan(
     memory += whole if keep_gathered and shards > 1 else 0
     if recompute:
         flops += blocks_flops(model.encoder, kept) * clips_per_step
-    hours = steps * clips_per_step * data.crop_seconds / 3600
+    hours = steps * clips_per_step * (data.heard_seconds or data.crop_seconds) / 3600
     rate = scaled_learning_rate(config.optimizer.lr, clips_per_step)
     batch = f"{data.clips_per_batch:.0f} per process x {world_size} x {accumulated} accumulated"
     peak = f"{rate:.3g} at the peak ({config.optimizer.lr:.3g} for 256 clips)"

@@ -50,7 +50,10 @@ def fit(config: Config, resume: str | None = None) -> int:
     run.start(str(plan))
     if started:
         log.info("%s", started)
-    check = LearningCheck(*probes, plan.validate_every, config.check.layer, config.check.pooling) if probes else None
+    check = None
+    if probes:
+        every, layer, pooling = plan.validate_every, config.check.layer, config.check.pooling
+        check = LearningCheck(*probes, every, layer, pooling, pretrained=config.model.init_from is not None)
     pictures = Reconstruction(run.folder / "pictures", plan.validate_every, examples(data, probes))
     figures = StepFigures(len(config.data.sources), partial(training_flops, module.model))
 

@@ -14,7 +14,7 @@ def start_from(model: MaskedAutoencoder, path: str) -> str:
         A sentence about what was loaded.
 
     Raises:
-        UserError: as `read_checkpoint`; or the encoder has another shape.
+        UserError: as `read_checkpoint`; or the encoder has another shape, or was cut.
     """
     stored = read_checkpoint(path)
     ours = model.encoder.architecture
@@ -24,6 +24,11 @@ def start_from(model: MaskedAutoencoder, path: str) -> str:
                 f"model.init_from={path} has an encoder with {name}={stored.architecture[name]}, but the settings give "
                 f"{ours[name]}; change model.size (or model.layer_scale) to match"
             )
+    if not stored.architecture.get("final_norm", True):
+        raise UserError(
+            f"model.init_from={path} has an encoder that was cut at the block which its classifier reads; start from "
+            "the checkpoint that the classifier started from"
+        )
     state, resized = resize(stored.encoder, stored.architecture, ours)
     load_whole(model.encoder, state)
     same = bool(stored.decoder) and stored.decoder_architecture == model.decoder.architecture

@@ -48,7 +48,12 @@ def _probe_table(check: LearningCheck) -> Table:
     table = Table(title=f"accuracy on {len(check.test.labels)} test clips, {len(check.test.class_names)} classes")
     for column in ("", "k-NN", "linear probe"):
         table.add_column(column, justify="left" if not column else "right")
-    names = {"majority": "majority class", "mel": "mel mean + deviation", "untrained": "untrained encoder"}
+    names = {
+        "majority": "majority class",
+        "mel": "mel mean + deviation",
+        "untrained": "untrained encoder",
+        "init_from": "model.init_from",
+    }
     for key, row in check.floors.items():
         table.add_row(names[key], f"{row['knn']:.3f}", f"{row['linear']:.3f}")
     table.add_row("this encoder", f"{check.scores.knn:.3f}", f"{check.scores.linear:.3f}")

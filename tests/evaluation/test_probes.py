@@ -7,6 +7,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
 from src.evaluation.embeddings import batches_by_length, calibrate_norm, embed_clips, mel_statistics
+from src.evaluation.floors import floors
 from src.evaluation.knn import knn_accuracy
 from src.evaluation.linear import STRENGTHS, fit_linear, linear_accuracy
 from src.evaluation.probes import effective_rank, majority_accuracy, probe
@@ -119,3 +120,48 @@ def test_several_classes_per_row_get_a_regression_each():
     weight, bias = fit_linear(rows, targets, multi=True)
     predicted = rows @ weight.T + bias > 0
     assert ((predicted == targets).mean(0) > [0.9, 0.9, 0.99, 0.99]).all()
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_sets_of_few_clips_are_scored(seed):
+    """Any number of classes and clips: no probe fails, and a single class is always predicted."""
+    random = np.random.default_rng(seed)
+    num_classes, n, m = random.integers(1, 9), random.integers(1, 30), random.integers(1, 9)
+    train, test = random.normal(size=(n, 6)), random.normal(size=(m, 6))
+    labels, test_labels = random.integers(num_classes, size=n), random.integers(num_classes, size=m)
+    scores = probe(train, labels, test, test_labels)
+    assert 0 <= scores.knn <= 1 and 0 <= scores.linear <= 1 and np.isfinite(scores.effective_rank)
+    several = np.eye(num_classes)[labels]
+    several[random.random(several.shape) < 0.2] = 1
+    for targets, multi in ((np.eye(num_classes)[labels], False), (several, True)):
+        weight, bias = fit_linear(train, targets, multi, balanced=True)
+        assert np.isfinite(weight).all() and np.isfinite(bias).all()
+        found = floors(train, targets, test, np.eye(num_classes)[test_labels], multi)
+        assert all(0 <= value <= 1 for value in found.values())
+
+
+@pytest.mark.parametrize("clips", [3, 5])
+def test_eight_classes_of_few_clips_are_told_apart(clips):
+    labels = np.arange(8 * clips) % 8
+    rows = 10 * np.eye(8)[labels] + 0.1 * np.random.default_rng(0).normal(size=(len(labels), 8))
+    assert linear_accuracy(rows, labels, rows, labels) == 1.0
+
+
+def test_one_class_in_train_is_always_predicted():
+    rows, labels = np.random.default_rng(0).normal(size=(6, 3)), np.full(6, 2)
+    assert linear_accuracy(rows, labels, rows[:4], np.array([2, 2, 2, 0])) == 0.75
+    weight, bias = fit_linear(rows, np.eye(4)[labels], multi=False)
+    assert ((rows @ weight.T + bias).argmax(1) == 2).all()
+
+
+def test_calibration_exchanges_nothing_between_processes(monkeypatch):
+    """In the second fold of several processes on GPUs, an all-reduce of CPU tensors fails."""
+
+    def refuse(*_):
+        raise AssertionError("a collective")
+
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.distributed.all_reduce", refuse)
+    encoder = create_encoder("tiny")
+    calibrate_norm(encoder, [np.random.default_rng(0).normal(size=9000).astype(np.float32)])
+    assert encoder.init_bn.running_mean.abs().min() > 0

@@ -73,6 +73,12 @@ def test_of_several_pieces_a_process_has_one_and_two_blocks():
     assert "one of 8 shards of weights" in text
 
 
+def test_the_hours_of_the_run_are_without_padding():
+    """600 steps of 32 crops of half a second, padded to 10 s."""
+    made = plan(["trainer.max_steps=600"], crop_seconds=10.0, heard_seconds=0.5)
+    assert dict(made.rows)["audio in the run"] == "2.7 hours, with repeats"
+
+
 def test_the_rows_say_batch_epochs_and_learning_rate():
     made = plan(["data.batch_size=32", "trainer.accumulate_grad_batches=2", "trainer.devices=2", "optimizer.lr=1e-3",
                  "trainer.max_steps=70", "optimizer.warmup_steps=0"])  # fmt: skip

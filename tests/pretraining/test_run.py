@@ -217,6 +217,23 @@ def test_a_run_loads_as_an_encoder_and_pretraining_goes_on_from_its_export(finis
         start_from(create_mae("base", device="meta"), str(tmp_path / "export"))
 
 
+def test_a_start_from_other_weights_is_no_untrained_encoder(finished, tmp_path):
+    """The floor that it has to beat is its start, named so, with the statistics that came with the weights."""
+    folder, overrides = finished
+    check = [each for each in overrides if each.startswith("check.")]
+    more = [f"model.init_from={folder}", "trainer.max_steps=1", "optimizer.lr=0", "model.drop_path=0"]
+    assert fit(tmp_path, *check, *more) == 0
+    with open(tmp_path / "a/metrics.csv", newline="") as file:
+        last = {key: value for row in csv.DictReader(file) for key, value in row.items() if value}
+    assert "floor/untrained_knn" not in last
+    with open(folder / "metrics.csv", newline="") as file:
+        before = [row for row in csv.DictReader(file) if row["check/knn"]][-1]
+    for probe in ("knn", "linear"):
+        assert last[f"floor/init_from_{probe}"] == before[f"check/{probe}"], probe
+    log = (tmp_path / "a/log.txt").read_text()
+    assert "model.init_from  " in log and "untrained encoder" not in log
+
+
 @pytest.mark.parametrize(("name", "words"), [("validate", "val/loss"), ("test", "test/loss")])
 def test_validate_and_test_print_the_loss(finished, capsys, name, words):
     folder, _ = finished

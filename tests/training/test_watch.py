@@ -13,11 +13,12 @@ import pytest
 import torch
 
 from src import train
+from src.data.pad import pad
 from src.errors import UserError
 from src.pretraining.module import MAEPretraining
 from src.training.callbacks.bad_clips import BadClips
 from src.training.callbacks.bad_steps import SkipBadSteps
-from src.training.callbacks.step_figures import peak_flops
+from src.training.callbacks.step_figures import StepFigures, peak_flops
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures("two_blocks")
@@ -65,6 +66,16 @@ def test_a_row_says_how_the_run_goes(tmp_path):
     assert 0.3 < values.pop("watch/memory_gigabytes") < 10
     assert 1e-4 < values.pop("watch/tflops") < 10
     assert not values  # no GPU: no MFU; one process: none is the slowest
+
+
+@pytest.mark.parametrize("pad_seconds", [None, 10.0])
+def test_padding_is_not_counted_as_heard(pad_seconds):
+    """Clips of 1, 2 and 12 s, cut to 10 s where they are padded to it: 13 s, or 15 s as they are."""
+    batch = pad([torch.zeros(16000 * seconds) for seconds in (1, 2, 12)], pad_seconds)
+    figures = StepFigures()
+    figures._step_end = figures._paused = figures._waited = 0.0
+    figures.on_train_batch_start(SimpleNamespace(), None, batch, 0)
+    assert figures.state_dict()["samples"] == [16000 * (15 if pad_seconds is None else 13)]
 
 
 def test_a_bad_step_leaves_the_weights_and_statistics_as_they_were(tmp_path, monkeypatch):

@@ -1,6 +1,6 @@
 """A labelled set as a LightningDataModule: batches of waveforms, or of embeddings if the encoder is frozen."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import lightning.pytorch as L
@@ -23,7 +23,8 @@ class LabelledDataModule(L.LightningDataModule):
     rows of -1.
 
     In training, a clip longer than `data.crop_seconds` gives one random crop per epoch; validation and test use whole
-    clips. Clips that cannot be decoded are missing from their batch.
+    clips, in batches of as much padded audio as in training at most, or one long clip. Clips that cannot be decoded are
+    missing from their batch.
 
     Args:
         balanced: in training, draw every class equally often, however many clips it has.
@@ -31,7 +32,7 @@ class LabelledDataModule(L.LightningDataModule):
 
     Attributes:
         progress: epoch, and the number of its batches trained on; the LightningModule counts them.
-        embeddings: by split, (D,) or (N, D) of each clip; set for a frozen encoder.
+        embeddings: by split, (D,) or (N, D) of each clip; set for a frozen encoder. hop_seconds: between its tokens.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class LabelledDataModule(L.LightningDataModule):
         self.labelled, self.config, self.seed, self.balanced = labelled, config, seed, balanced
         self.overfit, self.progress = overfit, (0, 0)
         self.embeddings: dict[str, list[Tensor]] | None = None
+        self.hop_seconds = 0.04
 
     def state_dict(self) -> dict[str, Any]:
         return {"progress": list(self.progress)}
@@ -71,24 +73,45 @@ class LabelledDataModule(L.LightningDataModule):
     def _loader(self, name: str) -> DataLoader:
         part, train = self.labelled.parts[name], name == "train"
         columns = {label: number for number, label in enumerate(self.labelled.class_names)}
+        crop = self.config.crop_seconds if train else None
         dataset: Dataset
         collate: Callable
         if self.embeddings is not None:
-            dataset, collate = EmbeddedClips(part, self.embeddings[name], columns), collate_embedded
+            dataset = EmbeddedClips(part, self.embeddings[name], columns, crop, self.seed, self.hop_seconds)
+            collate = collate_embedded
         else:
-            crop = self.config.crop_seconds if train else None
             dataset, collate = Clips(part, columns, crop, self.seed), collate_clips
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        weights = rarity(part.targets) if train and self.balanced else None
-        sampler = EpochSampler(len(part), self.seed, train, rank, world_size, weights, self.overfit)
+        if not train:
+            clips = range(rank, len(part), world_size)
+            batches = bounded_batches(clips, part.seconds, self.batch_size, self.batch_size * self.config.crop_seconds)
+            rows = [[(0, clip) for clip in batch] for batch in batches]
+            return DataLoader(dataset, batch_sampler=rows, collate_fn=collate, **loader_settings(self.config))
+        weights = rarity(part.targets) if self.balanced else None
+        sampler = EpochSampler(len(part), self.seed, rank, world_size, weights, self.overfit)
         loader = DataLoader(
             dataset, self.batch_size, sampler=sampler, collate_fn=collate, **loader_settings(self.config)
         )
-        if train:
-            epoch, batches = self.progress
-            done = batches >= len(loader)
-            sampler.start_at(epoch + done, 0 if done else batches * self.batch_size)
+        epoch, done = self.progress
+        over = done >= len(loader)
+        sampler.start_at(epoch + over, 0 if over else done * self.batch_size)
         return loader
+
+
+def bounded_batches(
+    clips: Iterable[int], seconds: Callable[[int], float], most_clips: int, most_seconds: float
+) -> list[list[int]]:
+    """Consecutive clips, at most `most_clips` and `most_seconds` of padded audio a batch; a longer clip is alone."""
+    batches: list[list[int]] = []
+    longest = 0.0
+    for clip in clips:
+        longest = max(longest, seconds(clip))
+        if batches and len(batches[-1]) < most_clips and (len(batches[-1]) + 1) * longest <= most_seconds:
+            batches[-1].append(clip)
+        else:
+            batches.append([clip])
+            longest = seconds(clip)
+    return batches
 
 
 def rarity(targets: np.ndarray) -> np.ndarray:
@@ -98,8 +121,7 @@ def rarity(targets: np.ndarray) -> np.ndarray:
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
-    """The clips of one rank, as (epoch, clip): in training shuffled by (seed, epoch), equally many on each rank;
-    otherwise each clip once.
+    """The training clips of one rank, as (epoch, clip), shuffled by (seed, epoch), equally many on each rank.
 
     Args:
         weights: (n,) probabilities, drawn with replacement; None takes each clip once.
@@ -107,10 +129,10 @@ class EpochSampler(Sampler[tuple[int, int]]):
     """
 
     def __init__(
-        self, num_clips: int, seed: int, shuffle: bool, rank: int, world_size: int, weights: np.ndarray | None = None,
+        self, num_clips: int, seed: int, rank: int, world_size: int, weights: np.ndarray | None = None,
         same: bool = False,
     ) -> None:  # fmt: skip
-        self.num_clips, self.seed, self.shuffle, self.rank, self.world_size = num_clips, seed, shuffle, rank, world_size
+        self.num_clips, self.seed, self.rank, self.world_size = num_clips, seed, rank, world_size
         self.weights, self.same, self.epoch = weights, same, 0
         self._start = (0, 0)
 
@@ -123,20 +145,15 @@ class EpochSampler(Sampler[tuple[int, int]]):
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        if not self.shuffle:
-            clips = np.arange(self.rank, self.num_clips, self.world_size)
-        else:
-            random = np.random.default_rng([self.seed, 0 if self.same else self.epoch])
-            order = random.choice(self.num_clips, self.num_clips, self.weights is not None, self.weights)
-            clips = np.resize(order, len(self) * self.world_size)[self.rank :: self.world_size]
+        random = np.random.default_rng([self.seed, 0 if self.same else self.epoch])
+        order = random.choice(self.num_clips, self.num_clips, self.weights is not None, self.weights)
+        clips = np.resize(order, len(self) * self.world_size)[self.rank :: self.world_size]
         epoch, skipped = self._start
         rest = clips[skipped if self.epoch == epoch else 0 :]
         return iter([(self.epoch, clip) for clip in rest.tolist()])
 
     def __len__(self) -> int:
-        if self.shuffle:
-            return -(-self.num_clips // self.world_size)
-        return len(range(self.rank, self.num_clips, self.world_size))
+        return -(-self.num_clips // self.world_size)
 
 
 class Clips(Dataset):
@@ -152,8 +169,7 @@ class Clips(Dataset):
         epoch, i = index
         start, crop = 0.0, self.crop_seconds
         if crop is not None:
-            fraction = float(np.random.default_rng([self.seed, epoch, i]).random())
-            start = max(0.0, self.part.seconds(i) - crop) * fraction
+            start = max(0.0, self.part.seconds(i) - crop) * _fraction(self.seed, epoch, i)
         try:
             waveform = self.part.waveform(i, start, crop)
         except AudioError:
@@ -167,15 +183,31 @@ class Clips(Dataset):
 
 
 class EmbeddedClips(Dataset):
-    def __init__(self, part: Split, embeddings: list[Tensor], columns: dict[str, int]) -> None:
+    """Clips as vectors (D,), or as tokens (N, D), which are cropped as in `Clips`. hop_seconds: between tokens."""
+
+    def __init__(
+        self, part: Split, embeddings: list[Tensor], columns: dict[str, int], crop_seconds: float | None, seed: int,
+        hop_seconds: float,
+    ) -> None:  # fmt: skip
         self.part, self.embeddings, self.columns = part, embeddings, columns
+        self.crop_seconds, self.seed, self.hop_seconds = crop_seconds, seed, hop_seconds
 
     def __len__(self) -> int:
         return len(self.part)
 
     def __getitem__(self, index: tuple[int, int]) -> dict[str, Any]:
-        _, i = index
-        return {"embedding": self.embeddings[i], **_truth(self.part, i, self.columns)}
+        epoch, i = index
+        embedding, first = self.embeddings[i], 0
+        if embedding.ndim == 2 and self.crop_seconds is not None:
+            num_tokens = max(1, round(self.crop_seconds / self.hop_seconds))
+            first = round(max(0, len(embedding) - num_tokens) * _fraction(self.seed, epoch, i))
+            embedding = embedding[first : first + num_tokens]
+        return {"embedding": embedding, **_truth(self.part, i, self.columns, first * self.hop_seconds)}
+
+
+def _fraction(seed: int, epoch: int, clip: int) -> float:
+    """Where a crop starts, 0 to 1."""
+    return float(np.random.default_rng([seed, epoch, clip]).random())
 
 
 def _truth(part: Split, i: int, columns: dict[str, int], start: float = 0.0) -> dict[str, Any]:

@@ -31,6 +31,7 @@ class DataSummary:
 
     num_clips, crops (per epoch), seconds (of audio): None for a stream, whose length is unknown.
     crop_seconds: mean length of a batch row, padding included. clips_per_batch: mean, in one process.
+    heard_seconds: mean length of a crop, without padding; None for a stream.
     shards: number of tar files, None if there are none; missing_shards: those left out.
     overlap: validation clips that are also in train. bad: unreadable clips.
     """
@@ -45,6 +46,7 @@ class DataSummary:
     overlap: int
     bad: int
     missing_shards: int = 0
+    heard_seconds: float | None = None
 
 
 class PretrainDataModule(L.LightningDataModule):
@@ -209,6 +211,7 @@ class PretrainDataModule(L.LightningDataModule):
             overlap=count_overlap(held_out, self.sources) if held_out is not None else 0,
             bad=sum(len(source.bad) for source in self.sources),
             missing_shards=sum(len(source.missing) for source in self.sources),
+            heard_seconds=float(window.seconds.mean()),
         )
 
     def _order(self) -> Order:

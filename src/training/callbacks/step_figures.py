@@ -100,10 +100,11 @@ class StepFigures(L.Callback):
     ) -> None:
         now = time.perf_counter()
         if "length" in batch:
+            heard = batch.get("heard", batch["length"])
             if self._num_sources:
-                self._new_samples.index_add_(0, batch["source"], batch["length"])
+                self._new_samples.index_add_(0, batch["source"], heard)
             else:
-                self._new_samples += batch["length"].sum()
+                self._new_samples += heard.sum()
         self._wait = now - self._step_end - self._paused
         self._waited += self._wait
         self._paused = 0.0
