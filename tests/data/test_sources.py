@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import shutil
 import tarfile
 import warnings
 
@@ -17,7 +18,7 @@ import pytest
 from src.audio.decode import decode
 from src.config.settings import SourceConfig
 from src.data.sources.folder import FolderSource
-from src.data.sources.open import open_source
+from src.data.sources.open import open_inputs, open_source
 from src.data.sources.source import Source
 from src.errors import UserError
 from tests.training.sources import DEMO
@@ -350,7 +351,31 @@ def test_a_hub_id_without_network(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     with refusal("nobody/nothing", "network"):
-        hub("nobody/nothing")
+        hub("hf://nobody/nothing")
+
+
+def test_a_missing_path_is_not_looked_up_on_the_hub(monkeypatch):
+    monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: pytest.fail("asked the hub"))
+    for open_it in (lambda: hub("my/sounds"), lambda: open_inputs(["my/sounds"])):
+        with refusal("my/sounds", "looked in", "hf://my/sounds"):
+            open_it()
+
+
+@pytest.mark.parametrize("name", ["a [1]", "b #2", "50 %", "Vögel", "c*", "{d}", "f%20g"])
+def test_a_literal_path_is_that_path(name, tmp_path, few, write_wav):
+    sounds, data = tmp_path / f"sounds {name}", tmp_path / f"data {name}"
+    write_wav(sounds / f"{name}.wav")
+    data.mkdir()
+    shutil.copy(few, data / "train-0.parquet")
+    shutil.copy(few, tmp_path / f"{name}.parquet")
+    with tarfile.open(tmp_path / f"{name}.tar", "w") as tar:
+        tar.add(sounds / f"{name}.wav", "x.wav")
+    (tmp_path / f"tars {name}").mkdir()
+    shutil.copy(tmp_path / f"{name}.tar", tmp_path / f"tars {name}" / f"{name}.tar")
+    inputs = [sounds, data, tmp_path / f"{name}.parquet", tmp_path / f"{name}.tar", tmp_path / f"tars {name}" / "*.tar"]
+    sources = open_inputs([str(each) for each in inputs])
+    assert [len(source) for source in sources] == [1, 12, 12, 1, 1]
+    assert sources[3].path(0) == f"{tmp_path}/{name}.tar/x.wav" and sources[0].path(0) == f"{sounds}/{name}.wav"
 
 
 def test_a_stream_has_no_numbers():

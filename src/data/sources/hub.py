@@ -1,6 +1,7 @@
 """Hugging Face datasets, from the hub or from disk, with undecoded audio."""
 
 import difflib
+import glob
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from src.config.settings import SourceConfig
 from src.data.sources.annotations import Annotation
 from src.data.sources.source import Source
 from src.errors import UserError
+from src.hub_names import hint, hub_repository
 
 
 class HuggingFaceSource(Source):
@@ -20,7 +22,7 @@ class HuggingFaceSource(Source):
     """
 
     def __init__(self, config: SourceConfig, dataset: Any = None) -> None:
-        self._dataset_path, self._audio_column = config.path, config.audio_column
+        self._location, self._audio_column = _location(config), config.audio_column
         dataset = load_hub(config) if dataset is None else dataset
         if config.label_column is not None:
             self._annotate(*read_annotations(dataset, config))
@@ -36,7 +38,14 @@ class HuggingFaceSource(Source):
         return clip_name(self._dataset[i][self._audio_column], i)
 
     def _path(self, i: int) -> str:
-        return f"{self._dataset_path}#{self._name(i)}"
+        return f"{self._location}#{self._name(i)}"
+
+
+def _location(config: SourceConfig) -> str:
+    """`PATH:SPLIT` or `PATH[CONFIG]:SPLIT`; a parquet file has no splits."""
+    if config.path.endswith(".parquet"):
+        return config.path
+    return f"{config.path}{f'[{config.config_name}]' if config.config_name else ''}:{config.split}"
 
 
 def load_hub(config: SourceConfig) -> Any:
@@ -55,9 +64,11 @@ def load_hub(config: SourceConfig) -> Any:
 
 
 def _load(config: SourceConfig, datasets: Any) -> Any:
-    path = Path(config.path)
+    path, repository = Path(config.path).expanduser(), hub_repository(config.path)
     if path.exists():
         datasets.disable_progress_bars()
+    elif not (repository or "://" in config.path or glob.glob(str(path))):  # noqa: PTH207, absolute patterns
+        raise UserError(f"there is no dataset {config.path} (looked in {Path.cwd()}){hint(config.path)}")
     try:
         if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
             loaded = datasets.load_from_disk(str(path))
@@ -67,8 +78,12 @@ def _load(config: SourceConfig, datasets: Any) -> Any:
                 loaded = loaded[config.split]
             return loaded.to_iterable_dataset() if config.streaming else loaded
         if path.suffix == ".parquet":  # one file, or a pattern of them, here or on the hub (hf://datasets/...)
-            return datasets.load_dataset("parquet", data_files=str(path), split="train", streaming=config.streaming)
-        return datasets.load_dataset(config.path, config.config_name, split=config.split, streaming=config.streaming)
+            files = glob.escape(str(path)) if path.exists() else config.path if "://" in config.path else str(path)
+            return datasets.load_dataset("parquet", data_files=files, split="train", streaming=config.streaming)
+        options: dict[str, Any] = {"split": config.split, "streaming": config.streaming}
+        if path.is_dir() and glob.has_magic(str(path)) and next(path.rglob("*.parquet"), None):  # [ ] as it is
+            return datasets.load_dataset("parquet", data_dir=glob.escape(str(path)), **options)
+        return datasets.load_dataset(repository or str(path), config.config_name, **options)
     except UserError:
         raise
     except Exception as error:  # the hub's client raises errors of many libraries
@@ -171,7 +186,7 @@ def _explain(config: SourceConfig, error: Exception) -> str:
         return f"config_name={config.config_name} of {config.path}: {reason}"
     return (
         f"the dataset {config.path} cannot be loaded ({reason}); "
-        "a hub id needs network access, a local dataset an existing path"
+        "a dataset on the hub (hf://owner/name) needs network access, a local one an existing path"
     )
 
 

@@ -10,6 +10,7 @@ from src.data.sources.hub import HuggingFaceSource
 from src.data.sources.shards import ShardSource
 from src.data.sources.source import Source
 from src.errors import UserError
+from src.hub_names import hint, hub_repository
 
 
 def open_source(config: SourceConfig) -> Source:
@@ -36,7 +37,7 @@ def open_inputs(
 
     Args:
         inputs: audio files; folders of them; tars, `a/*.tar`, `a/{000..012}.tar`; saved datasets, parquet files or
-            folders of them; ids of the Hugging Face hub.
+            folders of them; `hf://owner/name`, a dataset on the Hugging Face Hub.
         split, audio_column, label_column: of Hugging Face datasets.
 
     Raises:
@@ -52,9 +53,7 @@ def open_inputs(
             sources.append(ShardSource(text))
         elif path.is_dir() and not _is_dataset(path):
             sources.append(FolderSource(text))
-        elif (
-            path.suffix == ".parquet" or path.is_dir() or (not path.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", text))
-        ):
+        elif path.suffix == ".parquet" or path.is_dir() or hub_repository(text):
             sources.append(
                 HuggingFaceSource(
                     SourceConfig("huggingface", text, split=split, audio_column=audio_column, label_column=label_column)
@@ -63,7 +62,7 @@ def open_inputs(
         elif path.exists():
             raise UserError(f"{text} has no audio suffix ({', '.join(SUFFIXES)}) and is no folder, tar or parquet")
         else:
-            raise UserError(f"there is no file or folder {text} (looked in {Path.cwd()})")
+            raise UserError(f"there is no file or folder {text} (looked in {Path.cwd()}){hint(text)}")
     return sources
 
 

@@ -48,7 +48,7 @@ class Source:
         return self._name(int(self._kept[i]))
 
     def path(self, i: int) -> str:
-        """The clip's location: the file, `SHARD.tar/member` or `DATASET#row`."""
+        """The clip's location: the file, `SHARD.tar/member` or `DATASET:SPLIT#row`."""
         return self._path(int(self._kept[i]))
 
     def read(self, i: int) -> Encoded:

@@ -27,12 +27,14 @@ def expand_shards(pattern: str) -> list[str]:
     Raises:
         UserError: no shard exists; an unknown protocol, or one whose package is not installed.
     """
+    if Path(pattern).expanduser().is_file():  # whatever characters are in its name
+        return [str(Path(pattern).expanduser())]
     parts = expand_ranges(pattern)
     if "://" in pattern:  # missing ones fail when they are opened
         shards = existing = [shard for part in parts for shard in _matching_urls(part)]
     else:
         paths = [str(Path(part).expanduser()) for part in parts]
-        matches = [sorted(glob.glob(path)) for path in paths]  # noqa: PTH207, Path.glob takes no absolute patterns
+        matches = [_matching_paths(Path(path)) for path in paths]
         existing = [shard for each in matches for shard in each]
         shards = [shard for path, each in zip(paths, matches, strict=True) for shard in each or [path]]
     if not existing:
@@ -50,6 +52,13 @@ def expand_ranges(pattern: str) -> list[str]:
     numbers = [f"{number:0{len(first)}}" for number in range(int(first), int(last) + 1)]
     rest = expand_ranges(pattern[match.end() :])
     return [pattern[: match.start()] + number + end for number in numbers for end in rest]
+
+
+def _matching_paths(path: Path) -> list[str]:
+    if path.is_file():
+        return [str(path)]
+    folder = glob.escape(str(path.parent)) if path.parent.is_dir() else str(path.parent)
+    return sorted(glob.glob(f"{folder}/{path.name}"))  # noqa: PTH207, Path.glob takes no absolute patterns
 
 
 def _matching_urls(url: str) -> list[str]:
