@@ -22,14 +22,20 @@ def to_mono_16k(samples: Any, sample_rate: int) -> np.ndarray:
     Raises:
         AudioError: no samples, or not finite; another type or shape; floats far beyond [-1, 1].
     """
+    waveform = to_mono(samples)
+    if not 1_000 <= sample_rate <= 768_000:
+        raise AudioError(f"a sample rate of {sample_rate} Hz")
+    return waveform if sample_rate == SAMPLE_RATE else soxr.resample(waveform, sample_rate, SAMPLE_RATE, quality="HQ")
+
+
+def to_mono(samples: Any) -> np.ndarray:
+    """As `to_mono_16k`, at their own rate."""
     waveform = as_float(samples)
     if waveform.ndim == 2:
         waveform = waveform.mean(axis=_channel_axis(waveform.shape))
     if waveform.ndim != 1 or not len(waveform):
         raise AudioError(f"an array of shape {waveform.shape}; it must be (samples,) or (channels, samples)")
-    if not 1_000 <= sample_rate <= 768_000:
-        raise AudioError(f"a sample rate of {sample_rate} Hz")
-    return waveform if sample_rate == SAMPLE_RATE else soxr.resample(waveform, sample_rate, SAMPLE_RATE, quality="HQ")
+    return waveform
 
 
 def as_float(samples: Any) -> np.ndarray:

@@ -37,7 +37,8 @@ def cache_bytes(source: Source) -> int:
 class CachedSource(Source):
     """The same clips, each decoded once. Clips that fail to decode are left out and added to `bad`.
 
-    Each clip is stored in 16 bits with its own scale, peak / 32767: a sample is off by peak / 65534 at most, but for the rounding of fp32.
+    Each clip is stored in 16 bits with its own scale, peak / 32767: a sample is off by peak / 65534 at most,
+    but for the rounding of fp32.
 
     Args:
         store: whether the samples are kept and read from the cache. Without, it is only found out which clips can be

@@ -18,7 +18,8 @@ from src.data.overlap import count_overlap
 from src.data.pretraining.batch import BatchRequest, CropDataset
 from src.data.pretraining.order import Batching, Order, eval_batches, hash_integers, make_batches
 from src.data.pretraining.sampler import OrderSampler, StreamSampler
-from src.data.sources.hub import encoded_clip, load_hub
+from src.data.sources.audio_column import encoded_clip
+from src.data.sources.hub import load_hub
 from src.data.sources.open import open_source
 from src.data.sources.source import Source
 from src.data.workers import loader_settings
