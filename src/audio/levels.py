@@ -1,6 +1,6 @@
 """Sound that decodes but is hardly meant so: silence, channels that cancel, a constant, clipping, unscaled integers."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -14,14 +14,14 @@ _CANCELLED = 1e-3  # peak of the mean of the channels, relative to their own
 _NAMED = 3  # examples in a sentence
 
 
-def oddity(waveform: np.ndarray, file: Encoded | None = None) -> str:
+def oddity(waveform: np.ndarray, read: Callable[[], Encoded] | None = None) -> str:
     """What is odd about the samples (T,) of a whole clip; "" if nothing is.
 
     Args:
-        file: that they were decoded from; of a very quiet one, the channels are looked at.
+        read: returns what they were decoded from; of a very quiet clip, the channels are looked at.
     """
     peak = float(np.abs(waveform).max())
-    if peak < _CANCELLED and file is not None and peak < _CANCELLED * _channel_peak(file):
+    if peak < _CANCELLED and read is not None and peak < _CANCELLED * _channel_peak(read):
         return "channels that cancel each other"
     if peak == 0:
         return "digital silence"
@@ -51,8 +51,8 @@ def describe_oddities(odd: Sequence[tuple[str, str]]) -> list[str]:
     ]
 
 
-def _channel_peak(file: Encoded) -> float:
+def _channel_peak(read: Callable[[], Encoded]) -> float:
     try:
-        return channel_peak(file)
+        return channel_peak(read())
     except AudioError:  # decoded a moment ago; gone or out of reach now
         return 0.0

@@ -152,7 +152,7 @@ def _decoded(source: Source) -> Iterator[_Clip | str]:
         except AudioError as error:
             return str(error)
         scale = max(float(np.abs(waveform).max()), _LOWEST_PEAK) / 32767
-        return _Clip(np.round(waveform / scale).astype(np.int16), scale, oddity(waveform, encoded))
+        return _Clip(np.round(waveform / scale).astype(np.int16), scale, oddity(waveform, lambda: encoded))
 
     ends = np.flatnonzero(np.diff(np.cumsum(source.seconds) // _CHUNK_SECONDS)) + 1
     with ThreadPoolExecutor(os.cpu_count()) as pool:

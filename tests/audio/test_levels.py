@@ -37,7 +37,10 @@ def test_channels_that_cancel_are_told_from_silence(tmp_path):
     for name, other in (("cancel", -TONE), ("silent", None)):
         channels = np.stack([TONE, other], 1) if other is not None else np.zeros((16000, 2))
         soundfile.write(tmp_path / f"{name}.wav", channels, 16000)
-    said = {name: oddity(decode(tmp_path / f"{name}.wav"), tmp_path / f"{name}.wav") for name in ("cancel", "silent")}
+    said = {
+        name: oddity(decode(tmp_path / f"{name}.wav"), lambda: tmp_path / f"{name}.wav")
+        for name in ("cancel", "silent")
+    }
     assert said == {"cancel": "channels that cancel each other", "silent": "digital silence"}
 
 
