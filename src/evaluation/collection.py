@@ -160,9 +160,8 @@ def _rows(
             readable.append(waveform)
     if not clips:
         return
-    embedded: Sequence[np.ndarray]
     if settings.level == "clip":
-        embedded = embed_clips(encoder, readable, settings.layers, settings.pooling, settings.batch_seconds)
+        embedded = list(embed_clips(encoder, readable, settings.layers, settings.pooling, settings.batch_seconds))
     else:
         embedded = embed_frames(encoder, readable, settings.layers, settings.batch_seconds)
     finite = [bool(np.isfinite(values).all()) for values in embedded]

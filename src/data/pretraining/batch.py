@@ -32,9 +32,10 @@ class CropDataset(Dataset):
     indices into `sources`; key, the clip names; position; bad, (name, reason) of clips that could not be decoded.
 
     Args:
-        sources: indexed by the requests. replace_bad: another clip stands in for one that cannot be read, so that no
-            batch is short: for training. Without, it is left out: a score must not count another clip twice. pad_seconds: pad every clip to this length, counted as audio; None pads to
+        sources: indexed by the requests. pad_seconds: pad every clip to this length, counted as audio; None pads to
             the longest clip, not counted. gain_db: maximum random gain, up or down; None leaves the level.
+        replace_bad: for training, another clip stands in for one that cannot be read, so that no batch is short.
+            Otherwise it is left out: a score must not count another clip twice.
     """
 
     def __init__(
