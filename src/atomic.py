@@ -32,6 +32,31 @@ def writing(target: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
+def scratch_folder(parent: Path) -> Iterator[Path]:
+    """Yield a temporary folder in `parent`; what `publish_folder` has not renamed is removed at the end.
+
+    Raises:
+        OSError: no permission.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=".", suffix=".partial", dir=parent))
+    try:
+        yield partial
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def publish_folder(partial: Path, target: Path) -> None:
+    """Rename a finished folder to `target`, which never changes afterwards: if there is one already, it stays."""
+    partial.chmod(0o777 & ~_umask())
+    try:
+        os.replace(partial, target)
+    except OSError:
+        if not target.is_dir():
+            raise
+
+
+@contextlib.contextmanager
 def writing_folder(target: Path) -> Iterator[Path]:
     """As `writing`, for a folder of plain files. `target` must not exist or be an empty folder."""
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -59,7 +59,8 @@ def embed(
     """
     import torch
 
-    from src.audio.decode import decode_blocks, to_mono_16k
+    from src.audio.arrays import to_mono_16k
+    from src.audio.decode import decode_blocks
     from src.models.long_clips import encode_long_clip, pool_chunks
 
     if missing := [layer for layer in layers if layer is not None and not 0 <= layer <= encoder.depth]:

@@ -4,6 +4,7 @@ soundfile (libsndfile) decodes and seeks, soxr resamples.
 """
 
 import io
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,21 +14,29 @@ import numpy as np
 import soundfile
 import soxr
 
+from src.audio.streams import Encoded, streams
+
 SAMPLE_RATE = 16000
 SUFFIXES = (
-    ".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".w64",
-    ".rf64", ".sph",
+    ".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf",
+    ".w64", ".rf64", ".sph",
 )  # fmt: skip
+HIGHEST_PEAK = 2.0**32  # beyond 32-bit integers that were never scaled: not audio, and its power overflows
 _LOWEST_RATE_HZ, _HIGHEST_RATE_HZ = 1_000, 768_000  # outside this range, the header is broken
 _BLOCK_FRAMES = 2**20  # read at a time: a broken header may claim more than fits into memory
 _MAX_FRAMES_PER_BYTE = 10_000  # above this, the header is wrong: even digital silence in FLAC has only hundreds
 _MP3_PREROLL_SAMPLES = 4608  # decoded before a crop and dropped: MP3 needs earlier bits, or the crop starts with noise
-
-Encoded = bytes | str | Path
+_FILTER_SAMPLES = 160  # half the resampling filter at most, in samples at the lower of the two rates
 
 
 class AudioError(ValueError):
     """A clip that cannot be used. The message is a short reason without the file name."""
+
+
+class _Sound(soundfile.SoundFile):
+    def seekable(self) -> bool:
+        """False keeps soundfile from seeking after each read, which costs MP3 the bits that the next block needs."""
+        return False
 
 
 class Header(NamedTuple):
@@ -37,48 +46,42 @@ class Header(NamedTuple):
 
 
 def probe(file: Encoded) -> Header:
-    """Length, rate and channels from the header alone.
+    """Length, rate and channels from the header alone; of joined streams the sum of their lengths.
 
     A length that is impossible for the file size (FLAC written to a pipe has none) is counted by decoding.
 
     Raises:
         AudioError: not readable by libsndfile, no samples, a sample rate outside 1 kHz to 768 kHz.
     """
-    with _open(file) as sound:
-        return Header(_count_frames(sound, file) / sound.samplerate, sound.samplerate, sound.channels)
+    headers = []
+    for stream in _streams(file):
+        with _open(stream) as sound:
+            headers.append(Header(_count_frames(sound, stream) / sound.samplerate, sound.samplerate, sound.channels))
+    return headers[0]._replace(seconds=sum(header.seconds for header in headers))
 
 
 def decode(file: Encoded, start_seconds: float = 0.0, seconds: float | None = None) -> np.ndarray:
     """Samples (T,), fp32, 16 kHz, the mean of all channels. Only the requested range is read.
 
-    Levels are not changed, even beyond [-1, 1]. Truncated uncompressed audio gives the samples it has; truncated
-    compressed audio is an error.
+    A range is a slice of the whole, `decode(file)[round(16000 * start_seconds):]`, resampling included. Levels are not
+    changed, even beyond [-1, 1]. Truncated uncompressed audio gives the samples it has; truncated compressed audio is
+    an error.
 
     Args:
         start_seconds: start of the range. seconds: its length, less at the end of the file; None reads to the end.
 
     Raises:
-        AudioError: as `probe`; damaged data; samples that are not finite.
+        AudioError: as `probe`; damaged data; samples that are not finite, or huge.
     """
-    with _open(file) as sound:
-        rate = sound.samplerate
-        start = min(round(start_seconds * rate), sound.frames)
-        preroll = min(start, _MP3_PREROLL_SAMPLES) if sound.subtype.startswith("MPEG") else 0
-        try:
-            if start > 0:
-                sound.seek(start - preroll)
-            wanted = _count_frames(sound, file) if seconds is None else max(1, round(seconds * rate))
-            samples = _read(sound, preroll + wanted)[preroll:]
-        except soundfile.LibsndfileError as error:
-            raise AudioError(f"damaged data ({_reason(error)})") from None
+    first = round(start_seconds * SAMPLE_RATE)
+    count = None if seconds is None else max(1, round(seconds * SAMPLE_RATE))
+    parts = _streams(file)
+    if len(parts) == 1:
+        samples = _decode_stream(parts[0], first, count)
+    else:
+        samples = np.concatenate([_decode_stream(part, 0, None) for part in parts])[first:][:count]
     if not len(samples):
         raise AudioError("no samples")
-    if not np.isfinite(samples).all():
-        raise AudioError("samples that are not finite (NaN or inf)")
-    if rate != SAMPLE_RATE:
-        samples = soxr.resample(samples, rate, SAMPLE_RATE, quality="HQ")
-        if not len(samples):
-            raise AudioError("shorter than one sample at 16 kHz")
     return samples
 
 
@@ -88,48 +91,114 @@ def decode_blocks(file: Encoded, block_seconds: float = 30.0) -> Iterator[np.nda
     Raises:
         AudioError: as `decode`, when the damage is reached.
     """
+    empty = True
+    for stream in _streams(file):
+        for block in _stream_blocks(stream, block_seconds):
+            empty = False
+            yield block
+    if empty:
+        raise AudioError("no samples")
+
+
+def channel_peak(file: Encoded) -> float:
+    """The largest absolute sample of all channels. Errors as `decode`."""
+    peak = 0.0
+    for stream in _streams(file):
+        with _open(stream) as sound:
+            left = _count_frames(sound, stream)
+            try:
+                while left > 0 and len(block := sound.read(min(left, _BLOCK_FRAMES), dtype="float32")):
+                    peak, left = max(peak, float(np.abs(block).max())), left - len(block)
+            except soundfile.LibsndfileError as error:
+                raise AudioError(f"damaged data ({_reason(error)})") from None
+    return peak
+
+
+def check_samples(samples: np.ndarray) -> None:
+    """Raises AudioError: samples that are not finite, or beyond HIGHEST_PEAK."""
+    peak = float(np.abs(samples).max(initial=0.0))
+    if not math.isfinite(peak):
+        raise AudioError("samples that are not finite (NaN or inf)")
+    if peak > HIGHEST_PEAK:
+        raise AudioError(f"samples of up to {peak:.3g}; they must be in [-1, 1]")
+
+
+def _decode_stream(file: Encoded, first: int, count: int | None) -> np.ndarray:
+    """Samples `first` to `first + count` at 16 kHz, fewer or none at the end; a count of None reads to the end.
+
+    The range is read with a margin on both sides, which the resampling filter needs. It starts at a sample of the
+    file that falls on one at 16 kHz.
+    """
+    with _open(file) as sound:
+        rate = sound.samplerate
+        length = _count_frames(sound, file) if count is None else sound.frames
+        begin, end = first, length if count is None else first + count
+        if rate != SAMPLE_RATE:
+            margin, step = math.ceil(_FILTER_SAMPLES * max(1, rate / SAMPLE_RATE)), rate // math.gcd(rate, SAMPLE_RATE)
+            begin = max(0, first * rate // SAMPLE_RATE - margin) // step * step
+            if count is not None:
+                end = math.ceil((first + count) * rate / SAMPLE_RATE) + margin
+        if begin >= length:
+            return np.zeros(0, np.float32)
+        samples = _read_range(sound, file, begin, end)
+    check_samples(samples)
+    if rate == SAMPLE_RATE or not len(samples):
+        return samples
+    samples = soxr.resample(samples, rate, SAMPLE_RATE, quality="HQ")
+    if not len(samples):
+        raise AudioError("shorter than one sample at 16 kHz")
+    skipped = first - begin * SAMPLE_RATE // rate
+    return samples[skipped:] if count is None else samples[skipped : skipped + count]
+
+
+def _read_range(sound: _Sound, file: Encoded, begin: int, end: int) -> np.ndarray:
+    """Frames `begin` to `end` of an open stream, mono. If it cannot seek, the frames before are read and dropped."""
+    preroll = min(begin, _MP3_PREROLL_SAMPLES) if sound.subtype.startswith("MPEG") else 0
+    try:
+        try:
+            if begin > 0:
+                sound.seek(begin - preroll)
+        except soundfile.LibsndfileError:  # GSM 6.10 and most kinds of ADPCM
+            with _open(file) as again:
+                return _read(again, end)[begin:]
+        return _read(sound, preroll + end - begin)[preroll:]
+    except soundfile.LibsndfileError as error:
+        raise AudioError(f"damaged data ({_reason(error)})") from None
+
+
+def _stream_blocks(file: Encoded, block_seconds: float) -> Iterator[np.ndarray]:
     with _open(file) as sound:
         rate, left = sound.samplerate, _count_frames(sound, file)
         resampler = soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
-        wanted, empty = round(block_seconds * rate), True
+        wanted = round(block_seconds * rate)
         while left > 0:
             try:
                 block = _read(sound, min(wanted, left))
             except soundfile.LibsndfileError as error:
                 raise AudioError(f"damaged data ({_reason(error)})") from None
             left = left - len(block) if len(block) == wanted else 0
-            if not np.isfinite(block).all():
-                raise AudioError("samples that are not finite (NaN or inf)")
+            check_samples(block)
             if rate != SAMPLE_RATE:
                 block = resampler.resample_chunk(block, last=left == 0)
             if len(block):
-                empty = False
                 yield block
-        if empty:
-            raise AudioError("no samples")
 
 
-def to_mono_16k(samples: np.ndarray, sample_rate: int) -> np.ndarray:
-    """Convert an array, (T,) or with channels (on the shorter axis), to (T,) fp32 at 16 kHz.
-
-    Raises:
-        AudioError: no samples, or some that are not finite.
-    """
-    samples = np.asarray(samples, dtype=np.float32)
-    if samples.ndim == 2:
-        samples = _mono(samples if samples.shape[1] < samples.shape[0] else samples.T)
-    if samples.ndim != 1 or not len(samples):
-        raise AudioError(f"an array of shape {samples.shape}; it must be (samples,) or (channels, samples)")
-    if not np.isfinite(samples).all():
-        raise AudioError("samples that are not finite (NaN or inf)")
-    return samples if sample_rate == SAMPLE_RATE else soxr.resample(samples, sample_rate, SAMPLE_RATE, quality="HQ")
-
-
-def _open(file: Encoded) -> soundfile.SoundFile:
+def _streams(file: Encoded) -> list[Encoded]:
+    """Raises AudioError: no such file, no access."""
     if not isinstance(file, bytes) and Path(file).is_dir():
         raise AudioError("a folder, not a file")
     try:
-        sound = soundfile.SoundFile(io.BytesIO(file) if isinstance(file, bytes) else _path(file))
+        return streams(file)
+    except OSError as error:
+        raise AudioError(f"not readable ({error.strerror or error})") from None
+
+
+def _open(file: Encoded) -> _Sound:
+    try:
+        if not isinstance(file, bytes) and (path := Path(file)).with_name(f"._{path.name}").exists():
+            file = path.read_bytes()  # libsndfile takes an MP3 with a file of a Mac beside it for another format
+        sound = _Sound(io.BytesIO(file) if isinstance(file, bytes) else _path(file))
     except soundfile.LibsndfileError as error:
         raise AudioError(f"not readable as audio ({_reason(error)})") from None
     except (OSError, TypeError) as error:  # soundfile raises TypeError for a file named .raw
@@ -145,7 +214,7 @@ def _path(file: str | Path) -> str | bytes:
     return os.fsencode(file) if os.name == "posix" else str(file)
 
 
-def _count_frames(sound: soundfile.SoundFile, file: Encoded) -> int:
+def _count_frames(sound: _Sound, file: Encoded) -> int:
     """The number in the header, or the actual one if the header claims more than the file can hold."""
     size = len(file) if isinstance(file, bytes) else Path(file).stat().st_size
     if sound.frames <= size * _MAX_FRAMES_PER_BYTE:
@@ -162,14 +231,15 @@ def _count_frames(sound: soundfile.SoundFile, file: Encoded) -> int:
     return frames
 
 
-def _read(sound: soundfile.SoundFile, most: int) -> np.ndarray:
+def _read(sound: _Sound, most: int) -> np.ndarray:
     """Up to `most` frames from the current position, mono."""
     parts: list[np.ndarray] = []
     left = most
     while left > 0:
         wanted = min(left, _BLOCK_FRAMES)
         block = sound.read(wanted, dtype="float32", always_2d=True)
-        parts.append(_mono(block))
+        with np.errstate(over="ignore", invalid="ignore"):  # huge samples are refused by `check_samples`
+            parts.append(_mono(block))
         left -= len(block)
         if len(block) < wanted:
             break

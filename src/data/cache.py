@@ -2,15 +2,16 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from src.atomic import writing
+from src.atomic import publish_folder, scratch_folder
 from src.audio.decode import SAMPLE_RATE, AudioError, Encoded, decode
+from src.audio.levels import oddity
 from src.data.sources.annotations import Annotation
 from src.data.sources.index import cache_root
 from src.data.sources.source import Source
@@ -18,12 +19,14 @@ from src.errors import UserError
 from src.progress import progress_bar
 
 _CHUNK_SECONDS = 600  # decoded at a time, to bound memory
+_LOWEST_PEAK = 1e-30  # of quieter clips, the scale would not be a normal fp32 number
 _PROGRESS_BAR_BYTES = 100e6  # larger caches show a progress bar
 
 
 class _Clip(NamedTuple):
     samples: np.ndarray  # int16
     scale: float
+    oddity: str
 
 
 def cache_bytes(source: Source) -> int:
@@ -32,37 +35,54 @@ def cache_bytes(source: Source) -> int:
 
 
 class CachedSource(Source):
-    """The same clips, read from the cache. Clips that fail to decode are left out and added to `bad`.
+    """The same clips, each decoded once. Clips that fail to decode are left out and added to `bad`.
 
-    Each clip is stored with its own scale, max(1, peak) / 32767, so that levels above full scale survive.
+    Each clip is stored in 16 bits with its own scale, peak / 32767: a sample is off by peak / 65534 at most,
+    but for the rounding of fp32.
+
+    Args:
+        store: whether the samples are kept and read from the cache. Without, it is only found out which clips can be
+            decoded, and the others are decoded each time.
+
+    Attributes:
+        odd: (path, oddity) of clips that sound as they are hardly meant to (`src.audio.levels`).
     """
 
-    def __init__(self, source: Source) -> None:
-        self._source = source
-        folder = cache_root() / "decoded" / source.fingerprint
-        if not (folder / "index.json").exists():
-            _write(source, folder)
-        index = json.loads((folder / "index.json").read_text())
+    def __init__(self, source: Source, store: bool = True) -> None:
+        self._source, self._store = source, store
+        self._folder = cache_root() / ("decoded" if store else "checked") / source.fingerprint
+        if not self._folder.exists():
+            _write(source, self._folder, store)
+        index = json.loads((self._folder / "index.json").read_text(encoding="utf-8"))
         self._kept = np.array(index["kept"], dtype=np.int64)
         self._ends = np.cumsum(np.array(index["samples"], dtype=np.int64))
         self._begins = self._ends - np.array(index["samples"], dtype=np.int64)
         self._scale = np.array(index["scale"], dtype=np.float32)
-        self._file = folder / "samples.i16"
-        self._samples: np.ndarray | None = None
+        self._open_samples()
         self.seconds = (self._ends - self._begins) / SAMPLE_RATE
-        self.bad = [*source.bad, *((name, reason) for name, reason in index["bad"])]
-        self.bad_paths = [*source.bad_paths, *((name, reason) for name, reason in index["bad"])]
-        self.fingerprint, self.class_names, self.shards = source.fingerprint, source.class_names, source.shards
-        self.missing = source.missing
+        self.bad = [*source.bad, *((source.name(i), reason) for i, reason in index["bad"])]
+        self.bad_paths = [*source.bad_paths, *((source.path(i), reason) for i, reason in index["bad"])]
+        self.odd = [(source.path(i), what) for i, what in index["odd"]]
+        self.fingerprint, self.shards, self.missing = source.fingerprint, source.shards, source.missing
+
+    @property
+    def class_names(self) -> Sequence[str]:
+        return self._source.class_names
 
     def waveform(self, i: int, start_seconds: float = 0.0, seconds: float | None = None) -> np.ndarray:
         if self._samples is None:
-            self._samples = np.memmap(self._file, dtype=np.int16, mode="r")
+            return self._source.waveform(int(self._kept[i]), start_seconds, seconds)
         begin, end = int(self._begins[i]), int(self._ends[i])
         begin = min(begin + round(start_seconds * SAMPLE_RATE), end - 1)
         if seconds is not None:
             end = min(end, begin + max(1, round(seconds * SAMPLE_RATE)))
         return self._samples[begin:end] * self._scale[i]
+
+    def _open_samples(self) -> None:
+        self._samples: np.ndarray | None = None
+        if self._store:
+            file = self._folder / "samples.i16"
+            self._samples = np.memmap(file, np.int16, "r") if len(self._kept) else np.zeros(0, np.int16)
 
     def _name(self, i: int) -> str:
         return self._source.name(i)
@@ -80,37 +100,45 @@ class CachedSource(Source):
         return self._source.labels(int(self._kept[i]))
 
     def __getstate__(self) -> dict:
-        return {**self.__dict__, "_samples": None}  # each worker maps the file itself
+        return {**self.__dict__, "_samples": None}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        self._open_samples()  # each worker maps the file itself
 
 
-def _write(source: Source, folder: Path) -> None:
-    """Write the samples, then the index, atomically: a cache without an index is not used.
+def _write(source: Source, folder: Path, store: bool) -> None:
+    """Decode all clips and write the cache as a whole folder, which never changes.
 
     Raises:
         UserError: disk full or no permission.
     """
-    kept, samples, scale, bad = [], [], [], []
+    index: dict[str, list] = {"kept": [], "samples": [], "scale": [], "bad": [], "odd": []}
     try:
-        with (
-            writing(folder / "samples.i16") as partial,
-            open(partial, "wb") as file,
-            progress_bar("decoding", len(source), cache_bytes(source) > _PROGRESS_BAR_BYTES) as advance,
-        ):
-            for i, clip in enumerate(_decoded(source)):
-                advance()
-                if isinstance(clip, str):
-                    bad.append((source.name(i), clip))
-                    continue
-                clip.samples.tofile(file)
-                kept.append(i)
-                samples.append(len(clip.samples))
-                scale.append(clip.scale)
-        with writing(folder / "index.json") as partial:
-            partial.write_text(json.dumps({"kept": kept, "samples": samples, "scale": scale, "bad": bad}))
+        with scratch_folder(folder.parent) as partial:
+            with (
+                open(partial / "samples.i16", "wb") as file,
+                progress_bar("decoding", len(source), cache_bytes(source) > _PROGRESS_BAR_BYTES) as advance,
+            ):
+                for i, clip in enumerate(_decoded(source)):
+                    advance()
+                    if isinstance(clip, str):
+                        index["bad"].append((i, clip))
+                        continue
+                    if store:
+                        clip.samples.tofile(file)
+                    for name, value in (("kept", i), ("samples", len(clip.samples)), ("scale", clip.scale)):
+                        index[name].append(value)
+                    if clip.oddity:
+                        index["odd"].append((i, clip.oddity))
+            (partial / "index.json").write_text(json.dumps(index), encoding="utf-8")
+            publish_folder(partial, folder)
     except OSError as error:
         raise UserError(
-            f"the decoded cache {folder} cannot be written ({error.strerror or error}); free up space, "
-            "set AUDIO_ENCODER_CACHE to another folder, or turn it off with data.cache_gigabytes=0"
+            f"the decoded cache {folder} cannot be written ({error.strerror or error}); free up space"
+            + (", " if store else " or ")
+            + "set AUDIO_ENCODER_CACHE to another folder"
+            + (", or turn it off with data.cache_gigabytes=0" if store else "")
         ) from error
 
 
@@ -119,11 +147,12 @@ def _decoded(source: Source) -> Iterator[_Clip | str]:
 
     def decode_one(i: int) -> _Clip | str:
         try:
-            waveform = decode(source.read(i))
+            encoded = source.read(i)
+            waveform = decode(encoded)
         except AudioError as error:
             return str(error)
-        scale = max(1.0, float(np.abs(waveform).max())) / 32767
-        return _Clip(np.round(waveform / scale).astype(np.int16), scale)
+        scale = max(float(np.abs(waveform).max()), _LOWEST_PEAK) / 32767
+        return _Clip(np.round(waveform / scale).astype(np.int16), scale, oddity(waveform, lambda: encoded))
 
     ends = np.flatnonzero(np.diff(np.cumsum(source.seconds) // _CHUNK_SECONDS)) + 1
     with ThreadPoolExecutor(os.cpu_count()) as pool:

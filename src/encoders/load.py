@@ -19,7 +19,7 @@ import torch
 
 from src.encoders import dasheng, folder, huggingface, lightning, low_rank
 from src.encoders.resize import as_fp32, resize, same_span
-from src.encoders.stored import Stored, check_fit
+from src.encoders.stored import Stored, check_finite, check_fit
 from src.errors import UserError
 from src.hub_names import hint, hub_repository
 from src.models.classifier import AudioClassifier
@@ -91,6 +91,7 @@ def read_checkpoint(path: str | Path) -> Stored:
     stored.encoder, stored.decoder = as_fp32(stored.encoder), as_fp32(stored.decoder)
     stored.head = as_fp32(stored.head)
     check_fit(stored.encoder, stored.architecture, str(location))
+    check_finite({**stored.encoder, **stored.decoder, **stored.head}, str(location))
     return stored
 
 

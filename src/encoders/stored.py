@@ -75,6 +75,16 @@ def check_fit(state: Mapping[str, Tensor], architecture: dict[str, Any], path: s
         raise UserError(f"{path} {listed}; it is not a complete encoder of this architecture")
 
 
+def check_finite(state: Mapping[str, Tensor], path: str) -> None:
+    """Raises UserError: weights that are NaN or inf; the message lists them."""
+    wrong = [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
+    if wrong:
+        raise UserError(
+            f"{path} has weights that are NaN or inf: {_some(wrong)}; its training diverged, or the file is damaged: "
+            "take an earlier checkpoint"
+        )
+
+
 def _some(names: list[str], limit: int = 12) -> str:
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more

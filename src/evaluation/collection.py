@@ -5,6 +5,7 @@ written. A clip longer than a minute is processed alone, in chunks. On a GPU, th
 background; on a CPU, decoding and embedding alternate, as they would compete for its cores.
 """
 
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from src.audio.decode import AudioError, decode_blocks
+from src.audio.levels import describe_oddities, oddity
 from src.data.sources.source import Source
 from src.evaluation.embedding_file import EmbeddingFile, rows
 from src.evaluation.embeddings import embed_clips, embed_frames
@@ -22,6 +24,7 @@ from src.models.vit import AudioViT, Layer, Pooling
 
 Level = Literal["clip", "frame"]
 LONG_SECONDS = 60.0  # a longer clip is embedded in chunks
+_NOT_FINITE = "the encoder gives NaN or inf for it"
 _WINDOW_CLIPS, _WINDOW_SECONDS = 512, 1800.0
 
 
@@ -42,6 +45,14 @@ class EmbedItem(NamedTuple):
     label: str | None
 
 
+class _Decoded(NamedTuple):
+    """waveform: None if it could not be read, for the reason. oddity: as `src.audio.levels.oddity`."""
+
+    waveform: np.ndarray | None
+    reason: str
+    oddity: str
+
+
 def embed_collection(
     encoder: AudioViT,
     sources: Sequence[Source],
@@ -56,23 +67,25 @@ def embed_collection(
         workers: decoding threads. advance: called with the clips and seconds just finished.
 
     Returns:
-        (path, reason) of clips that could not be read.
+        (path, reason) of clips that could not be read, or whose embedding is not finite. Clips that sound as they are
+        hardly meant to are embedded, and counted and named in a warning.
     """
+    odd: list[tuple[str, str]] = []
     bad = [entry for source in sources for entry in source.bad_paths]
     ahead = 1 if encoder.time_pos_embed.device.type == "cuda" else 0
     with ThreadPoolExecutor(max(1, workers)) as pool:
         for window, waveforms in _decoded(windows(clips_of(sources, file.done)), pool, ahead):
             try:
                 if waveforms is None:
-                    file.write_part(_long_rows(encoder, window[0], settings))
+                    file.write_part(_long_rows(encoder, window[0], settings, odd))
                 else:
-                    bad += [
-                        (c.path, str(w)) for c, w in zip(window, waveforms, strict=True) if isinstance(w, AudioError)
-                    ]
-                    file.write_part(_rows(encoder, window, waveforms, settings))
+                    file.write_part(_rows(encoder, window, waveforms, settings, bad))
+                    odd += [(c.path, d.oddity) for c, d in zip(window, waveforms, strict=True) if d.oddity]
             except AudioError as error:  # of a long clip, when the damage is reached
                 bad.append((window[0].path, str(error)))
             advance(len(window), sum(clip.seconds for clip in window))
+    for sentence in describe_oddities(odd):
+        warnings.warn(sentence, stacklevel=2)
     return bad
 
 
@@ -109,11 +122,11 @@ def windows(clips: Iterable[EmbedItem]) -> Iterator[list[EmbedItem]]:
 
 def _decoded(
     windows: Iterable[list[EmbedItem]], pool: ThreadPoolExecutor, ahead: int
-) -> Iterator[tuple[list[EmbedItem], list[np.ndarray | AudioError] | None]]:
+) -> Iterator[tuple[list[EmbedItem], list[_Decoded] | None]]:
     """Windows with their waveforms, None for a long clip; `ahead` more windows are decoded in the background."""
     waiting: deque[tuple[list[EmbedItem], list[Future] | None]] = deque()
 
-    def oldest() -> tuple[list[EmbedItem], list[np.ndarray | AudioError] | None]:
+    def oldest() -> tuple[list[EmbedItem], list[_Decoded] | None]:
         window, futures = waiting.popleft()
         return window, None if futures is None else [future.result() for future in futures]
 
@@ -126,46 +139,78 @@ def _decoded(
         yield oldest()
 
 
-def _decode(clip: EmbedItem) -> np.ndarray | AudioError:
+def _decode(clip: EmbedItem) -> _Decoded:
     try:
-        return clip.source.waveform(clip.number)
+        waveform = clip.source.waveform(clip.number)
     except AudioError as error:
-        return error
+        return _Decoded(None, str(error), "")
+    return _Decoded(waveform, "", oddity(waveform, lambda: clip.source.read(clip.number)))
 
 
 def _rows(
-    encoder: AudioViT, window: list[EmbedItem], waveforms: list[np.ndarray | AudioError], settings: Settings
+    encoder: AudioViT, window: list[EmbedItem], decoded: list[_Decoded], settings: Settings, bad: list[tuple[str, str]]
 ) -> Iterator[pa.Table]:
-    """One table of the readable clips; at frame level, one per clip."""
+    """One table of the readable clips; at frame level, one per clip. The others are added to `bad`."""
     clips, readable = [], []
-    for clip, waveform in zip(window, waveforms, strict=True):
-        if not isinstance(waveform, AudioError):
+    for clip, (waveform, reason, _) in zip(window, decoded, strict=True):
+        if waveform is None:
+            bad.append((clip.path, reason))
+        else:
             clips.append(clip._replace(seconds=len(waveform) / encoder.sample_rate))
             readable.append(waveform)
     if not clips:
         return
     if settings.level == "clip":
-        embedding = embed_clips(encoder, readable, settings.layers, settings.pooling, settings.batch_seconds)
-        yield rows([c.path for c in clips], [c.seconds for c in clips], [c.label for c in clips], embedding)
+        embedded = list(embed_clips(encoder, readable, settings.layers, settings.pooling, settings.batch_seconds))
+    else:
+        embedded = embed_frames(encoder, readable, settings.layers, settings.batch_seconds)
+    finite = [bool(np.isfinite(values).all()) for values in embedded]
+    bad += [(clip.path, _NOT_FINITE) for clip, good in zip(clips, finite, strict=True) if not good]
+    kept = [row for row, good in enumerate(finite) if good]
+    if settings.level == "clip":
+        if kept:
+            chosen = [clips[row] for row in kept]
+            columns = [c.path for c in chosen], [c.seconds for c in chosen], [c.label for c in chosen]
+            yield rows(*columns, np.stack([embedded[row] for row in kept]))
         return
-    frames = embed_frames(encoder, readable, settings.layers, settings.batch_seconds)
-    for clip, tokens in zip(clips, frames, strict=True):
-        yield _frame_rows(clip, tokens, encoder.token_times(len(tokens)).numpy())
+    for row in kept:
+        yield _frame_rows(clips[row], embedded[row], encoder.token_times(len(embedded[row])).numpy())
 
 
-def _long_rows(encoder: AudioViT, clip: EmbedItem, settings: Settings) -> Iterator[pa.Table]:
-    """As `_rows`, for one clip that is read in chunks."""
+def _long_rows(
+    encoder: AudioViT, clip: EmbedItem, settings: Settings, odd: list[tuple[str, str]]
+) -> Iterator[pa.Table]:
+    """As `_rows`, for one clip that is read in chunks.
+
+    Raises:
+        AudioError: it cannot be read to its end; its embedding is not finite.
+    """
     encoder.eval()
-    chunks = encode_long_clip(encoder, lambda: decode_blocks(clip.source.read(clip.number)), settings.layers)
+    oddities: set[str] = set()  # of its blocks; the clip is odd if all of them are, in the same way
+
+    def blocks() -> Iterator[np.ndarray]:
+        for block in decode_blocks(clip.source.read(clip.number)):
+            oddities.add(oddity(block))
+            yield block
+
+    chunks = encode_long_clip(encoder, blocks, settings.layers)
     if settings.level == "clip":
         embedding = pool_chunks(chunks, settings.pooling).cpu().numpy()
-        yield rows([clip.path], [clip.seconds], [clip.label], embedding[None])
-        return
-    first = 0
-    for chunk in chunks:
-        times = encoder.token_times(first + len(chunk))[first:].numpy()
-        yield _frame_rows(clip, chunk.float().cpu().numpy(), times)
-        first += len(chunk)
+        yield rows([clip.path], [clip.seconds], [clip.label], _finite(embedding[None]))
+    else:
+        first = 0
+        for chunk in chunks:
+            times = encoder.token_times(first + len(chunk))[first:].numpy()
+            yield _frame_rows(clip, _finite(chunk.float().cpu().numpy()), times)
+            first += len(chunk)
+    if len(oddities) == 1 and (what := oddities.pop()):
+        odd.append((clip.path, what))
+
+
+def _finite(embedding: np.ndarray) -> np.ndarray:
+    if not np.isfinite(embedding).all():
+        raise AudioError(_NOT_FINITE)
+    return embedding
 
 
 def _frame_rows(clip: EmbedItem, tokens: np.ndarray, times: np.ndarray) -> pa.Table:

@@ -9,6 +9,7 @@ from src.data.pad import pad
 from src.data.pretraining.batch import BatchRequest, CropDataset
 from src.data.pretraining.order import Crops
 from src.data.sources.source import Source
+from src.errors import UserError
 
 FLOAT = 1e-6  # relative
 
@@ -129,6 +130,16 @@ def test_a_clip_that_stands_in_is_not_longer_than_what_was_asked_for():
 def test_a_source_without_a_readable_clip_ends_in_an_error():
     with pytest.raises(AudioError, match=r"3 clips in a row .*clip 2: damaged"):
         CropDataset([Clips([None] * 3)])[request([0], [0.3])]
+
+
+def test_outside_training_a_clip_that_cannot_be_read_is_left_out_and_nothing_stands_in():
+    waveforms = [*noise(0.5), None, *noise(0.4)]
+    asked = request([0, 1, 2], [0.3] * 3)
+    batch = CropDataset([Clips(waveforms)], replace_bad=False)[asked]
+    assert batch["key"] == ["clip 0", "clip 2"] and batch["bad"] == [("clip 1", "damaged data")]
+    assert batch["seed"].tolist() == asked.crops.seed[[0, 2]].tolist() and batch["length"].tolist() == [4800, 4800]
+    with pytest.raises(UserError, match=r"none of the clips .*clip 1: damaged"):
+        CropDataset([Clips(waveforms)], replace_bad=False)[request([1], [0.3])]
 
 
 def test_of_a_stream_the_clips_come_with_the_request(encoded):

@@ -1,12 +1,14 @@
 """The decoded cache gives what decoding gives, and is either whole or not there."""
 
 import errno
+import io
 import os
 import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
 from src.data import cache as module
 from src.data.cache import CachedSource, cache_bytes
@@ -30,7 +32,7 @@ def open_folder(folder: Path) -> FolderSource:
 
 
 def close(cached: np.ndarray, decoded: np.ndarray) -> bool:
-    rounding = 0.5 * STEP * max(1.0, np.abs(decoded).max()) + FLOAT
+    rounding = 0.5 * STEP * np.abs(decoded).max() + FLOAT
     return cached.shape == decoded.shape and cached.dtype == np.float32 and np.abs(cached - decoded).max() <= rounding
 
 
@@ -58,7 +60,7 @@ def test_crops_are_slices_of_the_whole(folder, start, seconds):
 def test_its_size_is_as_announced(folder, cache):
     source = open_folder(folder)
     CachedSource(source)
-    (file,) = (cache / "decoded").rglob("samples.i16")
+    (file,) = cache.rglob("samples.i16")
     assert file.stat().st_size == pytest.approx(cache_bytes(source), abs=2 * len(source))
 
 
@@ -75,27 +77,61 @@ def test_it_is_decoded_once_and_again_if_a_file_changes(folder, monkeypatch, wri
 def test_a_write_that_was_cut_off_is_not_taken(folder, monkeypatch):
     source = open_folder(folder)
 
-    replace, calls = os.replace, []
-
     def killed(*names):
-        calls.append(names)
-        if len(calls) in (1, 3):  # at first before the samples are renamed, then before the index is
-            raise KeyboardInterrupt
-        replace(*names)
+        raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(module.os, "replace", killed)
-        for _ in range(2):
-            with pytest.raises(KeyboardInterrupt):
-                CachedSource(source)
-            assert not list(module.cache_root().rglob("index.json"))
-    assert list(module.cache_root().rglob("samples.i16"))
-    half = next((module.cache_root() / "decoded").iterdir())
-    (half / "samples.i16").write_bytes(b"\0" * 100)
-    (half / "samples.1.partial").write_bytes(b"\0" * 100)
+        patch.setattr(os, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            CachedSource(source)
+    assert not list(module.cache_root().rglob("samples.i16"))
     cached = CachedSource(source)
     for i in range(5):
         assert close(cached.waveform(i), source.waveform(i))
+
+
+def test_of_two_writers_the_first_stays_and_its_readers_are_not_disturbed(folder, monkeypatch):
+    source = open_folder(folder)
+    folder_of = module.cache_root() / "decoded" / source.fingerprint
+    first = CachedSource(source)
+    before = [first.waveform(i).copy() for i in range(5)]
+    inode = (folder_of / "samples.i16").stat().st_ino
+    module._write(source, folder_of, True)  # of a process that did not see it yet
+    assert (folder_of / "samples.i16").stat().st_ino == inode
+    assert not list(module.cache_root().rglob("*.partial"))
+    for i in range(5):
+        np.testing.assert_array_equal(pickle.loads(pickle.dumps(first)).waveform(i), before[i])
+
+
+@pytest.mark.parametrize("peak", [1e-35, 1e-9, 1e-5, 0.01, 0.9, 1.0, 3.0, 1e6])
+def test_the_error_is_the_clips_peak_over_65534_at_most(tmp_path, peak):
+    samples = np.random.default_rng(0).uniform(-peak, peak, 1600).astype(np.float32)
+    soundfile.write(tmp_path / "a.wav", samples, 16000, "FLOAT")
+    cached = CachedSource(open_folder(tmp_path)).waveform(0)
+    bound = np.abs(samples).max() / 65534 * 1.01 if peak > 1e-30 else 1e-30
+    assert np.abs(cached - samples).max() <= bound
+    if peak > 1e-30:
+        assert np.abs(cached).max() == pytest.approx(np.abs(samples).max(), rel=1e-6)
+
+
+def test_without_storing_the_same_clips_are_left_out_and_the_others_decoded(folder):
+    (folder / "broken.flac").write_bytes(broken_flac())
+    stored, checked = CachedSource(open_folder(folder)), CachedSource(open_folder(folder), store=False)
+    assert (checked.bad, checked.bad_paths, len(checked)) == (stored.bad, stored.bad_paths, len(stored))
+    assert [name for name, _ in checked.bad] == ["broken.flac"]
+    np.testing.assert_allclose(checked.seconds, stored.seconds)
+    for i in range(len(checked)):
+        np.testing.assert_array_equal(checked.waveform(i), checked._source.waveform(checked._kept[i]))
+    assert sum(file.stat().st_size for file in (module.cache_root() / "checked").rglob("samples.i16")) == 0
+
+
+def broken_flac() -> bytes:
+    """A whole header, and damage in the sound."""
+    file = io.BytesIO()
+    soundfile.write(file, np.random.default_rng(0).uniform(-0.5, 0.5, 16000), 16000, format="FLAC")
+    data = bytearray(file.getvalue())
+    data[len(data) // 2 : len(data) // 2 + 3000] = bytes(3000)
+    return bytes(data)
 
 
 def test_clips_that_do_not_decode_are_left_out_and_named(bad_files):

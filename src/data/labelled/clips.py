@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from src.audio.levels import describe_oddities
 from src.config.settings import SourceConfig
 from src.data.cache import CachedSource, cache_bytes
 from src.data.overlap import MAX_COMPARED, content_digest
@@ -120,4 +121,6 @@ def _open(config: SourceConfig, cache_gigabytes: float, notes: list[str]) -> Sou
         empty = empty_class_folders(Path(config.path).expanduser(), [source.name(i) for i in range(len(source))])
         if empty:
             notes.append(f"the folders {', '.join(empty)} of {config.path} hold no audio: they are not classes")
-    return CachedSource(source) if cache_bytes(source) <= cache_gigabytes * 1e9 else source
+    decoded = CachedSource(source, store=cache_bytes(source) <= cache_gigabytes * 1e9)
+    notes += describe_oddities(decoded.odd)
+    return decoded

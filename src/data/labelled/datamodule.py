@@ -1,5 +1,6 @@
 """A labelled set as a LightningDataModule: batches of waveforms, or of embeddings if the encoder is frozen."""
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -15,6 +16,7 @@ from src.config.settings import DataConfig
 from src.data.labelled.splits import LabelledSet, Split
 from src.data.pad import pad
 from src.data.workers import loader_settings
+from src.errors import UserError
 
 
 class LabelledDataModule(L.LightningDataModule):
@@ -172,7 +174,8 @@ class Clips(Dataset):
             start = max(0.0, self.part.seconds(i) - crop) * _fraction(self.seed, epoch, i)
         try:
             waveform = self.part.waveform(i, start, crop)
-        except AudioError:
+        except AudioError as error:  # all could be decoded at the start: a shard that does not answer
+            warnings.warn(f"{self.part.clips[i].key} is left out of a batch: {error}", stacklevel=2)
             return None
         if crop is not None:
             waveform = waveform[: round(crop * SAMPLE_RATE)]
@@ -224,7 +227,7 @@ def events_of(part: Split, i: int, columns: dict[str, int]) -> Tensor:
 def collate_clips(clips: list[dict[str, Any] | None]) -> dict[str, Any]:
     readable = [clip for clip in clips if clip is not None]
     if not readable:
-        raise AudioError("none of the clips of a batch could be read")
+        raise UserError("none of the clips of a batch could be read; run it again with --resume auto")
     return {**pad([clip["waveform"] for clip in readable]), **_collate_truth(readable)}
 
 

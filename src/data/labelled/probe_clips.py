@@ -1,5 +1,6 @@
 """Small labelled sets, decoded into memory, for the probes during a run."""
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,13 +35,19 @@ def load_probe_clips(config: SourceConfig, max_clips: int, seed: int = 0) -> Pro
         raise UserError(f"{config.path} has no labels; set label_column to the column that holds them")
     labels = np.array([source.label(i) for i in range(len(source))])
     labelled = np.flatnonzero(labels >= 0)
-    waveforms, kept = [], []
+    waveforms, kept, bad = [], [], list(source.bad_paths)
     for i in labelled[stratified(labels[labelled], max_clips, seed)].tolist():
         try:
             waveforms.append(source.waveform(i, 0.0, LONGEST_SECONDS))
             kept.append(labels[i])
-        except AudioError:  # probes use the readable clips; training lists the others
-            continue
+        except AudioError as error:
+            bad.append((source.path(i), str(error)))
+    if bad:
+        warnings.warn(
+            f"{len(bad)} clips of {config.path} cannot be read and are left out of the probes, such as "
+            f"{bad[0][0]}: {bad[0][1]}",
+            stacklevel=2,
+        )
     if len(set(kept)) < 2:
         raise UserError(f"{config.path} has clips of {len(set(kept))} class; a probe needs two or more classes")
     return ProbeClips(waveforms, np.array(kept), list(source.class_names))

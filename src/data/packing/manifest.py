@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from src.audio.decode import SUFFIXES
 from src.data.sources.annotations import find_annotations
-from src.data.sources.folder import as_text, find_audio
+from src.data.sources.folder import as_text
+from src.data.sources.walk import find_audio
 from src.errors import UserError
 
 _PATH_COLUMNS = ("filename", "file_name", "file", "path", "fname", "audio")
@@ -77,7 +78,8 @@ def _of_input(path: Path, several: bool) -> list[PackItem]:
 
 
 def _of_folder(root: Path, prefix: str) -> list[PackItem]:
-    files = find_audio(root)
+    found = find_audio(root)
+    files = [*found.files, *(path for path, _ in found.unreadable)]  # those are skipped, with the reason, when packed
     names = [Path(as_text(file.relative_to(root))).as_posix() for file in files]
     annotations = find_annotations(root, names)
     clips = []

@@ -26,7 +26,7 @@ from src.atomic import writing
 from src.audio.decode import SUFFIXES, AudioError, Encoded, decode_blocks, probe
 from src.data.packing.manifest import PackItem
 from src.data.sources.index import digest, walk_tar
-from src.data.sources.storage import open_filesystem
+from src.data.sources.storage import file_stamp, open_filesystem
 from src.errors import UserError
 
 _ABOUT = b"packed"  # metadata key of an index: what the shard was made from, and what was skipped
@@ -174,9 +174,11 @@ def _write_tar(
 
 def _read_clip(clip: PackItem, check: bool) -> tuple[bytes, dict[str, Any]]:
     """Raises AudioError: no such file, no access, no audio suffix, not readable as audio."""
-    if not clip.name.lower().endswith(SUFFIXES):
-        raise AudioError("no audio suffix")
     try:
+        if Path(clip.path).is_dir():
+            raise AudioError("a folder that cannot be read")
+        if not clip.name.lower().endswith(SUFFIXES):
+            raise AudioError("no audio suffix")
         data = Path(clip.path).read_bytes()
     except OSError as error:
         raise AudioError(f"not readable ({error.strerror or error})") from None
@@ -208,7 +210,7 @@ def _index_shard(shard: str, check: bool) -> Packed:
     """Index one shard; a shard that cannot be read is one entry of `skipped`."""
     try:
         filesystem, path = open_filesystem(shard)
-        stamp, about = str(filesystem.size(path)), _about(shard)
+        stamp, about = file_stamp(filesystem.info(path)), _about(shard)
         if about is not None and about["stamp"] == stamp:
             with fsspec.open(_index_of(shard), "rb") as file:
                 return _counted(pq.read_table(file), about["skipped"])

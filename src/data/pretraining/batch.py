@@ -10,6 +10,7 @@ from src.audio.decode import SAMPLE_RATE, AudioError, Encoded, decode
 from src.data.pad import pad
 from src.data.pretraining.order import Crops, uniform
 from src.data.sources.source import Source
+from src.errors import UserError
 
 MAX_TRIES = 100  # clips tried for one crop, the requested one included
 _NEIGHBORS = 10  # of these are adjacent; the others are spread out, as a whole shard may be unreadable
@@ -34,6 +35,8 @@ class CropDataset(Dataset):
     Args:
         sources: indexed by the requests. pad_seconds: pad every clip to this length, counted as audio; None pads to
             the longest clip, not counted. gain_db: maximum random gain, up or down; None leaves the level.
+        replace_bad: for training, another clip stands in for one that cannot be read, so that no batch is short.
+            Otherwise it is left out: a score must not count another clip twice.
     """
 
     def __init__(
@@ -41,21 +44,29 @@ class CropDataset(Dataset):
         sources: list[Source],
         pad_seconds: float | None = None,
         gain_db: float | None = None,
+        replace_bad: bool = True,
     ) -> None:
-        self.sources, self.pad_seconds, self.gain_db = sources, pad_seconds, gain_db
+        self.sources, self.pad_seconds, self.gain_db, self.replace_bad = sources, pad_seconds, gain_db, replace_bad
 
     def __getitem__(self, request: BatchRequest) -> dict[str, Any]:
         crops = request.crops
         bad = list(request.bad)
-        waveforms, keys = [], []
+        waveforms, keys, kept = [], [], []
         gains = uniform(crops.seed, 2) * 2 - 1
         for row in range(len(crops)):
-            waveform, key = self._clip(request, row, bad)
+            found = self._clip(request, row, bad)
+            if found is None:
+                continue
+            waveform, key = found
+            kept.append(row)
             if self.gain_db is not None:
                 waveform = waveform * np.float32(10 ** (gains[row] * self.gain_db / 20))
             waveforms.append(torch.from_numpy(np.ascontiguousarray(waveform)))
             keys.append(key)
-        batch = pad(waveforms, self.pad_seconds)
+        if not kept:
+            name, reason = bad[-1]
+            raise UserError(f"none of the clips of a batch could be read, the last {name}: {reason}; run it again")
+        crops, batch = crops.take(np.array(kept)), pad(waveforms, self.pad_seconds)
         batch.update(
             samples=batch["length"].tolist(),
             seed=torch.from_numpy(crops.seed),
@@ -66,8 +77,8 @@ class CropDataset(Dataset):
         )
         return batch
 
-    def _clip(self, request: BatchRequest, row: int, bad: list[tuple[str, str]]) -> tuple[np.ndarray, str]:
-        """Waveform and name of a row. An unreadable clip is replaced by the next readable one: no short batches."""
+    def _clip(self, request: BatchRequest, row: int, bad: list[tuple[str, str]]) -> tuple[np.ndarray, str] | None:
+        """Waveform and name of a row, of the next readable clip if it cannot be read; None without `replace_bad`."""
         crops = request.crops
         start, seconds = float(crops.start_seconds[row]), float(crops.seconds[row])
         most_samples = round(seconds * SAMPLE_RATE)
@@ -75,7 +86,7 @@ class CropDataset(Dataset):
         if request.encoded is None:
             source = self.sources[crops.source[row]]
         count = len(source) if source is not None else len(request.encoded or [])
-        for attempt in range(min(count, MAX_TRIES)):
+        for attempt in range(min(count, MAX_TRIES) if self.replace_bad else 1):
             number = replacement(clip, attempt, count)
             name = source.name(number) if source is not None else request.encoded[number][0]  # type: ignore[index]
             begin = start if attempt == 0 else 0.0
@@ -88,6 +99,8 @@ class CropDataset(Dataset):
                 bad.append((name, str(error)))
                 continue
             return waveform[:most_samples], name
+        if not self.replace_bad:
+            return None
         name, reason = bad[-1]
         raise AudioError(f"{min(count, MAX_TRIES)} clips in a row could not be read, the last {name}: {reason}")
 

@@ -12,13 +12,15 @@ import torch.distributed as dist
 from torch.utils.data import DataLoader
 
 from src.audio.decode import decode
+from src.audio.levels import describe_oddities
 from src.config.settings import DataConfig, SourceConfig
 from src.data.cache import CachedSource, cache_bytes
 from src.data.overlap import count_overlap
 from src.data.pretraining.batch import BatchRequest, CropDataset
 from src.data.pretraining.order import Batching, Order, eval_batches, hash_integers, make_batches
 from src.data.pretraining.sampler import OrderSampler, StreamSampler
-from src.data.sources.hub import encoded_clip, load_hub
+from src.data.sources.audio_column import encoded_clip
+from src.data.sources.hub import load_hub
 from src.data.sources.open import open_source
 from src.data.sources.source import Source
 from src.data.workers import loader_settings
@@ -99,7 +101,10 @@ class PretrainDataModule(L.LightningDataModule):
         if self._opened:
             return
         opened = [] if self.streaming else [open_source(source) for source in self.config.sources]
-        fits = sum(map(cache_bytes, opened)) <= self.config.cache_gigabytes * 1e9
+        held_out = {
+            name: open_source(config) for name in ("validation", "test") if (config := getattr(self.config, name))
+        }
+        fits = sum(map(cache_bytes, [*opened, *held_out.values()])) <= self.config.cache_gigabytes * 1e9
         self.sources = [CachedSource(source) for source in opened] if fits else opened
         self.cached = fits and bool(opened)
         self.bad = [entry for source in self.sources for entry in source.bad]
@@ -112,11 +117,11 @@ class PretrainDataModule(L.LightningDataModule):
                 f"{len(self.bad)} of {total} clips cannot be read, more than data.max_bad_share="
                 f"{self.config.max_bad_share} ({examples}); fix them or raise the share"
             )
-        for name in ("validation", "test"):
-            source = getattr(self.config, name)
-            if source is not None:
-                self._held_out[name] = open_source(source)
-                self.bad += self._held_out[name].bad
+        self._held_out = {name: CachedSource(source, store=fits) for name, source in held_out.items()}
+        self.bad += [entry for source in self._held_out.values() for entry in source.bad]
+        for source in [*self.sources, *self._held_out.values()]:
+            for sentence in describe_oddities(source.odd) if isinstance(source, CachedSource) else ():
+                warnings.warn(sentence, stacklevel=2)
         for config, opened_source in zip(self.config.sources, self.sources, strict=False):  # none for a stream
             _check_readable(config, opened_source)
         for name, opened_source in self._held_out.items():
@@ -206,7 +211,7 @@ class PretrainDataModule(L.LightningDataModule):
             seconds=float(sum(source.seconds.sum() for source in self.sources)),
             crop_seconds=config.crop_seconds if config.pad_to_crop else float(rows.mean()),
             clips_per_batch=self._clips_per_batch,
-            cache_bytes=sum(map(cache_bytes, self.sources)) if self.cached else 0,
+            cache_bytes=sum(map(cache_bytes, [*self.sources, *self._held_out.values()])) if self.cached else 0,
             shards=sum(shards) if shards else None,
             overlap=count_overlap(held_out, self.sources) if held_out is not None else 0,
             bad=sum(len(source.bad) for source in self.sources),
@@ -243,7 +248,7 @@ class PretrainDataModule(L.LightningDataModule):
         assert seconds is not None
         requests = [BatchRequest(part, 0) for part in eval_batches(crops, clips, seconds, rank, world_size)]
         pad_seconds = crop_seconds if self.config.pad_to_crop and np.isfinite(crop_seconds) else None
-        return self._loader(CropDataset([source], pad_seconds), requests)
+        return self._loader(CropDataset([source], pad_seconds, replace_bad=False), requests)
 
     def _loader(self, batches: CropDataset, requests: Iterable[BatchRequest]) -> DataLoader:
         return DataLoader(

@@ -20,7 +20,7 @@ from src.data.pretraining.order import (
     make_batches,
     place_crops,
 )
-from src.data.sources.hub import encoded_clip
+from src.data.sources.audio_column import encoded_clip
 from src.errors import UserError
 
 _Clip = tuple[str, Encoded, float]  # in a stream: name, bytes or path, seconds
@@ -117,7 +117,7 @@ class StreamSampler:
             try:
                 encoded = encoded_clip(audio)
                 content = encoded if isinstance(encoded, bytes) else str(encoded).encode(errors="replace")
-                name = audio["path"] or hashlib.sha256(content).hexdigest()[:16]
+                name = audio.get("path") or hashlib.sha256(content).hexdigest()[:16]
                 clips.append((name, encoded, probe(encoded).seconds))
             except AudioError as error:
                 bad.append((name, str(error)))

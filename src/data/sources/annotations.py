@@ -5,10 +5,12 @@ A label cell may hold several labels, separated by `;` (by `|` if `;` separates 
 """
 
 import csv
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from src.data.sources.walk import is_hidden
 from src.errors import UserError
 
 CSV_NAMES = ("labels.csv", "metadata.csv")  # in order of precedence; the second is Hugging Face's
@@ -17,6 +19,10 @@ SPLITS = {
     "test": "test", "testing": "test", "eval": "test", "evaluation": "test",
 }  # fmt: skip
 _FILENAME, _LABEL = ("filename", "file_name", "file", "path", "fname"), ("label", "labels", "class", "category")
+
+
+class ForeignTable(UserError):
+    """A table without a column of files or of labels: it holds something else, such as transcriptions."""
 
 
 class Event(NamedTuple):
@@ -49,11 +55,16 @@ def find_annotations(root: Path, names: Sequence[str]) -> dict[str, Annotation]:
         names: of the files, relative to `root`.
 
     Raises:
-        UserError: as `read_csv`.
+        UserError: as `read_csv`; a metadata.csv with other columns is passed over instead, with a warning.
     """
     for name in CSV_NAMES:
         if (root / name).is_file():
-            return read_csv(root / name, names)
+            try:
+                return read_csv(root / name, names)
+            except ForeignTable as error:
+                if name == CSV_NAMES[0]:
+                    raise
+                warnings.warn(f"{error}; it is not used for labels", stacklevel=2)
     parts = {name: PurePosixPath(Path(name).as_posix()).parts for name in names}
     split = all(len(each) > 2 and each[0].lower() in SPLITS for each in parts.values())
     level = 1 if split else 0
@@ -70,7 +81,7 @@ def empty_class_folders(root: Path, names: Iterable[str]) -> list[str]:
     if any((root / name).is_file() for name in CSV_NAMES):
         return []
     filled = {Path(name).parts[0] for name in names if len(Path(name).parts) > 1}
-    folders = {each.name for each in root.iterdir() if each.is_dir() and not each.name.startswith(".")}
+    folders = {each.name for each in root.iterdir() if each.is_dir() and not is_hidden(each.name)}
     return sorted(folders - filled) if filled else []
 
 
@@ -165,7 +176,7 @@ def _columns(cells: list[str], file: Path) -> list[str]:
     for ours, theirs in (("filename", _FILENAME), ("label", _LABEL)):
         position = next((lowered.index(name) for name in theirs if name in lowered), None)
         if position is None:
-            raise UserError(f"{file} has no column {ours}; its header is {', '.join(cells)}")
+            raise ForeignTable(f"{file} has no column {ours}; its header is {', '.join(cells)}")
         lowered[position] = ours
     return lowered
 

@@ -9,6 +9,7 @@ from typing import Any
 from src.audio.decode import AudioError, Encoded
 from src.config.settings import SourceConfig
 from src.data.sources.annotations import Annotation
+from src.data.sources.audio_column import AudioColumn, encoded_clip, undecoded
 from src.data.sources.source import Source
 from src.errors import UserError
 from src.hub_names import hint, hub_repository
@@ -22,23 +23,30 @@ class HuggingFaceSource(Source):
     """
 
     def __init__(self, config: SourceConfig, dataset: Any = None) -> None:
-        self._location, self._audio_column = _location(config), config.audio_column
+        self._location = _location(config)
         dataset = load_hub(config) if dataset is None else dataset
         if config.label_column is not None:
             self._annotate(*read_annotations(dataset, config))
-        if dataset.column_names != [config.audio_column]:
-            dataset = dataset.select_columns([config.audio_column])
-        self._dataset = dataset
-        self._index([f"{dataset._fingerprint} {i}" for i in range(len(dataset))], dataset._fingerprint)
+        self._column = AudioColumn(dataset, config.audio_column, _folder(config))
+        fingerprint = self._column.dataset._fingerprint
+        self._index([f"{fingerprint} {i}" for i in range(len(self._column))], fingerprint)
 
     def _read(self, i: int) -> Encoded:
-        return encoded_clip(self._dataset[i][self._audio_column])
+        return self._column.read(i)
 
     def _name(self, i: int) -> str:
-        return clip_name(self._dataset[i][self._audio_column], i)
+        return self._column.name(i)
 
     def _path(self, i: int) -> str:
         return f"{self._location}#{self._name(i)}"
+
+
+def _folder(config: SourceConfig) -> Path | None:
+    """The folder of a local dataset, in which relative paths are looked for."""
+    path = Path(config.path).expanduser()
+    if "://" in config.path:
+        return None
+    return path.parent if path.suffix == ".parquet" else path if path.is_dir() else None
 
 
 def _location(config: SourceConfig) -> str:
@@ -49,10 +57,10 @@ def _location(config: SourceConfig) -> str:
 
 
 def load_hub(config: SourceConfig) -> Any:
-    """A `datasets.Dataset`, or `IterableDataset` for `streaming`; its audio column gives {"bytes", "path"}.
+    """A `datasets.Dataset`, or `IterableDataset` for `streaming`, its audio column `undecoded`.
 
     Raises:
-        UserError: not found, no network, no such split, no such column.
+        UserError: not found, no network, no such split, no such column; a column of something else.
     """
     import datasets
 
@@ -60,7 +68,7 @@ def load_hub(config: SourceConfig) -> Any:
     columns = dataset.column_names
     if columns is not None and config.audio_column not in columns:
         raise UserError(f"audio_column={config.audio_column} is not a column{nearest(config.audio_column, columns)}")
-    return dataset.cast_column(config.audio_column, datasets.Audio(decode=False))
+    return undecoded(dataset, config.audio_column)
 
 
 def _load(config: SourceConfig, datasets: Any) -> Any:
@@ -114,12 +122,15 @@ def stream_to_disk(config: SourceConfig, most_bytes: float) -> tuple[Any, bool]:
         num_bytes = 0
         for row in stream:
             audio = row[config.audio_column]
-            if audio and audio["bytes"] is None and audio["path"]:
-                audio = {**audio, "bytes": Path(audio["path"]).read_bytes()}
-            num_bytes += len(audio["bytes"] or b"") if audio else 0
+            try:
+                encoded = encoded_clip(audio)
+                content = encoded if isinstance(encoded, bytes) else Path(encoded).read_bytes()
+            except AudioError:
+                content = b""  # listed as unreadable later
+            num_bytes += len(content)
             if num_bytes > most_bytes:
                 return
-            yield {**row, config.audio_column: audio}
+            yield {**row, config.audio_column: {"bytes": content, "path": (audio or {}).get("path")}}
 
     datasets.disable_progress_bars()
     try:
@@ -179,6 +190,11 @@ def _labels(value: Any, names: list[str] | None, separator: str | None) -> tuple
 
 
 def _explain(config: SourceConfig, error: Exception) -> str:
+    if Path(config.path).is_dir() and "torchcodec" in _texts(error):
+        return (
+            f"the dataset {config.path} is a folder of audio, which the datasets library opens with torchcodec only; "
+            "set kind=folder"
+        )
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if "split" in reason.lower():
         return f"split={config.split} of {config.path}: {reason}"
@@ -190,20 +206,13 @@ def _explain(config: SourceConfig, error: Exception) -> str:
     )
 
 
-def encoded_clip(audio: dict[str, Any] | None) -> Encoded:
-    """The bytes in a row's audio column, or its path if there are no bytes.
-
-    Raises:
-        AudioError: the row has neither.
-    """
-    if audio is None or (audio["bytes"] is None and not audio["path"]):
-        raise AudioError("no audio in this row")
-    return audio["bytes"] if audio["bytes"] is not None else Path(audio["path"])
-
-
-def clip_name(audio: dict[str, Any] | None, row: int) -> str:
-    """The row index, followed by the file name if the dataset keeps it."""
-    return f"{row}:{Path(audio['path']).name}" if audio and audio["path"] else str(row)
+def _texts(error: BaseException | None) -> str:
+    """The messages of an error and of its causes."""
+    texts = []
+    while error is not None:
+        texts.append(str(error))
+        error = error.__cause__ or error.__context__
+    return "\n".join(texts)
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

@@ -12,13 +12,19 @@ from typing import NamedTuple
 import fsspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from src.atomic import writing
 from src.audio.decode import SUFFIXES, AudioError, Encoded, probe
-from src.data.sources.storage import open_filesystem, retry, shard_stamp
+from src.data.sources.storage import open_filesystem, read_range, retry, shard_stamp
+from src.data.sources.walk import is_hidden_member
 from src.errors import UserError
 from src.progress import progress_bar
+
+_VERSION = "v2"  # of what the cache holds; v1: lengths of MP3 by guess, quiet clips rounded to silence
+_BLOCK = 512  # bytes of a tar block; the header of a member is one
+_LONGEST_NAME = 100  # bytes in a header
 
 
 class Headers(NamedTuple):
@@ -29,9 +35,16 @@ class Headers(NamedTuple):
 
 
 def cache_root() -> Path:
-    """`$AUDIO_ENCODER_CACHE`, or ~/.cache/audio-encoder."""
-    chosen = os.environ.get("AUDIO_ENCODER_CACHE")  # a user of a container may have no home
-    return Path(chosen) if chosen else Path.home() / ".cache" / "audio-encoder"
+    """`$AUDIO_ENCODER_CACHE`, or ~/.cache/audio-encoder; in it, a folder for this version of the contents.
+
+    Raises:
+        UserError: the variable is not set, and there is no home folder.
+    """
+    root = os.environ.get("AUDIO_ENCODER_CACHE")
+    try:
+        return Path(root or Path.home() / ".cache" / "audio-encoder") / _VERSION
+    except RuntimeError:
+        raise UserError("there is no home folder; set AUDIO_ENCODER_CACHE to a folder for the cache") from None
 
 
 def digest(keys: Sequence[str]) -> str:
@@ -77,15 +90,22 @@ def scan_headers(read: Callable[[int], Encoded], keys: Sequence[str], location: 
 def tar_members(shard: str) -> pa.Table:
     """Audio members of a tar, in file order: name, offset, size (bytes).
 
-    Read from `<shard>.index.parquet` if it exists, else from the cache, else from the tar headers. An index next to
-    the shard may also have seconds (NaN: unreadable); the headers of the clips are then not read.
+    Read from `<shard>.index.parquet` if it exists and fits the shard, else from the cache, else from the tar headers.
+    An index next to the shard may also have seconds (NaN: unreadable); the headers of the clips are then not read.
+    Hidden files and those that a Mac adds are left out.
 
     Raises:
         UserError: not a tar, not an index. OSError: no such shard, no access, no answer.
     """
     filesystem, path = open_filesystem(shard)
     if retry(lambda: filesystem.exists(f"{path}.index.parquet"), "://" in shard):
-        return retry(lambda: _shipped_index(f"{shard}.index.parquet"), "://" in shard)
+        table = retry(lambda: _shipped_index(f"{shard}.index.parquet"), "://" in shard)
+        if _fits(table, shard):
+            return table
+        warnings.warn(
+            f"{shard}.index.parquet is the index of another tar and is ignored; run python -m src.pack --index {shard}",
+            stacklevel=2,
+        )
     cached = cache_root() / "shards" / f"{digest([shard_stamp(shard)])}.parquet"
     if (table := _read_cached(cached)) is not None:
         return table
@@ -99,6 +119,44 @@ def tar_members(shard: str) -> pa.Table:
     )
     _write_cached(table, cached)
     return table
+
+
+def read_member(shard: str, name: str, offset: int, size: int, patient: bool = True) -> bytes:
+    """The data of a member, if it is the one at that place. `patient`: as in `read_range`.
+
+    Raises:
+        AudioError: another member is there. OSError: as `read_range`.
+    """
+    before = _header_bytes(name, offset)
+    data = read_range(shard, offset - before, before + size, patient)
+    if not _is_header_of(data[:before], name, size):
+        raise AudioError(f"another file is at its place: the index of {shard} does not fit it")
+    return data[before:]
+
+
+def _header_bytes(name: str, offset: int) -> int:
+    """How many bytes before the data tell a member's name: its header; before it, blocks with a long name."""
+    encoded = name.encode(errors="surrogateescape")
+    blocks = 1 if len(encoded) <= _LONGEST_NAME and name.isascii() else 3 + len(encoded) // _BLOCK
+    return min(blocks * _BLOCK, offset)
+
+
+def _is_header_of(before: bytes, name: str, size: int) -> bool:
+    try:
+        member = tarfile.TarInfo.frombuf(before[-_BLOCK:], "utf-8", "surrogateescape")
+    except tarfile.HeaderError:
+        return False
+    return member.size == size and (member.name == name or name.encode(errors="surrogateescape") in before[:-_BLOCK])
+
+
+def _fits(table: pa.Table, shard: str) -> bool:
+    """Are the first and the last member of the index at their places in the shard?"""
+    for row in (0, table.num_rows - 1) if table.num_rows else ():
+        name, offset, size = (table.column(column)[row].as_py() for column in ("name", "offset", "size"))
+        before = _header_bytes(name, offset)
+        if not _is_header_of(read_range(shard, offset - before, before), name, size):
+            return False
+    return True
 
 
 def walk_tar(shard: str) -> list[tarfile.TarInfo]:
@@ -123,6 +181,7 @@ def _walk(shard: str) -> list[tarfile.TarInfo]:
                 if (
                     member.isfile()
                     and member.name.lower().endswith(SUFFIXES)
+                    and not is_hidden_member(member.name)
                     and member.offset_data + member.size <= size
                 ):
                     members.append(member)
@@ -138,6 +197,8 @@ def _shipped_index(file: str) -> pa.Table:
     try:
         with fsspec.open(file, "rb") as opened:
             table = pq.read_table(opened)
+            hidden = pa.array([is_hidden_member(name) for name in table.column("name").to_pylist()], pa.bool_())
+            table = table.filter(pc.invert(hidden))
             return table.select(["name", "offset", "size", *({"seconds"} & set(table.column_names))])
     except (pa.ArrowInvalid, KeyError) as error:
         raise UserError(f"{file} is not an index with name, offset and size ({error}); delete or rebuild it") from None

@@ -1,11 +1,12 @@
 """The clips of many shards as memory-mapped columns: 100 million clips take no memory in a process.
 
-Built once for a set of shards from `index.tar_members` of each, and kept in the cache.
+Built once for a set of shards from `index.tar_members` of each, and kept in the cache, in a folder that never changes:
+if some shards did not answer, the folder is one of its own, and they are asked again the next time.
 """
 
 import atexit
+import contextlib
 import json
-import os
 import shutil
 import tempfile
 import warnings
@@ -18,8 +19,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from src.data.sources.index import Headers, cache_root, digest, scan_headers, tar_members
-from src.data.sources.storage import read_range, shard_stamp
+from src.atomic import publish_folder, scratch_folder
+from src.data.sources.index import Headers, cache_root, digest, read_member, scan_headers, tar_members
+from src.data.sources.storage import shard_stamp
 from src.errors import UserError
 from src.progress import progress_bar
 
@@ -43,7 +45,7 @@ class ShardIndex:
         self.fingerprint = digest([fingerprint, *(shard for shard, _ in about["missing"])])
         self.bad: list[tuple[str, str, str]] = [tuple(each) for each in about["bad"]]
         self._ends = np.array(about["ends"], dtype=np.int64)
-        self._maps: dict[str, np.ndarray] = {}
+        self._open_maps()
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
@@ -51,26 +53,32 @@ class ShardIndex:
     @property
     def seconds(self) -> np.ndarray:
         """(n,) length of each clip."""
-        return self._column("seconds")
+        return self._maps["seconds"]
 
     def shard(self, i: int) -> str:
         return self.shards[int(np.searchsorted(self._ends, i, side="right"))]
 
     def place(self, i: int) -> tuple[int, int]:
         """Offset and size in the shard, in bytes."""
-        return int(self._column("offset")[i]), int(self._column("size")[i])
+        return int(self._maps["offset"][i]), int(self._maps["size"][i])
 
     def name(self, i: int) -> str:
-        ends = self._column("name_end")
-        return bytes(self._column("names")[int(ends[i - 1]) if i else 0 : int(ends[i])]).decode()
+        ends = self._maps["name_end"]
+        return bytes(self._maps["names"][int(ends[i - 1]) if i else 0 : int(ends[i])]).decode()
 
-    def _column(self, name: str) -> np.ndarray:
-        if name not in self._maps:
-            self._maps[name] = np.memmap(self._folder / name, dtype=_COLUMNS[name], mode="r")
-        return self._maps[name]
+    def _open_maps(self) -> None:
+        self._maps = {name: _map(self._folder / name, kind) for name, kind in _COLUMNS.items()}
 
     def __getstate__(self) -> dict:
-        return {**self.__dict__, "_maps": {}}  # each worker maps the files itself
+        return {**self.__dict__, "_maps": {}}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        self._open_maps()  # each worker maps the files itself
+
+
+def _map(file: Path, kind: type) -> np.ndarray:
+    return np.memmap(file, dtype=kind, mode="r") if file.stat().st_size else np.zeros(0, kind)
 
 
 def open_shard_index(shards: list[str]) -> ShardIndex:
@@ -85,16 +93,16 @@ def open_shard_index(shards: list[str]) -> ShardIndex:
     available = [shard for shard, (stamp, _) in zip(shards, stamps, strict=True) if stamp]
     fingerprint = digest([stamp for stamp, _ in stamps if stamp])
     folder = cache_root() / "shard-indexes" / fingerprint
-    if available and not _is_complete(folder):
+    if available and not folder.exists():
         try:
-            _write(available, folder)
+            folder = _write(available, folder)
         except OSError as error:
             warnings.warn(
                 f"the index cache {folder} cannot be written ({error}); it is rebuilt each time", stacklevel=2
             )
-            folder = Path(tempfile.mkdtemp(prefix="audio-encoder-"))
-            atexit.register(shutil.rmtree, folder, ignore_errors=True)
-            _write(available, folder)
+            temporary = Path(tempfile.mkdtemp(prefix="audio-encoder-"))
+            atexit.register(shutil.rmtree, temporary, ignore_errors=True)
+            folder = _write(available, temporary / fingerprint)
     index = ShardIndex(folder, fingerprint, missing) if available else None
     if index is not None and index.shards:
         return index
@@ -112,12 +120,6 @@ def _stamp_or_reason(shard: str) -> tuple[str, str]:
         return "", str(error)
 
 
-def _is_complete(folder: Path) -> bool:
-    """Does the index exist, with no shard that failed to answer? Those are tried again."""
-    file = folder / "about.json"
-    return file.exists() and not json.loads(file.read_text(encoding="utf-8"))["ask_again"]
-
-
 class _Rows(NamedTuple):
     names: pa.Array
     offset: np.ndarray
@@ -125,37 +127,35 @@ class _Rows(NamedTuple):
     headers: Headers
 
 
-def _write(shards: list[str], folder: Path) -> None:
-    """Write one file per column, then about.json, atomically: an index without it is not used.
+def _write(shards: list[str], folder: Path) -> Path:
+    """Write one file per column, and about.json, into `folder`, or beside it if a shard did not answer.
+
+    Returns:
+        The folder. If it exists by now, another process has written the same.
 
     Raises:
         OSError: disk full, no permission.
     """
-    partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
-    partial.mkdir(parents=True)
-    try:
-        files = {name: open(partial / name, "wb") for name in _COLUMNS}  # noqa: SIM115, closed below
-        try:
-            about = _write_columns(shards, files)
-        finally:
-            for file in files.values():
-                file.close()
-        folder.mkdir(exist_ok=True)
-        for name in _COLUMNS:
-            os.replace(partial / name, folder / name)
+    with scratch_folder(folder.parent) as partial:
+        with contextlib.ExitStack() as opened:
+            files = {name: opened.enter_context(open(partial / name, "wb")) for name in _COLUMNS}
+            about, all_answered = _write_columns(shards, files)
         (partial / "about.json").write_text(json.dumps(about), encoding="utf-8")
-        os.replace(partial / "about.json", folder / "about.json")
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        if not all_answered:
+            folder = folder.with_name(f"{folder.name}-{digest([shard for shard, _ in about['missing']])}")
+        publish_folder(partial, folder)
+    return folder
 
 
-def _write_columns(shards: list[str], files: Mapping[str, BinaryIO]) -> dict[str, Any]:
-    about: dict[str, Any] = {"shards": [], "ends": [], "missing": [], "bad": [], "ask_again": False}
+def _write_columns(shards: list[str], files: Mapping[str, BinaryIO]) -> tuple[dict[str, Any], bool]:
+    """The contents of about.json, and whether no shard failed to answer."""
+    about: dict[str, Any] = {"shards": [], "ends": [], "missing": [], "bad": []}
+    all_answered = True
     num_clips = num_bytes = 0
     for shard, rows in _read_rows(shards):
         if isinstance(rows, Exception):
             about["missing"].append((shard, str(rows)))
-            about["ask_again"] |= isinstance(rows, OSError)
+            all_answered &= not isinstance(rows, OSError)
             continue
         kept = np.array([not reason for reason in rows.headers.reason], dtype=bool)
         names = rows.names.cast(pa.large_string())
@@ -170,7 +170,7 @@ def _write_columns(shards: list[str], files: Mapping[str, BinaryIO]) -> dict[str
         num_clips, num_bytes = num_clips + int(kept.sum()), num_bytes + len(text)
         about["shards"].append(shard)
         about["ends"].append(num_clips)
-    return about
+    return about, all_answered
 
 
 def _read_rows(shards: list[str]) -> Iterator[tuple[str, _Rows | Exception]]:
@@ -201,6 +201,7 @@ def _rows_of(shard: str, table: pa.Table) -> _Rows:
         headers = Headers(seconds, reasons)
     else:
         stamp = shard_stamp(shard)
-        keys = [f"{stamp} {name}" for name in table.column("name").to_pylist()]
-        headers = scan_headers(lambda i: read_range(shard, int(offset[i]), int(size[i])), keys, shard)
+        names = table.column("name").to_pylist()
+        keys = [f"{stamp} {name}" for name in names]
+        headers = scan_headers(lambda i: read_member(shard, names[i], int(offset[i]), int(size[i])), keys, shard)
     return _Rows(table.column("name").combine_chunks(), offset, size, headers)

@@ -3,12 +3,11 @@
 import time
 from pathlib import Path
 
-import numpy as np
-
 from src.audio.decode import SUFFIXES, AudioError
+from src.data.sources.index import read_member
 from src.data.sources.shard_index import open_shard_index
 from src.data.sources.source import Source
-from src.data.sources.storage import expand_shards, read_range
+from src.data.sources.storage import expand_shards
 from src.errors import UserError
 
 _SKIP_SECONDS = 60.0  # a failed shard is skipped for this long
@@ -31,7 +30,7 @@ class ShardSource(Source):
         self.shards, self.missing = len(self._table.shards), self._table.missing
         self.fingerprint = self._table.fingerprint
         self._kept = range(len(self._table))
-        self.seconds = self._table.seconds if len(self._table) else np.zeros(0)
+        self.seconds = self._table.seconds
         bad = self._table.bad
         self.bad = [*self.missing, *((f"{Path(shard).name}/{name}", reason) for shard, name, reason in bad)]
         self.bad_paths = [*self.missing, *((f"{shard}/{name}", reason) for shard, name, reason in bad)]
@@ -42,7 +41,8 @@ class ShardSource(Source):
         until, reason = self._skipped.get(shard, (0.0, ""))
         if time.monotonic() >= until:
             try:
-                return read_range(shard, *self._table.place(i), patient=len(self._skipped) < _MAX_RETRIED)
+                patient = len(self._skipped) < _MAX_RETRIED
+                return read_member(shard, self._table.name(i), *self._table.place(i), patient)
             except OSError as error:
                 reason = f"the shard {shard} cannot be read ({error})"
                 self._skipped[shard] = time.monotonic() + _SKIP_SECONDS, reason
@@ -59,4 +59,4 @@ class ShardSource(Source):
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
-        self.seconds = self._table.seconds if len(self._table) else np.zeros(0)
+        self.seconds = self._table.seconds

@@ -21,11 +21,11 @@ class Source:
 
     Attributes:
         seconds: (n,) length of each clip. bad: (name, reason) of clips left out. bad_paths: the same by path.
-        fingerprint: identifies content and order. class_names: of the labels; empty if there are none.
+        fingerprint: identifies content and order.
         shards: number of tar files, None if there are none.
     """
 
-    class_names: Sequence[str] = ()
+    _class_names: Sequence[str] = ()
     _annotations: Sequence[Annotation | None] = ()  # of all clips; empty if there are none
     shards: int | None = None
     missing: Sequence[tuple[str, str]] = ()  # (shard, reason) of shards that could not be opened
@@ -59,8 +59,17 @@ class Source:
         """Samples (T,), fp32, at 16 kHz, as `decode`."""
         return decode(self.read(i), start_seconds, seconds)
 
+    @property
+    def class_names(self) -> Sequence[str]:
+        """Names of the labels; empty if there are none."""
+        self._load_annotations()
+        return self._class_names
+
+    def _load_annotations(self) -> None:
+        """Called before labels are used; a source that reads them late overrides it and calls `_annotate`."""
+
     def _annotate(self, class_names: Sequence[str], annotations: Sequence[Annotation | None]) -> None:
-        self.class_names, self._annotations = class_names, annotations
+        self._class_names, self._annotations = class_names, annotations
         self._numbers = {name: number for number, name in enumerate(class_names)}
 
     def labels(self, i: int) -> tuple[int, ...]:
@@ -70,6 +79,7 @@ class Source:
 
     def annotation(self, i: int) -> Annotation | None:
         """Labels, split, fold, group and events of a clip; None if it has no labels."""
+        self._load_annotations()
         return self._annotations[int(self._kept[i])] if self._annotations else None
 
     def label(self, i: int) -> int:

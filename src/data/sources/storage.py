@@ -137,5 +137,9 @@ def shard_stamp(shard: str) -> str:
 
 
 def _stamp(info: dict) -> str:
-    changed = info.get("mtime") or info.get("ETag") or info.get("LastModified")
-    return f"{info['name']} {info.get('size')} {changed}"
+    return f"{info['name']} {file_stamp(info)}"
+
+
+def file_stamp(info: dict) -> str:
+    """Size and modification time of a file, or its ETag, from what its file system says about it."""
+    return f"{info.get('size')} {info.get('mtime') or info.get('ETag') or info.get('LastModified')}"

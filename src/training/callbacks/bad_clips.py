@@ -36,9 +36,7 @@ class BadClips(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: dict[str, Any], batch_idx: int
     ) -> None:
         self._seen_clips += len(batch["key"])
-        if new := {name: reason for name, reason in batch["bad"] if name not in self.met}:
-            self.met.update(new)
-            self._write()
+        self._add(batch["bad"])
         share = len(self.met) / max(self._seen_clips, self.min_clips)
         too_many = share > self.max_share
         if trainer.world_size > 1:
@@ -51,6 +49,16 @@ class BadClips(L.Callback):
                 f"{len(self.met)} of {self._seen_clips} clips could not be read (last: {name}: {reason}), more than "
                 f"data.max_bad_share={self.max_share}; fix the files listed in {self.file} or raise the share"
             )
+
+    def on_validation_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: dict[str, Any], *_: Any
+    ) -> None:
+        self._add(batch["bad"])
+
+    def _add(self, bad: list[tuple[str, str]]) -> None:
+        if new := {name: reason for name, reason in bad if name not in self.met}:
+            self.met.update(new)
+            self._write()
 
     def _write(self) -> None:
         write_skipped({**self.known, **self.met}.items(), self.file)
