@@ -45,7 +45,7 @@ def describe_oddities(odd: Sequence[tuple[str, str]]) -> list[str]:
     for name, what in odd:
         kinds.setdefault(what, []).append(name)
     return [
-        f"{len(names)} clip{'s' if len(names) > 1 else ''} with {what}, used as they are: {', '.join(names[:_NAMED])}"
+        f"{len(names)} clip{'s' if len(names) > 1 else ''} with {what}, used as is: {', '.join(names[:_NAMED])}"
         + (", ..." if len(names) > _NAMED else "")
         for what, names in kinds.items()
     ]

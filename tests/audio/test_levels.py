@@ -43,5 +43,5 @@ def test_channels_that_cancel_are_told_from_silence(tmp_path, other, said):
 def test_a_sentence_for_each_kind():
     odd = [(f"{i}.wav", "digital silence") for i in range(5)] + [("x.wav", "clipping")]
     first, second = describe_oddities(odd)
-    assert first == "5 clips with digital silence, used as they are: 0.wav, 1.wav, 2.wav, ..."
-    assert second == "1 clip with clipping, used as they are: x.wav"
+    assert first == "5 clips with digital silence, used as is: 0.wav, 1.wav, 2.wav, ..."
+    assert second == "1 clip with clipping, used as is: x.wav"
