@@ -1,7 +1,10 @@
-"""The error type for user mistakes, and exit statuses."""
+"""The error type for user mistakes, exit statuses, and how commands print warnings."""
 
+import logging
 import sys
+import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 
 class UserError(ValueError):
@@ -12,7 +15,12 @@ class UserError(ValueError):
 
 
 def exit_status(run: Callable[[], int], interrupted: str = "interrupted") -> int:
-    """The result of `run`; 2 after a UserError, 130 after Ctrl-C, each with a message on stderr."""
+    """The result of `run`; 2 after a UserError, 130 after Ctrl-C, each with a message on stderr.
+
+    While it runs, our own warnings are one line each; those of libraries go only to the log of a run.
+    """
+    warnings.showwarning = show_warning
+    logging.getLogger("py.warnings").addHandler(logging.NullHandler())
     try:
         return run()
     except UserError as error:
@@ -21,3 +29,16 @@ def exit_status(run: Callable[[], int], interrupted: str = "interrupted") -> int
     except KeyboardInterrupt:
         print(interrupted, file=sys.stderr)
         return 130
+
+
+def show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: object = None,
+    line: object = None,
+) -> None:
+    """As `warnings.showwarning`, through the loggers "src" (our own) and "py.warnings" (libraries)."""
+    ours = Path(filename).is_relative_to(Path(__file__).parent)
+    logging.getLogger("src" if ours else "py.warnings").warning("warning: %s", message)

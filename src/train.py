@@ -12,8 +12,6 @@ import argparse
 import logging
 import os
 import sys
-import warnings
-from pathlib import Path
 
 from src.config.files import describe_keys, load_config, to_yaml
 from src.config.settings import Config
@@ -42,12 +40,10 @@ def command(arguments: list[str]) -> int:
 
 def run(config: Config, options: argparse.Namespace) -> int:
     """Run the command. torch, timm and lightning are imported only from here on."""
-    warnings.showwarning = show_warning
     logger = logging.getLogger("src")
     logger.setLevel(logging.INFO)
     logger.propagate = False
     logger.handlers = [logging.StreamHandler(sys.stdout)] if not int(os.environ.get("LOCAL_RANK", 0)) else []
-    logging.getLogger("py.warnings").handlers = [logging.NullHandler()]  # log.txt only
 
     from src.training.distributed.launch import run_processes, starts_its_own, take_from_launcher
 
@@ -106,19 +102,6 @@ def classification(config: Config, options: argparse.Namespace) -> int:
     if options.command == "test":
         return run.test(config, options.checkpoint)
     return run.fit(config, options.resume)
-
-
-def show_warning(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: object = None,
-    line: object = None,
-) -> None:
-    """Print our own warnings; those of libraries go only to the run's log.txt."""
-    ours = Path(filename).is_relative_to(Path(__file__).parent)
-    logging.getLogger("src" if ours else "py.warnings").warning("warning: %s", message)
 
 
 def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:

@@ -2,10 +2,11 @@
 
 import json
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -51,9 +52,11 @@ class CachedSource(Source):
     def __init__(self, source: Source, store: bool = True) -> None:
         self._source, self._store = source, store
         self._folder = cache_root() / ("decoded" if store else "checked") / source.fingerprint
-        if not self._folder.exists():
-            _write(source, self._folder, store)
-        index = json.loads((self._folder / "index.json").read_text(encoding="utf-8"))
+        file = self._folder / "index.json"
+        if file.exists():
+            index = json.loads(file.read_text(encoding="utf-8"))
+        else:
+            index = _store(source, self._folder) if store else _check(source, self._folder)
         self._kept = np.array(index["kept"], dtype=np.int64)
         self._ends = np.cumsum(np.array(index["samples"], dtype=np.int64))
         self._begins = self._ends - np.array(index["samples"], dtype=np.int64)
@@ -107,39 +110,58 @@ class CachedSource(Source):
         self._open_samples()  # each worker maps the file itself
 
 
-def _write(source: Source, folder: Path, store: bool) -> None:
-    """Decode all clips and write the cache as a whole folder, which never changes.
+def _store(source: Source, folder: Path) -> dict[str, list]:
+    """Decode all clips and write the cache as a whole folder, which never changes; returns its index.
 
     Raises:
         UserError: disk full or no permission.
     """
-    index: dict[str, list] = {"kept": [], "samples": [], "scale": [], "bad": [], "odd": []}
     try:
         with scratch_folder(folder.parent) as partial:
-            with (
-                open(partial / "samples.i16", "wb") as file,
-                progress_bar("decoding", len(source), cache_bytes(source) > _PROGRESS_BAR_BYTES) as advance,
-            ):
-                for i, clip in enumerate(_decoded(source)):
-                    advance()
-                    if isinstance(clip, str):
-                        index["bad"].append((i, clip))
-                        continue
-                    if store:
-                        clip.samples.tofile(file)
-                    for name, value in (("kept", i), ("samples", len(clip.samples)), ("scale", clip.scale)):
-                        index[name].append(value)
-                    if clip.oddity:
-                        index["odd"].append((i, clip.oddity))
+            with open(partial / "samples.i16", "wb") as file:
+                index = _decode_all(source, file)
             (partial / "index.json").write_text(json.dumps(index), encoding="utf-8")
             publish_folder(partial, folder)
     except OSError as error:
         raise UserError(
-            f"the decoded cache {folder} cannot be written ({error.strerror or error}); free up space"
-            + (", " if store else " or ")
-            + "set AUDIO_ENCODER_CACHE to another folder"
-            + (", or turn it off with data.cache_gigabytes=0" if store else "")
+            f"the decoded cache {folder} cannot be written ({error.strerror or error}); free up space, set "
+            "AUDIO_ENCODER_CACHE to another folder, or turn it off with data.cache_gigabytes=0"
         ) from error
+    return index
+
+
+def _check(source: Source, folder: Path) -> dict[str, list]:
+    """Decode all clips to find the damaged ones, and write down which they are."""
+    index = _decode_all(source, None)
+    try:
+        with scratch_folder(folder.parent) as partial:
+            (partial / "index.json").write_text(json.dumps(index), encoding="utf-8")
+            publish_folder(partial, folder)
+    except OSError as error:
+        warnings.warn(
+            f"{folder} cannot be written ({error.strerror or error}): the clips will be decoded again at the next "
+            "start to find the damaged ones; set AUDIO_ENCODER_CACHE to another folder",
+            stacklevel=2,
+        )
+    return index
+
+
+def _decode_all(source: Source, samples_file: BinaryIO | None) -> dict[str, list]:
+    """The index of a cache; the samples of all clips that can be decoded go to the file."""
+    index: dict[str, list] = {"kept": [], "samples": [], "scale": [], "bad": [], "odd": []}
+    with progress_bar("decoding", len(source), cache_bytes(source) > _PROGRESS_BAR_BYTES) as advance:
+        for i, clip in enumerate(_decoded(source)):
+            advance()
+            if isinstance(clip, str):
+                index["bad"].append((i, clip))
+                continue
+            if samples_file is not None:
+                clip.samples.tofile(samples_file)
+            for name, value in (("kept", i), ("samples", len(clip.samples)), ("scale", clip.scale)):
+                index[name].append(value)
+            if clip.oddity:
+                index["odd"].append((i, clip.oddity))
+    return index
 
 
 def _decoded(source: Source) -> Iterator[_Clip | str]:

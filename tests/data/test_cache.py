@@ -96,7 +96,7 @@ def test_of_two_writers_the_first_stays_and_its_readers_are_not_disturbed(folder
     first = CachedSource(source)
     before = [first.waveform(i).copy() for i in range(5)]
     inode = (folder_of / "samples.i16").stat().st_ino
-    module._write(source, folder_of, True)  # of a process that did not see it yet
+    module._store(source, folder_of)  # of a process that did not see it yet
     assert (folder_of / "samples.i16").stat().st_ino == inode
     assert not list(module.cache_root().rglob("*.partial"))
     for i in range(5):
