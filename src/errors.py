@@ -1,7 +1,8 @@
 """The error type for user mistakes, and exit statuses."""
 
+import difflib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 
 class UserError(ValueError):
@@ -21,3 +22,11 @@ def exit_status(run: Callable[[], int], interrupted: str = "interrupted") -> int
     except KeyboardInterrupt:
         print(interrupted, file=sys.stderr)
         return 130
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """The end of a message: the closest of `names`, and all of them."""
+    names = list(names)
+    close = difflib.get_close_matches(name, names, 1)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    return f"{hint} Available: {', '.join(names)}" if hint else f"; available: {', '.join(names)}"
