@@ -35,8 +35,9 @@ class Clip:
 
 @dataclass(frozen=True)
 class LabelledClips:
-    """multi: whether a clip may have several classes. bad: (path, reason) of clips that cannot be read. left_out: of
-    those without a label, or with two that contradict each other. notes: a sentence for everything that was created, changed or looks wrong."""
+    """multi: whether a clip may have several classes. bad: (path, reason) of clips that cannot be read. left_out: the
+    same of clips without a label, or with labels that contradict each other. notes: a sentence for everything that was
+    created, changed or looks wrong."""
 
     clips: list[Clip]
     class_names: list[str]

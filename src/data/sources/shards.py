@@ -44,7 +44,7 @@ class ShardSource(Source):
         if self._read_labels:
             return
         self._read_labels = True
-        found = {shard: packed_annotations(shard) for shard in self._table.shards}
+        found = dict(zip(self._table.shards, packed_annotations(self._table.shards), strict=True))
         if any(found.values()):
             clips = ((self._table.shard(i), self._table.name(i)) for i in range(len(self._table)))
             annotations: list[Annotation | None] = [found[shard].get(name) for shard, name in clips]
