@@ -69,7 +69,7 @@ def _labels_of(shard: str) -> dict[str, list[str]]:
     columns = {name: known[name] for name in _COLUMNS if name in known}
     if not set(columns) & set(LABEL_COLUMNS):
         return {}
-    table = tar_members(shard)
+    table = tar_members(shard, list(columns.values()))
     if not set(columns.values()) <= set(table.column_names):  # an index of another tar is not used
         return {}
     lists = {name: table.column(column).to_pylist() for name, column in (("name", "name"), *columns.items())}
