@@ -1,9 +1,10 @@
 """The error type for user mistakes, exit statuses, and how commands print warnings."""
 
+import difflib
 import logging
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 
@@ -42,3 +43,11 @@ def show_warning(
     """As `warnings.showwarning`, through the loggers "src" (our own) and "py.warnings" (libraries)."""
     ours = Path(filename).is_relative_to(Path(__file__).parent)
     logging.getLogger("src" if ours else "py.warnings").warning("warning: %s", message)
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """The end of a message: the closest of `names`, and all of them."""
+    names = list(names)
+    close = difflib.get_close_matches(name, names, 1)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    return f"{hint} Available: {', '.join(names)}" if hint else f"; available: {', '.join(names)}"

@@ -20,6 +20,7 @@ from src.config.settings import ClassifyConfig, Config
 from src.data.labelled.clips import LabelledClips, read_labelled
 from src.data.labelled.datamodule import LabelledDataModule, events_of
 from src.data.labelled.splits import LabelledSet, Split, find_folds, make_splits
+from src.data.sources.annotations import in_order
 from src.encoders.load import load_classifier, load_encoder
 from src.encoders.low_rank import merge, save_adapters
 from src.errors import UserError
@@ -58,14 +59,14 @@ def fit(config: Config, resume: str | None = None) -> int:
     run = Run(config, resume)
     labelled = read_set(config)
     folds = find_folds(labelled, classify.folds, config.seed)
-    test_folds = sorted(set(folds)) if classify.folds and folds else [classify.test_fold]
+    test_folds = in_order(folds) if classify.folds and folds else [classify.test_fold]
     sets = [make_splits(labelled, config.seed, folds, fold) for fold in test_folds]
     first = make_classifier(config, sets[0], run.checkpoint)
     if run.checkpoint:
         same_classes(load_classifier(run.checkpoint).class_names, labelled.class_names, run.checkpoint)
     run.start(describe(sets[0]))
-    if labelled.bad and is_first():
-        write_skipped(labelled.bad, run.folder / "skipped.csv")
+    if (skipped := [*labelled.bad, *labelled.left_out]) and is_first():
+        write_skipped(skipped, run.folder / "skipped.csv")
     features = compute_features(first, labelled, config)
     results: list[dict[str, Any]] = []
     for fold, divided in zip(test_folds, sets, strict=True):

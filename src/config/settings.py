@@ -57,11 +57,11 @@ class SourceConfig:
     audio_column: str = "audio"
     """Hugging Face: column of the audio."""
     label_column: str | None = None
-    """Hugging Face: column of the class, or of a list of classes; null reads no labels."""
+    """Hugging Face: column of the class, of a list of classes, or of 0 or 1 for each class; null reads no labels."""
     label_separator: str | None = None
     """Hugging Face: separator of several classes in one string of the label column; null expects one class."""
     fold_column: str | None = None
-    """Hugging Face: column of the fold number for cross-validation; null reads no folds."""
+    """Hugging Face: column of the folds for cross-validation, numbers or names; null reads none."""
     group_column: str | None = None
     """Hugging Face: column of the group (speaker, recording) whose clips must be in the same split; null for none."""
     streaming: bool = False
@@ -235,8 +235,8 @@ class ClassifyConfig:
     lora_rank: int | None = None
     """Fine-tune LoRA adapters of this rank instead of the encoder's weights; null trains all weights. Writes
     adapters.safetensors."""
-    test_fold: int | None = None
-    """Fold to test on, for a set with folds; null takes the first."""
+    test_fold: str | None = None
+    """Fold to test on, as the set calls it, such as 0, 1 or a; null takes the first."""
     folds: int | None = None
     """Cross-validate: test each fold once. A set without folds is split into this many, 3 or more. null does not."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)

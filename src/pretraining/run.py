@@ -164,7 +164,7 @@ def load_probes(config: Config) -> tuple[ProbeClips, ProbeClips] | None:
     if check.train is None or check.test is None:
         return None
     max_clips = min(check.max_clips, _DEV_RUN_CLIPS) if config.trainer.fast_dev_run else check.max_clips
-    return load_probe_clips(check.train, max_clips, config.seed), load_probe_clips(check.test, max_clips, config.seed)
+    return load_probe_clips(check.train, check.test, max_clips, config.seed)
 
 
 def examples(data: PretrainDataModule, probes: tuple[ProbeClips, ProbeClips] | None) -> list[np.ndarray]:

@@ -129,8 +129,8 @@ def test_the_folds_of_a_dataset_are_used(tmp_path):
     config = SourceConfig("huggingface", str(tmp_path / "set"), label_column="category", fold_column="fold")
     labelled = read_labelled([config], None, None)
     folds = find_folds(labelled, None, 0)
-    assert folds == [n // 3 % 5 + 1 for n in range(30)]
-    divided = make_splits(labelled, 0, folds, 4)
+    assert folds == [str(n // 3 % 5 + 1) for n in range(30)]
+    divided = make_splits(labelled, 0, folds, "4")
     assert [n // 3 % 5 + 1 for n in divided.parts["test"].rows] == [4] * 6
     assert {int(n // 3 % 5 + 1) for n in divided.parts["valid"].rows} == {5}
 

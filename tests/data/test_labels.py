@@ -35,7 +35,7 @@ def demo(demo_table):
 
 
 def test_all_clips_with_their_classes(demo, demo_table, encoded):
-    clips = load_probe_clips(demo, 1000)
+    clips, _ = load_probe_clips(demo, demo, 1000)
     assert clips.labels.tolist() == demo_table.column("label").to_pylist()
     assert clips.class_names[:3] == ["kick", "snare", "hihat"] and max(clips.labels) < len(clips.class_names)
     for number in (0, 57, 114):
@@ -44,7 +44,7 @@ def test_all_clips_with_their_classes(demo, demo_table, encoded):
 
 def test_a_part_keeps_waveforms_and_labels_together(demo, demo_table, encoded):
     labels = demo_table.column("label").to_pylist()
-    clips = load_probe_clips(demo, 40, seed=3)
+    clips, _ = load_probe_clips(demo, demo, 40, seed=3)
     chosen = stratified(np.array(labels), 40, 3)
     assert clips.labels.tolist() == [labels[i] for i in chosen]
     for waveform, number in zip(clips.waveforms, chosen, strict=True):
@@ -56,7 +56,7 @@ def test_clips_without_label_or_sound_are_left_out(tmp_path, encoded, bad_files)
     audio = [{"bytes": data, "path": None} for data in (encoded[0], encoded[1], broken, encoded[2], b"x")]
     pq.write_table(pa.table({"audio": audio, "label": ["dog", None, "dog", "cat", "cat"]}), tmp_path / "a.parquet")
     source = SourceConfig(kind="huggingface", path=str(tmp_path / "a.parquet"), label_column="label")
-    clips = load_probe_clips(source, 100)
+    clips, _ = load_probe_clips(source, source, 100)
     assert [clips.class_names[label] for label in clips.labels] == ["dog", "cat"]
     np.testing.assert_array_equal(clips.waveforms[1], decode(encoded[2]))
 
@@ -67,19 +67,29 @@ def test_long_clips_are_cut(tmp_path, write_wav):
         write_wav(tmp_path / f"{number}.wav", 11.0)
         audio.append({"bytes": None, "path": str(tmp_path / f"{number}.wav")})
     pq.write_table(pa.table({"audio": audio, "label": [0, 1]}), tmp_path / "a.parquet")
-    clips = load_probe_clips(
-        SourceConfig(kind="huggingface", path=str(tmp_path / "a.parquet"), label_column="label"), 10
-    )
+    source = SourceConfig(kind="huggingface", path=str(tmp_path / "a.parquet"), label_column="label")
+    clips, _ = load_probe_clips(source, source, 10)
     assert [len(waveform) for waveform in clips.waveforms] == [161280, 161280]  # 10.08 s
 
 
 def test_a_source_without_labels(sources):
     with pytest.raises(UserError, match="label_column"):
-        load_probe_clips(SourceConfig(kind="huggingface", path=str(DEMO), split="validation"), 10)
+        load_probe_clips(*[SourceConfig(kind="huggingface", path=str(DEMO), split="validation")] * 2, 10)
 
 
 def test_one_class_is_refused(tmp_path, encoded):
     audio = [{"bytes": encoded[0], "path": None}, {"bytes": encoded[1], "path": None}]
     pq.write_table(pa.table({"audio": audio, "label": ["dog", "dog"]}), tmp_path / "a.parquet")
+    source = SourceConfig(kind="huggingface", path=str(tmp_path / "a.parquet"), label_column="label")
     with pytest.raises(UserError, match="1 class"):
-        load_probe_clips(SourceConfig(kind="huggingface", path=str(tmp_path / "a.parquet"), label_column="label"), 10)
+        load_probe_clips(source, source, 10)
+
+
+def test_train_and_test_share_one_numbering(tmp_path, write_wav):
+    for place, names in (("train", "bcd"), ("test", "acd")):
+        for name in names:
+            write_wav(tmp_path / place / name / "0.wav", 0.1)
+    with pytest.warns(UserWarning, match=r"check\.train has no clip of a, which check\.test has"):
+        train, test = load_probe_clips(*(SourceConfig(path=str(tmp_path / place)) for place in ("train", "test")), 10)
+    assert [train.class_names[label] for label in train.labels] == ["b", "c", "d"]
+    assert [train.class_names[label] for label in test.labels] == ["a", "c", "d"] and len(train.class_names) == 4

@@ -1,7 +1,7 @@
 """The labelled clips of all sources with their annotations, before the set is split (splits.py)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,8 @@ from src.audio.levels import describe_oddities
 from src.config.settings import SourceConfig
 from src.data.cache import CachedSource, cache_bytes
 from src.data.overlap import MAX_COMPARED, content_digest
-from src.data.sources.annotations import Annotation, empty_class_folders
+from src.data.sources.annotations import Annotation, in_order
+from src.data.sources.folder_labels import empty_class_folders
 from src.data.sources.hub import HuggingFaceSource, stream_to_disk
 from src.data.sources.open import open_source
 from src.data.sources.source import Source
@@ -34,14 +35,16 @@ class Clip:
 
 @dataclass(frozen=True)
 class LabelledClips:
-    """multi: whether a clip may have several classes. bad: (path, reason) of clips left out.
-    notes: a sentence for everything that was created, changed or looks wrong."""
+    """multi: whether a clip may have several classes. bad: (path, reason) of clips that cannot be read. left_out: the
+    same of clips without a label, or with labels that contradict each other. notes: a sentence for everything that was
+    created, changed or looks wrong."""
 
     clips: list[Clip]
     class_names: list[str]
     multi: bool
     bad: list[tuple[str, str]]
     notes: list[str]
+    left_out: list[tuple[str, str]] = field(default_factory=list)
 
     @property
     def targets(self) -> np.ndarray:
@@ -74,28 +77,38 @@ def read_labelled(
     clips: list[Clip] = []
     bad: list[tuple[str, str]] = []
     notes: list[str] = []
+    left_out: list[tuple[str, str]] = []
     for config, split in given:
         source = _open(config, cache_gigabytes, notes)
         bad += source.bad_paths
-        clips += _labelled_clips(source, config, split, notes)
-    class_names = sorted({label for clip in clips for label in clip.annotation.labels})
+        labelled, unlabelled = _labelled_clips(source, config, split, notes)
+        clips += labelled
+        left_out += unlabelled
+    clips = _without_contradictions(clips, left_out, notes)
+    class_names = in_order(label for clip in clips for label in clip.annotation.labels)
     if len(class_names) < 2:
         raise UserError(f"the set has {len(class_names)} class ({', '.join(class_names)}); it needs two or more")
     several = [clip for clip in clips if len(clip.annotation.labels) > 1]
     if multi is False and several:
         raise UserError(f"{several[0].key} has several labels; set classify.task=multi, or give each clip one")
-    return LabelledClips(clips, class_names, bool(several) if multi is None else multi, bad, notes)
+    return LabelledClips(clips, class_names, bool(several) if multi is None else multi, bad, notes, left_out)
 
 
-def _labelled_clips(source: Source, config: SourceConfig, split: str | None, notes: list[str]) -> list[Clip]:
-    """The clips of a source that have a label; remarks are added to `notes`."""
+def _labelled_clips(
+    source: Source, config: SourceConfig, split: str | None, notes: list[str]
+) -> tuple[list[Clip], list[tuple[str, str]]]:
+    """The clips of a source that have a label, and (path, reason) of the others; remarks are added to `notes`."""
     annotations = [source.annotation(i) for i in range(len(source))]
     if not any(annotations):
         raise UserError(
-            f"{config.path} has no labels; it needs class folders, a labels.csv (filename,label), or label_column"
+            f"{config.path} has no labels; it needs class folders, a labels.csv (filename,label), or label_column "
+            "(folders called train, valid and test are splits, not classes)"
         )
-    if unlabelled := sum(annotation is None for annotation in annotations):
-        notes.append(f"{unlabelled} clips of {config.path} have no label and are left out")
+    unlabelled = [(source.path(i), "no label") for i, annotation in enumerate(annotations) if annotation is None]
+    if unlabelled:
+        notes.append(
+            f"{len(unlabelled)} clips of {config.path} have no label and are left out, such as {unlabelled[0][0]}"
+        )
     compared = len(source) <= MAX_COMPARED
     if not compared:
         notes.append(f"{config.path} has more than {MAX_COMPARED} clips: it is not searched for duplicates")
@@ -103,7 +116,26 @@ def _labelled_clips(source: Source, config: SourceConfig, split: str | None, not
     def digest(i: int) -> str:
         return content_digest(source.read(i)).hex() if compared else source.path(i)
 
-    return [Clip(source, i, a, split or a.split, digest(i)) for i, a in enumerate(annotations) if a]
+    return [Clip(source, i, a, split or a.split, digest(i)) for i, a in enumerate(annotations) if a], unlabelled
+
+
+def _without_contradictions(clips: list[Clip], left_out: list[tuple[str, str]], notes: list[str]) -> list[Clip]:
+    """Without files that are in the set more than once, under different labels: they are added to `left_out`."""
+    first: dict[str, Clip] = {}
+    twice: dict[str, Clip] = {}  # by digest, a clip that contradicts the first
+    for clip in clips:
+        before = first.setdefault(clip.digest, clip)
+        if set(before.annotation.labels) != set(clip.annotation.labels):
+            twice.setdefault(clip.digest, clip)
+    if twice:
+        one = next(iter(twice.values()))
+        other = first[one.digest]
+        notes.append(
+            f"{len(twice)} files are in the set under different labels and are left out, such as {other.key} "
+            f"({';'.join(other.annotation.labels)}), which is {one.key} ({';'.join(one.annotation.labels)})"
+        )
+    left_out += [(clip.key, "the same file has other labels elsewhere") for clip in clips if clip.digest in twice]
+    return [clip for clip in clips if clip.digest not in twice]
 
 
 def _open(config: SourceConfig, cache_gigabytes: float, notes: list[str]) -> Source:

@@ -63,6 +63,16 @@ class LabelledDataModule(L.LightningDataModule):
         seconds = self.config.batch_seconds
         return self.config.batch_size or max(1, int((seconds or 0) / self.config.crop_seconds))
 
+    def setup(self, stage: str) -> None:
+        """Raises UserError: a split has fewer clips than there are processes."""
+        processes = self.trainer.world_size if self.trainer else 1
+        for name, part in self.labelled.parts.items():
+            if len(part) < processes:
+                raise UserError(
+                    f"{name} has {len(part)} clips for {processes} processes; use fewer processes "
+                    f"(trainer.devices={len(part)}), or give {name} more clips"
+                )
+
     def train_dataloader(self) -> DataLoader:
         return self._loader("train")
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from src.data.labelled.clips import Clip, LabelledClips
 from src.data.labelled.stratify import assign_parts
-from src.data.sources.annotations import Event
+from src.data.sources.annotations import Event, in_order, whole_numbers
 from src.errors import UserError
 
 SPLITS = ("train", "valid", "test")
@@ -64,50 +64,55 @@ class LabelledSet:
     notes: list[str]
 
 
-def find_folds(labelled: LabelledClips, wanted: int | None, seed: int) -> list[int] | None:
-    """The fold of each clip: the set's own, or else `wanted` new ones; None without folds.
+def find_folds(labelled: LabelledClips, wanted: int | None, seed: int) -> list[str] | None:
+    """The fold of each clip: the set's own, or else `wanted` new ones, "1" and so on; None without folds.
 
     Raises:
-        UserError: fewer than three folds; folds are wanted but the set is already split.
+        UserError: fewer than three folds; only some clips have one; folds are wanted but the set is already split.
     """
     clips = labelled.clips
-    numbers = [clip.annotation.fold for clip in clips]
+    own = [clip.annotation.fold for clip in clips]
     split = sorted({clip.split for clip in clips if clip.split})
     if wanted and split:
         raise UserError(
             f"classify.folds={wanted}, but the set has its own split ({', '.join(split)}); set classify.folds=null"
         )
-    if split or (wanted is None and not all(numbers)):
+    if split or (wanted is None and not any(own)):
         return None
-    if all(numbers):
-        folds = [number for number in numbers if number]
+    if any(own):
+        folds = [fold for fold in own if fold]
+        if len(folds) < len(clips):
+            raise UserError(
+                f"{len(clips) - len(folds)} of {len(clips)} clips have no fold, such as {clips[own.index(None)].key}; "
+                "give every clip a fold, or none"
+            )
     else:
         groups = [clip.annotation.group or clip.digest for clip in clips]
         shares = [1 / (wanted or 1)] * (wanted or 1)
-        folds = [part + 1 for part in assign_parts([c.annotation.labels for c in clips], groups, shares, seed)]
+        folds = [str(part + 1) for part in assign_parts([c.annotation.labels for c in clips], groups, shares, seed)]
     if len(set(folds)) < 3:
         raise UserError(f"the set has {len(set(folds))} folds; it takes three or more: train, valid and test")
     return folds
 
 
 def make_splits(
-    labelled: LabelledClips, seed: int, folds: list[int] | None = None, tested: int | None = None
+    labelled: LabelledClips, seed: int, folds: list[str] | None = None, tested: str | None = None
 ) -> LabelledSet:
     """Assign every clip to a split.
 
     Args:
-        folds: of each clip. `tested` is the test fold; the next fold is valid, the others are train.
+        folds: of each clip. `tested` is the test fold, None the first; the next one is valid, the others are train.
 
     Raises:
-        UserError: no such fold, an empty split.
+        UserError: no such fold, an empty split, fewer than two classes in train.
     """
     notes = list(labelled.notes)
+    if folds is None and any(clip.annotation.fold for clip in labelled.clips):
+        notes.append("the set has splits and folds: the splits are used")
     if folds is None and tested is not None:
-        raise UserError(f"classify.test_fold={tested}, but the set has no folds; set it to null, or add a fold column")
-    if folds is not None:
-        parts = _by_fold(folds, tested if tested is not None else min(folds), notes)
-    else:
-        parts = _make_missing(labelled.clips, seed, notes)
+        reason = "is already split" if any(clip.split for clip in labelled.clips) else "has no folds"
+        raise UserError(f"classify.test_fold={tested}, but the set {reason}; set it to null, or add a fold column")
+    parts = _by_fold(folds, tested, notes) if folds is not None else _make_missing(labelled.clips, seed, notes)
     parts = _without_leaks(labelled.clips, parts, notes)
     targets, divided = labelled.targets, {}
     for name in SPLITS:
@@ -115,17 +120,21 @@ def make_splits(
         if not len(rows):
             raise UserError(f"no clip is left for {name}; the set has only {len(parts)} labelled clips, add more")
         divided[name] = Split([labelled.clips[row] for row in rows], rows, targets[rows])
+    trained = [name for name, count in zip(labelled.class_names, divided["train"].targets.sum(0), strict=True) if count]
+    if len(trained) < 2:
+        raise UserError(f"train has only the class {', '.join(trained)}; it needs clips of two classes or more")
     notes += _odd_classes(divided, labelled.class_names)
     if folds is None and len(divided["test"]) < _FEW_TEST_CLIPS:
         notes.append(f"test has only {len(divided['test'])} clips; configs/classify/kfold.yaml tests on all clips")
     return LabelledSet(divided, labelled.class_names, labelled.multi, labelled.bad, notes)
 
 
-def _by_fold(folds: list[int], tested: int, notes: list[str]) -> list[str | None]:
-    numbers = sorted(set(folds))
-    if tested not in numbers:
-        raise UserError(f"classify.test_fold={tested} is not a fold; the folds are {', '.join(map(str, numbers))}")
-    following = numbers[(numbers.index(tested) + 1) % len(numbers)]
+def _by_fold(folds: list[str], tested: str | None, notes: list[str]) -> list[str | None]:
+    names = in_order(folds)
+    tested = names[0] if tested is None else tested if tested in names else whole_numbers([tested])[tested]
+    if tested not in names:
+        raise UserError(f"classify.test_fold={tested} is not a fold; the folds are {', '.join(names)}")
+    following = names[(names.index(tested) + 1) % len(names)]
     notes.append(f"test on fold {tested}, validation on fold {following}, training on the others")
     return [{tested: "test", following: "valid"}.get(fold, "train") for fold in folds]
 

@@ -1,6 +1,5 @@
 """What goes into shards: audio files from folders, lists and manifests, their member names and their labels."""
 
-import csv
 import posixpath
 import re
 from collections.abc import Iterator, Sequence
@@ -8,12 +7,15 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from src.audio.decode import SUFFIXES
-from src.data.sources.annotations import find_annotations
 from src.data.sources.folder import as_text
+from src.data.sources.folder_labels import find_annotations
+from src.data.sources.label_table import FILE_COLUMNS, LABEL_COLUMNS
+from src.data.sources.packed_labels import packed_columns
+from src.data.sources.table import read_table, read_text
 from src.data.sources.walk import find_audio
 from src.errors import UserError
 
-_PATH_COLUMNS = ("filename", "file_name", "file", "path", "fname", "audio")
+_PATH_COLUMNS = (*FILE_COLUMNS, "audio")
 _MEASURED = {
     "name",
     "offset",
@@ -23,7 +25,7 @@ _MEASURED = {
     "channels",
     "checksum",
 }  # measured by the index
-_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+_MANIFESTS = (".csv", ".tsv", ".txt")
 
 
 class PackItem(NamedTuple):
@@ -70,7 +72,7 @@ def _of_input(path: Path, several: bool) -> list[PackItem]:
         raise UserError(f"there is no file or folder {path} (looked in {Path.cwd()})")
     if path.suffix.lower() in SUFFIXES:
         return [PackItem(str(path), path.name, {})]
-    if path.suffix.lower() in (*_DELIMITERS, ".txt"):
+    if path.suffix.lower() in _MANIFESTS:
         return list(_of_manifest(path))
     raise UserError(
         f"{path} has no audio suffix ({', '.join(SUFFIXES)}) and is neither a folder nor a manifest (.csv, .tsv, .txt)"
@@ -84,39 +86,56 @@ def _of_folder(root: Path, prefix: str) -> list[PackItem]:
     annotations = find_annotations(root, names)
     clips = []
     for file, name in zip(files, names, strict=True):
-        columns = {}
-        if (annotation := annotations.get(name)) is not None:
-            columns = {"label": ";".join(annotation.labels)}
-            rest = {"split": annotation.split, "fold": annotation.fold, "group": annotation.group}
-            columns |= {column: str(value) for column, value in rest.items() if value is not None}
+        try:
+            columns = packed_columns(annotations[name]) if name in annotations else {}
+        except ValueError as error:
+            raise UserError(
+                f"{file}: the class {error} has a ; in its name, which separates classes in the index"
+            ) from None
         clips.append(PackItem(str(file), prefix + name, columns))
     return clips
 
 
 def _of_manifest(file: Path) -> Iterator[PackItem]:
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError:
-        raise UserError(f"{file} is not UTF-8; save it as UTF-8") from None
-    if file.suffix.lower() == ".txt":
-        rows = [(number, {"filename": text}) for number, text in enumerate(lines, 1)]
-        column = "filename"
-    else:
-        reader = csv.DictReader(lines, delimiter=_DELIMITERS[file.suffix.lower()])
-        header = list(reader.fieldnames or [])
-        column = next((name for name in header if name.strip().lower() in _PATH_COLUMNS), "")
-        if not column:
-            raise UserError(f"{file} has no column filename; its header is {', '.join(header) or 'empty'}")
-        rows = [(reader.line_num, {name: value or "" for name, value in row.items() if name}) for row in reader]
-    rows = [(line, row) for line, row in rows if row[column].strip()]
+    rows = _list_rows(file) if file.suffix.lower() == ".txt" else _table_rows(file)
     if not rows:
         raise UserError(f"{file} lists no files; write one path per line, or a column filename")
-    for line, row in rows:
-        text = row.pop(column).strip()
-        name = _member_name(text)
+    for line, text, columns in rows:
+        found = text if (file.parent / text).exists() or "\\" not in text else text.replace("\\", "/")
+        name = _member_name(found)
         if name is None:
             raise UserError(f"{file}, line {line}: {text} climbs out of its own folders; write the path without ..")
-        yield PackItem(str(file.parent / text), name, {k: v.strip() for k, v in row.items() if k not in _MEASURED})
+        yield PackItem(str(file.parent / found), name, columns)
+
+
+def _list_rows(file: Path) -> list[tuple[int, str, dict[str, str]]]:
+    """(line, path, no columns) of a list of files."""
+    lines = re.split(r"\r\n|\r|\n", read_text(file))
+    return [(number, text.strip(), {}) for number, text in enumerate(lines, 1) if text.strip()]
+
+
+def _table_rows(file: Path) -> list[tuple[int, str, dict[str, str]]]:
+    """(line, path, other columns)."""
+    table = read_table(file)
+    lowered = [name.lower() for name in table.header]
+    place = next((lowered.index(name) for name in _PATH_COLUMNS if name in lowered), None)
+    if place is None:
+        raise UserError(f"{file} has no column filename; its header is {', '.join(table.header) or 'empty'}")
+    if "onset" in lowered:
+        raise UserError(
+            f"{file} has events, which a manifest cannot hold; pack the folder, with this as its labels.csv"
+        )
+    kept = [i for i, name in enumerate(table.header) if name and i != place and name not in _MEASURED]
+    separated = [i for i in kept if table.delimiter == ";" and lowered[i] in LABEL_COLUMNS]
+    return [
+        (
+            line,
+            cells[place],
+            {table.header[i]: cells[i].replace("|", ";") if i in separated else cells[i] for i in kept},
+        )
+        for line, cells in table.rows
+        if cells[place]
+    ]
 
 
 def _member_name(path: str) -> str | None:

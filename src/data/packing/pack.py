@@ -228,14 +228,39 @@ def _index_shard(shard: str, check: bool) -> Packed:
                     skipped.append((f"{shard}/{member.name}", str(error)))
                     row |= {"seconds": math.nan, "sample_rate": 0, "channels": 0, "checksum": _checksum(data)}
                 rows.append(row)
+        kept = _labels_of(shard, rows)
     except (OSError, UserError) as error:
         return Packed(0, 0.0, 0, [(shard, str(error))])
-    table = _table(rows, [])
+    table = _table(rows, kept)
     try:
         _write_index(table, shard, {"stamp": stamp, "skipped": skipped})
     except OSError as error:
         raise UserError(f"{_index_of(shard)} cannot be written ({error.strerror or error})") from None
     return _counted(table, skipped)
+
+
+def _labels_of(shard: str, rows: list[dict[str, Any]]) -> list[str]:
+    """Add to the rows what the index that is there has besides its measures, if it is of the same members.
+
+    Returns:
+        The names of these columns.
+    """
+    filesystem, path = open_filesystem(_index_of(shard))
+    if not filesystem.exists(path):
+        return []
+    with filesystem.open(path, "rb") as file:
+        try:
+            table = pq.read_table(file)
+        except pa.ArrowInvalid:  # damaged: written anew
+            return []
+    columns = [name for name in table.column_names if name not in _MEASURES]
+    if not columns or not {"name", "offset", "size"} <= set(table.column_names):
+        return []
+    before = {(old["name"], old["offset"], old["size"]): old for old in table.to_pylist()}
+    for row in rows:
+        old = before.get((row["name"], row["offset"], row["size"]), {})
+        row.update({name: None if old.get(name) is None else str(old[name]) for name in columns})
+    return columns
 
 
 def _counted(table: pa.Table, skipped: Iterable[Sequence[str]]) -> Packed:

@@ -1,28 +1,18 @@
-"""Labels of the files in a folder: from a CSV (`filename,label[,split][,fold][,group]`), or from class folders.
+"""What is known of a clip besides its sound: its labels, split, fold, group and events; and which values are none."""
 
-A label cell may hold several labels, separated by `;` (by `|` if `;` separates the columns). With columns `onset` and
-`offset` (seconds), each row is an event, and a file has one row per event.
-"""
-
-import csv
-import warnings
+import re
 from collections.abc import Iterable, Sequence
-from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from src.data.sources.walk import is_hidden
 from src.errors import UserError
 
-CSV_NAMES = ("labels.csv", "metadata.csv")  # in order of precedence; the second is Hugging Face's
 SPLITS = {
     "train": "train", "training": "train", "dev": "valid", "val": "valid", "valid": "valid", "validation": "valid",
     "test": "test", "testing": "test", "eval": "test", "evaluation": "test",
 }  # fmt: skip
-_FILENAME, _LABEL = ("filename", "file_name", "file", "path", "fname"), ("label", "labels", "class", "category")
-
-
-class ForeignTable(UserError):
-    """A table without a column of files or of labels: it holds something else, such as transcriptions."""
+_MISSING = {"", "nan", "null", "<na>"}  # as tables write a value that is not there
+_INTEGRAL = re.compile(r"(-?[0-9]+)(\.0*)?")
+_NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 
 
 class Event(NamedTuple):
@@ -34,174 +24,94 @@ class Event(NamedTuple):
 
 
 class Annotation(NamedTuple):
-    """Of one file. labels: one or more class names. split: train, valid or test; None if the set is not split.
-    fold: 1 to k or None. group: clips of a group stay in one split; None is a group of its own.
-    events: where in the file its labels are; empty if unknown."""
+    """Of one clip. labels: one or more class names. split: train, valid or test; None if the set is not split.
+    fold: any name, or None. group: clips of a group stay in one split; None is a group of its own.
+    events: where in the clip its labels are; empty if unknown."""
 
     labels: tuple[str, ...]
     split: str | None = None
-    fold: int | None = None
+    fold: str | None = None
     group: str | None = None
     events: tuple[Event, ...] = ()
 
 
-def find_annotations(root: Path, names: Sequence[str]) -> dict[str, Annotation]:
-    """Annotations of the files in a folder, from its CSV or else from its class folders; empty if it has neither.
+def is_missing(text: str) -> bool:
+    """Does this stand for no value: an empty cell, NaN or null?"""
+    return text.strip().lower() in _MISSING
 
-    Class folders are two or more top-level folders that together contain every file. Folders named after splits
-    (train, valid, test) may sit above them.
 
-    Args:
-        names: of the files, relative to `root`.
+def class_texts(column: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
+    """The class names of each clip, without values that are missing and without repetitions.
+
+    -1 is missing too, unless there are other negative numbers. If all are whole numbers, the decimals that a table of
+    floats has are dropped: `1.0` is the class `1`.
+    """
+    names = {text for texts in column for text in texts if not is_missing(text)}
+    shown = whole_numbers(names)
+    negative = {text for text in shown.values() if text.startswith("-") and _NUMBER.fullmatch(text)}
+    none = {"-1", "-1.0"} if negative <= {"-1", "-1.0"} else set()
+    return [
+        tuple(dict.fromkeys(shown[text] for text in texts if text in shown and shown[text] not in none))
+        for texts in column
+    ]
+
+
+def whole_numbers(texts: Iterable[str]) -> dict[str, str]:
+    """By text: the same without `.0` if all are whole numbers and one is written so; else as it is."""
+    texts = list(texts)
+    matches = [_INTEGRAL.fullmatch(text) for text in texts]
+    if all(matches) and any("." in text for text in texts):
+        return {text: match[1] for text, match in zip(texts, matches, strict=True) if match}
+    return {text: text for text in texts}
+
+
+def fold_names(texts: Sequence[str]) -> list[str | None]:
+    """The fold of each clip, None for a missing one; `1.0` is the fold `1`.
 
     Raises:
-        UserError: as `read_csv`; a metadata.csv with other columns is passed over instead, with a warning.
+        ValueError: a name that cannot be part of a folder's name.
     """
-    for name in CSV_NAMES:
-        if (root / name).is_file():
-            try:
-                return read_csv(root / name, names)
-            except ForeignTable as error:
-                if name == CSV_NAMES[0]:
-                    raise
-                warnings.warn(f"{error}; it is not used for labels", stacklevel=2)
-    parts = {name: PurePosixPath(Path(name).as_posix()).parts for name in names}
-    split = all(len(each) > 2 and each[0].lower() in SPLITS for each in parts.values())
-    level = 1 if split else 0
-    classes = {each[level] for each in parts.values() if len(each) > level + 1}
-    if len(classes) < 2 or any(len(each) <= level + 1 for each in parts.values()):
-        return {}
-    return {
-        name: Annotation((each[level],), SPLITS[each[0].lower()] if split else None) for name, each in parts.items()
-    }
+    shown = whole_numbers({text for text in texts if not is_missing(text)})
+    if odd := next((text for text in shown if not re.fullmatch(r"[^\W_][\w .+-]*", text)), None):
+        raise ValueError(odd)
+    return [shown.get(text) for text in texts]
 
 
-def empty_class_folders(root: Path, names: Iterable[str]) -> list[str]:
-    """Top-level folders with none of the files, if the others are classes (there is no CSV)."""
-    if any((root / name).is_file() for name in CSV_NAMES):
-        return []
-    filled = {Path(name).parts[0] for name in names if len(Path(name).parts) > 1}
-    folders = {each.name for each in root.iterdir() if each.is_dir() and not is_hidden(each.name)}
-    return sorted(folders - filled) if filled else []
+def in_order(names: Iterable[str]) -> list[str]:
+    """Class or fold names, each once: numbers by value, then the others, 2 before 10 in them too."""
+
+    def key(name: str) -> tuple:
+        if _NUMBER.fullmatch(name):
+            return 0, float(name), name
+        parts = re.split(r"([0-9]+)", name)  # text, number, text, ...
+        return 1, [int(part) if number % 2 else part for number, part in enumerate(parts)], name
+
+    return sorted(set(names), key=key)
 
 
-def read_csv(file: Path, names: Iterable[str]) -> dict[str, Annotation]:
-    """The annotations of a CSV, by file name.
-
-    Accepts a byte-order mark, spaces around cells, commas, semicolons or tabs between columns, and duplicate rows.
+def split_name(text: str) -> str | None:
+    """train, valid or test; None for a missing one.
 
     Raises:
-        UserError: with the line: a file that is not in `names`, no label, a label that contradicts an earlier row, an
-            invalid split or fold; a CSV without the required columns.
+        ValueError: another name.
     """
-    rows, separator = _rows(file)
-    files = set(names)
-    annotations: dict[str, Annotation] = {}
-    lines: dict[str, int] = {}
-    for line, row in rows:
-        name = Path(row["filename"]).as_posix().removeprefix("./")
-        if name not in files:
-            raise UserError(f"{file}, line {line}: there is no audio file {name} in {file.parent}")
-        annotation = _annotation(row, name, separator, file, line)
-        joined = _join(annotations.get(name, annotation), annotation)
-        if joined is None:
-            raise UserError(
-                f"{file}, line {line}: {name} has a different label, split or fold in line {lines[name]}; "
-                f"put several labels of a file in one row, as a{separator}b"
-            )
-        annotations[name] = joined
-        lines.setdefault(name, line)
-    _check_all_or_none(annotations, lines, file)
-    return annotations
-
-
-def _annotation(row: dict[str, str], name: str, separator: str, file: Path, line: int) -> Annotation:
-    """Of one row."""
-    labels = tuple(dict.fromkeys(label.strip() for label in row["label"].split(separator) if label.strip()))
-    if not labels:
-        raise UserError(f"{file}, line {line}: {name} has no label")
-    return Annotation(
-        labels,
-        _split(row.get("split"), file, line),
-        _fold(row.get("fold"), file, line),
-        row.get("group") or None,
-        tuple(Event(*_times(row, file, line), label) for label in labels) if "onset" in row else (),
-    )
-
-
-def _join(before: Annotation, row: Annotation) -> Annotation | None:
-    """Merge the rows of a file: events accumulate, other rows must be equal; None if they are not."""
-    if row.events and before[1:4] == row[1:4]:
-        labels = tuple(dict.fromkeys((*before.labels, *row.labels)))
-        return row._replace(labels=labels, events=tuple(dict.fromkeys((*before.events, *row.events))))
-    return row if before == row else None
-
-
-def _check_all_or_none(annotations: dict[str, Annotation], lines: dict[str, int], file: Path) -> None:
-    """Raises UserError: only some rows have a split or fold."""
-    for column in ("split", "fold"):
-        if len({getattr(annotation, column) is None for annotation in annotations.values()}) == 2:
-            line, name = min((lines[n], n) for n, a in annotations.items() if getattr(a, column) is None)
-            raise UserError(f"{file}, line {line}: {name} has no {column}, but other rows have one")
-
-
-def _rows(file: Path) -> tuple[list[tuple[int, dict[str, str]]], str]:
-    """(line, cells by canonical column name) of each row, and the separator of labels."""
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise UserError(f"{file} is not UTF-8; save it as UTF-8") from None
-    lines = text.splitlines()
-    header = next((line for line in lines if line.strip()), "")
-    delimiter = max(",;\t", key=header.count)
-    reader = csv.reader(lines, delimiter=delimiter)
-    columns: list[str] | None = None
-    rows = []
-    for cells in reader:
-        cells = [cell.strip() for cell in cells]
-        if not any(cells):
-            continue
-        if columns is None:
-            columns = _columns(cells, file)
-            continue
-        row = dict(zip(columns, [*cells, *[""] * (len(columns) - len(cells))], strict=False))
-        rows.append((reader.line_num, row))
-    if columns is None or not rows:
-        raise UserError(f"{file} has no rows; it needs a header filename,label and one row per file")
-    return rows, "|" if delimiter == ";" else ";"
-
-
-def _columns(cells: list[str], file: Path) -> list[str]:
-    lowered = [cell.lower() for cell in cells]
-    for ours, theirs in (("filename", _FILENAME), ("label", _LABEL)):
-        position = next((lowered.index(name) for name in theirs if name in lowered), None)
-        if position is None:
-            raise ForeignTable(f"{file} has no column {ours}; its header is {', '.join(cells)}")
-        lowered[position] = ours
-    return lowered
-
-
-def _split(value: str | None, file: Path, line: int) -> str | None:
-    if not value:
+    if is_missing(text):
         return None
-    if value.lower() not in SPLITS:
-        raise UserError(f"{file}, line {line}: split {value} is not one of train, valid, test")
-    return SPLITS[value.lower()]
+    if text.lower() not in SPLITS:
+        raise ValueError(text)
+    return SPLITS[text.lower()]
 
 
-def _times(row: dict[str, str], file: Path, line: int) -> tuple[float, float]:
+def event_times(onset: str, offset: str, where: str) -> tuple[float, float]:
+    """Onset and offset, in seconds.
+
+    Raises:
+        UserError: not numbers, or not a range; it begins with `where`.
+    """
     try:
-        onset, offset = float(row["onset"]), float(row.get("offset", ""))
+        begin, end = float(onset), float(offset)
     except ValueError:
-        raise UserError(f"{file}, line {line}: onset and offset are not both numbers of seconds") from None
-    if not 0 <= onset < offset:
-        raise UserError(f"{file}, line {line}: the event runs from {onset:g} to {offset:g} s; its onset must be first")
-    return onset, offset
-
-
-def _fold(value: str | None, file: Path, line: int) -> int | None:
-    if not value:
-        return None
-    if not value.isdigit():
-        raise UserError(f"{file}, line {line}: fold {value} is not a number")
-    return int(value)
+        raise UserError(f"{where}: onset and offset are not both numbers of seconds") from None
+    if not 0 <= begin < end < float("inf"):
+        raise UserError(f"{where}: the event runs from {begin:g} to {end:g} s; its onset must be first")
+    return begin, end

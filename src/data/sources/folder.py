@@ -4,7 +4,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from src.data.sources.annotations import find_annotations
+from src.data.sources.annotations import in_order
+from src.data.sources.folder_labels import find_annotations
 from src.data.sources.source import Source
 from src.data.sources.walk import find_audio
 from src.errors import UserError
@@ -46,8 +47,8 @@ class FileSource(Source):
 class FolderSource(FileSource):
     """All audio files under a folder, sorted by path; hidden files and folders are skipped.
 
-    Labels come from the folder's labels.csv, or else from its class folders (`src.data.sources.annotations`). They are
-    read when they are first asked for: a table that cannot be used hinders nobody who needs no labels.
+    Labels come from the folder's table, from label files or from class folders (`src.data.sources.folder_labels`). They
+    are read when they are first asked for: a table that cannot be used hinders nobody who needs no labels.
     """
 
     _labelled: Path | None = None  # the folder whose labels have not been read
@@ -68,7 +69,7 @@ class FolderSource(FileSource):
         root, self._labelled = self._labelled, None
         names = [self._name(i) for i in range(len(self._files))]
         annotations = find_annotations(root, names)
-        class_names = sorted({label for each in annotations.values() for label in each.labels})
+        class_names = in_order(label for each in annotations.values() for label in each.labels)
         self._annotate(class_names, [annotations.get(name) for name in names])
 
 

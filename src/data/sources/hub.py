@@ -1,17 +1,16 @@
 """Hugging Face datasets, from the hub or from disk, with undecoded audio."""
 
-import difflib
 import glob
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from src.audio.decode import AudioError, Encoded
 from src.config.settings import SourceConfig
-from src.data.sources.annotations import Annotation
 from src.data.sources.audio_column import AudioColumn, encoded_clip, undecoded
+from src.data.sources.label_column import read_annotations
 from src.data.sources.source import Source
-from src.errors import UserError
+from src.errors import UserError, nearest
 from src.hub_names import hint, hub_repository
 
 
@@ -141,54 +140,6 @@ def stream_to_disk(config: SourceConfig, most_bytes: float) -> tuple[Any, bool]:
     return dataset, complete
 
 
-def read_annotations(dataset: Any, config: SourceConfig) -> tuple[list[str], list[Annotation | None]]:
-    """Class names, and the labels, fold and group of each row.
-
-    A label column holds names, numbers or ClassLabels, or lists of them; strings are split at `label_separator`.
-
-    Raises:
-        UserError: no such column, a fold that is not a number.
-    """
-    columns: dict[str, list] = {}
-    for key in ("label_column", "fold_column", "group_column"):
-        column = {"label_column": config.label_column, "fold_column": config.fold_column}.get(key, config.group_column)
-        if column is None:
-            columns[key] = [None] * len(dataset)
-        elif column not in dataset.column_names:
-            raise UserError(f"{key}={column} is not a column{nearest(column, dataset.column_names)}")
-        else:
-            columns[key] = list(dataset[column])
-    feature = dataset.features[config.label_column]
-    inner = getattr(feature, "feature", feature)
-    names: list[str] | None = getattr(inner, "names", None)
-    labels = [_labels(value, names, config.label_separator) for value in columns["label_column"]]
-    if bad := next((fold for fold in columns["fold_column"] if fold is not None and not str(fold).isdigit()), None):
-        raise UserError(f"fold_column={config.fold_column}: {bad} is not a fold number")
-    class_names = names or _in_order({label for each in labels for label in each})
-    rows = zip(labels, columns["fold_column"], columns["group_column"], strict=True)
-    return class_names, [
-        Annotation(each, None, None if fold is None else int(fold), None if group is None else str(group))
-        if each
-        else None
-        for each, fold, group in rows
-    ]
-
-
-def _in_order(names: set[str]) -> list[str]:
-    return sorted(names, key=lambda name: (0, int(name), "") if name.isdigit() else (1, 0, name))
-
-
-def _labels(value: Any, names: list[str] | None, separator: str | None) -> tuple[str, ...]:
-    if value is None:
-        return ()
-    values = value if isinstance(value, list | tuple) else [value]
-    if separator and not names:
-        values = [part.strip() for each in values for part in str(each).split(separator) if part.strip()]
-    if names:
-        return tuple(names[each] for each in values if each is not None and each >= 0)
-    return tuple(dict.fromkeys(str(each) for each in values if each is not None))
-
-
 def _explain(config: SourceConfig, error: Exception) -> str:
     if Path(config.path).is_dir() and "torchcodec" in _texts(error):
         return (
@@ -213,11 +164,3 @@ def _texts(error: BaseException | None) -> str:
         texts.append(str(error))
         error = error.__cause__ or error.__context__
     return "\n".join(texts)
-
-
-def nearest(name: str, names: Iterable[str]) -> str:
-    """The end of a message: the closest of `names`, and all of them."""
-    names = list(names)
-    close = difflib.get_close_matches(name, names, 1)
-    hint = f"; did you mean {close[0]}?" if close else ""
-    return f"{hint} Available: {', '.join(names)}" if hint else f"; available: {', '.join(names)}"

@@ -87,19 +87,22 @@ def scan_headers(read: Callable[[int], Encoded], keys: Sequence[str], location: 
     return headers
 
 
-def tar_members(shard: str) -> pa.Table:
+def tar_members(shard: str, columns: Sequence[str] = ()) -> pa.Table:
     """Audio members of a tar, in file order: name, offset, size (bytes).
 
     Read from `<shard>.index.parquet` if it exists and fits the shard, else from the cache, else from the tar headers.
     An index next to the shard may also have seconds (NaN: unreadable); the headers of the clips are then not read.
     Hidden files and those that a Mac adds are left out.
 
+    Args:
+        columns: others of an index next to the shard that are wanted too; they are missing without one.
+
     Raises:
         UserError: not a tar, not an index. OSError: no such shard, no access, no answer.
     """
     filesystem, path = open_filesystem(shard)
     if retry(lambda: filesystem.exists(f"{path}.index.parquet"), "://" in shard):
-        table = retry(lambda: _shipped_index(f"{shard}.index.parquet"), "://" in shard)
+        table = retry(lambda: _shipped_index(f"{shard}.index.parquet", columns), "://" in shard)
         if _fits(table, shard):
             return table
         warnings.warn(
@@ -193,13 +196,13 @@ def _walk(shard: str) -> list[tarfile.TarInfo]:
     return members
 
 
-def _shipped_index(file: str) -> pa.Table:
+def _shipped_index(file: str, columns: Sequence[str]) -> pa.Table:
     try:
         with fsspec.open(file, "rb") as opened:
             table = pq.read_table(opened)
             hidden = pa.array([is_hidden_member(name) for name in table.column("name").to_pylist()], pa.bool_())
             table = table.filter(pc.invert(hidden))
-            return table.select(["name", "offset", "size", *({"seconds"} & set(table.column_names))])
+            return table.select(["name", "offset", "size", *({"seconds", *columns} & set(table.column_names))])
     except (pa.ArrowInvalid, KeyError) as error:
         raise UserError(f"{file} is not an index with name, offset and size ({error}); delete or rebuild it") from None
 

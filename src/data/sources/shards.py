@@ -4,7 +4,9 @@ import time
 from pathlib import Path
 
 from src.audio.decode import SUFFIXES, AudioError
+from src.data.sources.annotations import Annotation, in_order
 from src.data.sources.index import read_member
+from src.data.sources.packed_labels import packed_annotations
 from src.data.sources.shard_index import open_shard_index
 from src.data.sources.source import Source
 from src.data.sources.storage import expand_shards
@@ -35,6 +37,18 @@ class ShardSource(Source):
         self.bad = [*self.missing, *((f"{Path(shard).name}/{name}", reason) for shard, name, reason in bad)]
         self.bad_paths = [*self.missing, *((f"{shard}/{name}", reason) for shard, name, reason in bad)]
         self._skipped: dict[str, tuple[float, str]] = {}  # shard: until when, and why
+        self._read_labels = False
+
+    def _load_annotations(self) -> None:
+        """From the indexes beside the shards, if they have labels."""
+        if self._read_labels:
+            return
+        self._read_labels = True
+        found = dict(zip(self._table.shards, packed_annotations(self._table.shards), strict=True))
+        if any(found.values()):
+            clips = ((self._table.shard(i), self._table.name(i)) for i in range(len(self._table)))
+            annotations: list[Annotation | None] = [found[shard].get(name) for shard, name in clips]
+            self._annotate(in_order(label for each in annotations if each for label in each.labels), annotations)
 
     def _read(self, i: int) -> bytes:
         shard = self._table.shard(i)

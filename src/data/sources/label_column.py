@@ -1,0 +1,94 @@
+"""Labels, folds and groups in the columns of a Hugging Face dataset."""
+
+import math
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from src.config.settings import SourceConfig
+from src.data.sources.annotations import Annotation, class_texts, fold_names, in_order, is_missing
+from src.errors import UserError, nearest
+
+
+def read_annotations(dataset: Any, config: SourceConfig) -> tuple[list[str], list[Annotation | None]]:
+    """Class names, and the labels, fold and group of each row.
+
+    A label column holds names, numbers or ClassLabels, or lists of them, or a list with 0 or 1 for each class; strings
+    are split at `label_separator`.
+
+    Raises:
+        UserError: no such column; lists of numbers that are no classes; a fold that cannot name a folder.
+    """
+    dataset = dataset.with_format(None)
+    labels = _column(dataset, "label_column", config.label_column)
+    folds = _texts(_column(dataset, "fold_column", config.fold_column))
+    groups = _texts(_column(dataset, "group_column", config.group_column))
+    try:
+        folds_of_rows = fold_names(folds)
+    except ValueError as error:
+        raise UserError(
+            f"fold_column={config.fold_column}: fold {error} is not a name of letters, digits, blanks and . + - _"
+        ) from None
+    feature = dataset.features[config.label_column]
+    names: list[str] | None = getattr(getattr(feature, "feature", feature), "names", None)
+    classes = _classes(labels, names, config)
+    class_names = names or in_order(label for each in classes for label in each)
+    return class_names, [
+        Annotation(each, None, fold, None if is_missing(group) else group) if each else None
+        for each, fold, group in zip(classes, folds_of_rows, groups, strict=True)
+    ]
+
+
+def _column(dataset: Any, key: str, column: str | None) -> list[Any]:
+    if column is None:
+        return [None] * len(dataset)
+    if column not in dataset.column_names:
+        raise UserError(f"{key}={column} is not a column{nearest(column, dataset.column_names)}")
+    return list(dataset[column])
+
+
+def _texts(values: Sequence[Any]) -> list[str]:
+    return ["" if value is None else str(value).strip() for value in values]
+
+
+def _classes(values: list[Any], names: list[str] | None, config: SourceConfig) -> list[tuple[str, ...]]:
+    """The class names of each row."""
+    rows = [value if isinstance(value, list | tuple) else [value] for value in values]
+    if any(isinstance(value, list | tuple) for value in values):
+        lists = [value for value in values if value]
+        if _is_multi_hot(lists, names):
+            places = names or [str(number) for number in range(len(lists[0]))]
+            if not names:
+                warnings.warn(
+                    f"label_column={config.label_column} holds 0 or 1 for each of {len(places)} classes (multi-hot): "
+                    f"they are called 0 to {len(places) - 1}",
+                    stacklevel=2,
+                )
+            return [tuple(places[i] for i, one in enumerate(value or ()) if one) for value in values]
+        _check_classes(lists, config)
+    if names:
+        return [tuple(dict.fromkeys(names[each] for each in row if each is not None and each >= 0)) for row in rows]
+    texts = [_texts(row) for row in rows]
+    if separator := config.label_separator:
+        texts = [[part.strip() for text in row for part in text.split(separator)] for row in texts]
+    return class_texts(texts)
+
+
+def _is_multi_hot(lists: list[Sequence[Any]], names: list[str] | None) -> bool:
+    """Are all as long as there are classes, and of 0 and 1? With names, two equal values tell it from indices."""
+    lengths = {len(each) for each in lists}
+    if len(lengths) != 1 or min(lengths) < 2 or not all(value in (0, 1) for each in lists for value in each):
+        return False
+    return names is None or (lengths == {len(names)} and any(len(set(each)) < len(each) for each in lists))
+
+
+def _check_classes(lists: list[Sequence[Any]], config: SourceConfig) -> None:
+    """Raises UserError: lists of numbers that are not class numbers: fractions, or repeated ones, such as scores."""
+    for each in lists:
+        numbers = [value for value in each if isinstance(value, int | float) and not math.isnan(value)]
+        repeated = len(numbers) != len(set(numbers))
+        if repeated or any(not float(value).is_integer() for value in numbers):
+            raise UserError(
+                f"label_column={config.label_column} holds lists of numbers such as {str(list(each))[:60]}; each must "
+                "list class numbers, or hold 0 or 1 for each class (multi-hot), in all rows alike"
+            )
