@@ -44,7 +44,7 @@ def fit(config: Config, resume: str | None = None) -> int:
     module = make_module(config, init_from, plan)
     started = start_from(module.model, init_from) if init_from and config.trainer.strategy != "fsdp" else None
     layer, depth = config.check.layer, module.model.encoder.depth
-    if layer is not None and layer > depth:
+    if config.check.train is not None and layer is not None and layer > depth:
         raise UserError(f"check.layer={layer} is not a block; use 0 (the patch embedding) to {depth}, or null")
     probes = load_probes(config)
     run.start(str(plan))

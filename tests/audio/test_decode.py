@@ -8,7 +8,8 @@ import pytest
 import soundfile
 import soxr
 
-from src.audio.decode import SAMPLE_RATE, AudioError, decode, probe, to_mono_16k
+from src.audio.arrays import to_mono_16k
+from src.audio.decode import SAMPLE_RATE, AudioError, decode, probe
 from tests.training.sources import DEMO
 
 REFUSED = {  # file: what the message says

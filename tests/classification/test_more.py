@@ -236,10 +236,10 @@ def test_test_measures_a_classifier_again_and_refuses_other_classes(place, tmp_p
     assert train.main(["test", "--config", settings]) == 0
     first, second = (json.loads((place / f"runs/{name}/report.json").read_text()) for name in ("again", "again-test"))
     assert first["scores"] == second["scores"]
-    for name in ("low", "middle"):
+    for name, hertz in (("low", 300), ("middle", 900)):
         (tmp_path / name).mkdir()
         for number in range(6):
-            soundfile.write(tmp_path / f"{name}/{number}.wav", tone(500 + number, 0.3, number), RATE)
+            soundfile.write(tmp_path / f"{name}/{number}.wav", tone(hertz + number, 0.3, number), RATE)
     assert train.main(["test", "--config", settings, f"data.path={tmp_path}", f"data.sources.0.path={tmp_path}"]) == 2
     said = capsys.readouterr().err
     assert "only in the checkpoint high; only in the set middle" in said

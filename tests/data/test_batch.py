@@ -54,9 +54,9 @@ def test_a_batch_holds_the_crops_asked_for_padded_with_zeros():
     waveforms = noise(1.0, 0.5, 0.25)
     asked = request([0, 2, 1], [0.5, 0.25, 0.3], [0.25, 0.0, 0.1])
     batch = CropDataset([Clips(waveforms)])[asked]
-    assert set(batch) == {"waveform", "length", "seed", "source", "key", "position", "bad"}
+    assert set(batch) == {"waveform", "length", "samples", "seed", "source", "key", "position", "bad"}
     assert batch["waveform"].shape == (3, 8000) and batch["waveform"].dtype == torch.float32
-    assert batch["length"].tolist() == [8000, 4000, 4800]
+    assert batch["length"].tolist() == batch["samples"] == [8000, 4000, 4800]
     expected = (waveforms[0][4000:12000], waveforms[2], waveforms[1][1600:6400])
     for row, samples in enumerate(expected):
         np.testing.assert_array_equal(batch["waveform"][row, : len(samples)], samples)

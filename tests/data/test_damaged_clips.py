@@ -17,10 +17,10 @@ from tests.data.test_cache import broken_flac
 
 @pytest.fixture
 def folder(tmp_path):
-    for name in ("cat", "dog"):
+    for label, name in enumerate(("cat", "dog")):
         (tmp_path / "set" / name).mkdir(parents=True)
         for i in range(3):
-            samples = np.random.default_rng(i).uniform(-0.5, 0.5, 8000)
+            samples = np.random.default_rng([label, i]).uniform(-0.5, 0.5, 8000)
             soundfile.write(tmp_path / f"set/{name}/{i}.flac", samples, 16000)
     (tmp_path / "set/dog/broken.flac").write_bytes(broken_flac())
     return tmp_path / "set"

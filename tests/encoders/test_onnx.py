@@ -67,7 +67,7 @@ def test_a_layer_of_a_network_in_training_mode_with_external_weights(tmp_path, c
 
 @pytest.mark.parametrize("pooling", ["mean_std", pytest.param(None, marks=pytest.mark.slow)])
 def test_a_classifier_has_its_logits_and_class_names(tmp_path, long_audio, pooling):
-    encoder = AudioViT(48, 2, 3)
+    encoder = AudioViT(48, 2, 3).eval()
     initialize(encoder, 0, "encoder")
     classifier = AudioClassifier(encoder, ["dog", "Ü, b"], layer=1, pooling=pooling, multi=pooling is None).eval()
     torch.nn.init.normal_(classifier.head[1].weight, std=0.02, generator=torch.Generator().manual_seed(0))

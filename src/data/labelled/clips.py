@@ -87,7 +87,8 @@ def read_labelled(
     clips = _without_contradictions(clips, left_out, notes)
     class_names = in_order(label for clip in clips for label in clip.annotation.labels)
     if len(class_names) < 2:
-        raise UserError(f"the set has {len(class_names)} class ({', '.join(class_names)}); it needs two or more")
+        why = f"; {len(left_out)} clips are left out, such as {left_out[0][0]} ({left_out[0][1]})" if left_out else ""
+        raise UserError(f"the set has {len(class_names)} class ({', '.join(class_names)}); it needs two or more{why}")
     several = [clip for clip in clips if len(clip.annotation.labels) > 1]
     if multi is False and several:
         raise UserError(f"{several[0].key} has several labels; set classify.task=multi, or give each clip one")

@@ -49,14 +49,14 @@ def read_csv(file: Path, names: Iterable[str]) -> dict[str, Annotation]:
             split, fold or event; a CSV without the required columns.
     """
     table = read_table(file)
-    if not table.rows:
-        raise UserError(f"{file} has no rows; it needs a header filename,label and one row per file")
     columns = [cell.lower() for cell in table.header]
     if twice := next((name for name in columns if name and columns.count(name) > 1), None):
         raise UserError(f"{file} has two columns {twice}")
     for ours, theirs in (("filename", FILE_COLUMNS), ("label", LABEL_COLUMNS)):
         if not any(name in columns for name in theirs):
             raise ForeignTable(f"{file} has no column {ours}; its header is {', '.join(table.header)}")
+    if not table.rows:
+        raise UserError(f"{file} has no rows; it needs a header filename,label and one row per file")
     rows = [Row(f"{file}, line {line}", dict(zip(columns, cells, strict=True))) for line, cells in table.rows]
     column = next(name for name in FILE_COLUMNS if name in columns)
     find = _Names(names)
