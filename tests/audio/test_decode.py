@@ -8,7 +8,6 @@ import pytest
 import soundfile
 import soxr
 
-from src.audio.arrays import to_mono_16k
 from src.audio.decode import SAMPLE_RATE, AudioError, decode, probe
 from tests.training.sources import DEMO
 
@@ -154,11 +153,11 @@ def test_channels_are_averaged(tmp_path, write_wav, channels):
 
 
 @pytest.mark.parametrize("channels", [2, 3])
-def test_the_mean_of_channels_is_numpys_bit_by_bit(channels):
-    samples = np.random.default_rng(channels).standard_normal((4000, channels)).astype(np.float32)
-    for scaled in (samples, samples * np.float32(1e30), samples * np.float32(1e-42)):
-        expected = scaled.mean(axis=1).tobytes()
-        assert to_mono_16k(scaled, 16000).tobytes() == to_mono_16k(scaled.T.copy(), 16000).tobytes() == expected
+def test_the_mean_of_channels_is_numpys_bit_by_bit(tmp_path, channels):
+    samples = 0.1 * np.random.default_rng(channels).standard_normal((4000, channels)).astype(np.float32)
+    for scaled in (samples, samples * np.float32(1e-30)):
+        soundfile.write(tmp_path / "a.wav", scaled, 16000, subtype="FLOAT")
+        assert decode(tmp_path / "a.wav").tobytes() == scaled.mean(axis=1).tobytes()
 
 
 def test_sound_over_full_scale_is_kept(tmp_path, write_wav):

@@ -68,8 +68,8 @@ def _classes(values: list[Any], names: list[str] | None, config: SourceConfig) -
         _check_classes(lists, config)
     if config.label_separator and names:
         raise UserError(
-            f"label_separator={config.label_separator} has no effect on label_column={config.label_column}, which holds "
-            "class numbers, not text; set label_separator to null"
+            f"label_separator={config.label_separator} has no effect: label_column={config.label_column} holds class "
+            "numbers, not text; set label_separator to null"
         )
     if names:
         return [tuple(dict.fromkeys(names[each] for each in row if each is not None and each >= 0)) for row in rows]

@@ -49,6 +49,8 @@ def read_csv(file: Path, names: Iterable[str]) -> dict[str, Annotation]:
             split, fold or event; a CSV without the required columns.
     """
     table = read_table(file)
+    if not table.header:
+        raise UserError(f"{file} has no rows; it needs a header filename,label and one row per file")
     columns = [cell.lower() for cell in table.header]
     if twice := next((name for name in columns if name and columns.count(name) > 1), None):
         raise UserError(f"{file} has two columns {twice}")
