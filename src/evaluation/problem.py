@@ -27,7 +27,7 @@ class Frames:
     """Where the rows of a timestamp task lie.
 
     Attributes:
-        clip: (N,) integers, index into `events` of the clip that a row belongs to; each clip's rows are consecutive.
+        clip: (N,) integers, index into `events` of the clip that a row belongs to; ascending.
         time_ms: (N,) float64, in milliseconds, as the HEAR API returns them; increasing within a clip.
         events: true events of each clip; empty for a clip without events.
     """
