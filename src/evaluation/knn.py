@@ -23,7 +23,7 @@ def knn(
     temperature: float = TEMPERATURE,
     standardize: bool = False,
 ) -> Result:
-    """Method of `src.evaluation.problem`: predictions are the classes' shares of the votes. Nothing is chosen or random.
+    """Method of `src.evaluation.problem`; predictions are the shares of the votes. Nothing is chosen or random.
 
     Args:
         standardize: subtract train's mean and divide by its deviation first.
