@@ -25,7 +25,7 @@ def embed_clips(
         waveforms: (T,) each, at the encoder's sample rate.
     """
     rows: dict[int, np.ndarray] = {}
-    for chosen, tokens, num_tokens in _token_batches(encoder, waveforms, layer, batch_seconds):
+    for chosen, tokens, num_tokens in token_batches(encoder, waveforms, layer, batch_seconds):
         rows.update(zip(chosen, pool(tokens, num_tokens, pooling).float().cpu().numpy(), strict=True))
     return np.stack([rows[i] for i in range(len(waveforms))])
 
@@ -35,7 +35,7 @@ def embed_frames(
 ) -> list[np.ndarray]:
     """Real tokens of each clip, (N, D) fp32. Otherwise as `embed_clips`."""
     rows: dict[int, np.ndarray] = {}
-    for chosen, tokens, num_tokens in _token_batches(encoder, waveforms, layer, batch_seconds):
+    for chosen, tokens, num_tokens in token_batches(encoder, waveforms, layer, batch_seconds):
         values = tokens.float().cpu().numpy()
         rows.update(
             (i, values[row, :count]) for row, (i, count) in enumerate(zip(chosen, num_tokens.tolist(), strict=True))
@@ -44,7 +44,7 @@ def embed_frames(
 
 
 @torch.no_grad()
-def _token_batches(
+def token_batches(
     encoder: AudioViT, waveforms: list[np.ndarray], layer: Layer | Sequence[Layer], batch_seconds: float
 ) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
     """Yield indices of the clips in a batch, their tokens (B, N, D) and how many of them are real (B,)."""
@@ -73,12 +73,18 @@ def calibrate_norm(encoder: AudioViT, waveforms: list[np.ndarray]) -> None:
 
 @torch.no_grad()
 def mel_statistics(waveforms: list[np.ndarray]) -> np.ndarray:
-    """(n, 128): mean and standard deviation over time of each of the 64 log-mel bands."""
+    """(n, 128): mean and standard deviation over time of each of the 64 log-mel bands.
+
+    Frames lie within the clip (no padding), and there is no dB floor below its maximum: plain statistics.
+    """
     log_mel = LogMel()
     rows = []
     for waveform in waveforms:
-        bands, _ = log_mel(torch.from_numpy(waveform)[None])  # (1, 64, F)
-        rows.append(pool(bands.transpose(1, 2), torch.tensor([bands.shape[2]]), "mean_std")[0].numpy())
+        samples = torch.from_numpy(np.pad(waveform, (0, max(0, log_mel.n_fft - len(waveform)))))
+        frames = samples.unfold(0, log_mel.n_fft, log_mel.hop_length) * log_mel.window  # (F, n_fft)
+        power = torch.fft.rfft(frames).abs().square() @ log_mel.filters
+        bands = 10.0 * power.clamp(min=log_mel.amin).log10()  # (F, 64)
+        rows.append(torch.cat([bands.mean(0), bands.std(0, correction=0)]).numpy())
     return np.stack(rows)
 
 
