@@ -5,6 +5,7 @@ A view is one way to read an encoder: layers (joined by `+`) and a pooling, such
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -23,7 +24,7 @@ LONG_SECONDS = 60.0  # longer clips go through the encoder in chunks
 
 
 class Embedded(NamedTuple):
-    """rows: (R, D) fp32. counts: (n,) rows of each clip, 1 in scene tasks. times_ms: (R,) of rows in timestamp tasks."""
+    """rows: (R, D) fp32. counts: (n,) rows of each clip, 1 in scene tasks. times_ms: (R,) in timestamp tasks."""
 
     rows: np.ndarray
     counts: np.ndarray
@@ -106,7 +107,7 @@ class FrozenViT:
         ):
             yield [short[k] for k in chosen], tokens, counts
         for i in sorted(set(range(len(waveforms))) - set(short)):
-            chunks = encode_long_clip(self.encoder, lambda waveform=waveforms[i]: [waveform], layers)
+            chunks = encode_long_clip(self.encoder, partial(_one_block, waveforms[i]), layers)
             tokens = torch.cat(list(chunks))[None]
             yield [i], tokens, torch.tensor([tokens.shape[1]], device=tokens.device)
 
@@ -142,6 +143,10 @@ def weights_digest(module: nn.Module) -> str:
         hashed.update(name.encode())
         hashed.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return hashed.hexdigest()[:32]
+
+
+def _one_block(waveform: np.ndarray) -> list[np.ndarray]:
+    return [waveform]
 
 
 def _columns(numbers: list[int], width: int) -> list[int]:

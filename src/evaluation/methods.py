@@ -16,8 +16,8 @@ from src.evaluation.xares_mlp import xares_mlp
 
 
 class Named(NamedTuple):
-    """what: one line for the table. shares: whether the other folds use what the first one chose. single: only for scene
-    tasks with one label a clip."""
+    """what: one line for the table. shares: whether the other folds use what the first one chose. single: whether it is
+    only for scene tasks with one label a clip."""
 
     run: Method
     what: str

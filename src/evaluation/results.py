@@ -1,15 +1,20 @@
 """Results of an evaluation as plain values: a row per task, encoder and method, from the records of its folds."""
 
+import json
 import platform
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import sklearn
 import torch
 
+from src.atomic import writing
 from src.evaluation.intervals import percentile_interval
 from src.evaluation.methods import MAJORITY, METHODS
+from src.evaluation.page import markdown, page, plot
+from src.evaluation.table import tables
 from src.evaluation.units import Unit
 
 
@@ -50,3 +55,23 @@ def versions() -> dict[str, str]:
         "numpy": np.__version__,
         "scikit-learn": sklearn.__version__,
     }
+
+
+def write_results(out: Path, results: dict[str, Any]) -> str:
+    """Write results.json, .md, .html and .png; returns the Markdown.
+
+    Args:
+        results: rows, errors, options and versions.
+    """
+    rows, errors = results["rows"], results["errors"]
+    found = tables(rows)
+    text = markdown(found, errors)
+    contents = {"results.json": json.dumps(results, indent=1), "results.md": text}
+    contents["results.html"] = page(found, rows, errors)
+    for name, content in contents.items():
+        with writing(out / name) as file:
+            file.write_text(content, encoding="utf-8")
+    if rows:
+        with writing(out / "results.png") as file:
+            plot(rows).savefig(file, format="png", dpi=120)
+    return text

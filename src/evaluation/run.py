@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,30 +22,31 @@ from src.progress import progress_bar
 Errors = dict[str, str]  # by task
 
 
+@dataclass(frozen=True)
+class Settings:
+    """out: where scores are kept. seed: None for each method's own. jobs: processes that score; they don't change the
+    numbers. shown: whether to show progress."""
+
+    methods: Sequence[str]
+    out: Path
+    seed: int | None = None
+    jobs: int = 1
+    shown: bool = True
+
+
 def evaluate(
-    paths: Sequence[str], encoders: Sequence[Frozen], methods: Sequence[str], out: Path, seed: int | None, jobs: int
+    paths: Sequence[str], encoders: Sequence[Frozen], settings: Settings
 ) -> tuple[list[dict[str, Any]], Errors]:
     """Rows of `src.evaluation.results`, in the order of tasks, methods and encoders, and the errors of tasks.
 
     A user's error in one task does not stop the others. What is done is on disk: the same call continues.
-
-    Args:
-        jobs: processes that score; they don't change the numbers.
     """
     tasks, errors = _open_tasks(paths)
-    with progress_bar("", sum(len(task.clips) for task in tasks)) as advance:
-        for task in tasks:
-            before = len(errors)
-            try:
-                embed_task(task, encoders, _cores(), lambda count, name=task.name: advance(count, f"embedding {name}"))
-            except UserError as error:
-                _report(errors, task.name, error)
-            if len(errors) > before:
-                advance(0, task.name)
-    units = [unit for task in tasks if task.name not in errors for unit in _units(task, encoders, methods, out, seed)]
+    tasks = _embed(tasks, encoders, settings, errors)
+    units = [unit for task in tasks for unit in _units(task, encoders, settings)]
     rows: dict[int, dict[str, Any]] = {}
-    with progress_bar("", len(units)) as advance:
-        for number, records in _scored(units, jobs):
+    with progress_bar("scoring", len(units), settings.shown) as advance:
+        for number, records in _scored(units, settings.jobs):
             unit = units[number]
             advance(1, f"scoring {unit.task.name}")
             if isinstance(records, UserError):
@@ -62,11 +63,32 @@ def _open_tasks(paths: Sequence[str]) -> tuple[list[Task], Errors]:
         try:
             task = open_task(path)
             if any(task.name == other.name for other in tasks):
-                raise UserError(f"there are two tasks of the name {task.name}; rename one of the folders")
+                raise UserError(f"{path}: there are two tasks of the name {task.name}; rename one of them")
             tasks.append(task)
         except UserError as error:
             _report(errors, path, error)
     return tasks, errors
+
+
+def _embed(tasks: Sequence[Task], encoders: Sequence[Frozen], settings: Settings, errors: Errors) -> list[Task]:
+    """The tasks whose embeddings are complete."""
+    done = []
+    with progress_bar("embedding", sum(len(task.clips) for task in tasks), settings.shown) as advance:
+        for task in tasks:
+            text, left = f"embedding {task.name}", len(task.clips)
+
+            def finished(count: int, text: str = text) -> None:
+                nonlocal left
+                left -= count
+                advance(count, text)
+
+            try:
+                embed_task(task, encoders, cores(), finished)
+                done.append(task)
+            except UserError as error:
+                _report(errors, task.name, error)
+            advance(left, text)  # stored before, or given up
+    return done
 
 
 def _report(errors: Errors, what: str, error: UserError) -> None:
@@ -75,21 +97,19 @@ def _report(errors: Errors, what: str, error: UserError) -> None:
         errors[what] = str(error)
 
 
-def _units(
-    task: Task, encoders: Sequence[Frozen], methods: Sequence[str], out: Path, seed: int | None
-) -> Iterator[Unit]:
+def _units(task: Task, encoders: Sequence[Frozen], settings: Settings) -> Iterator[Unit]:
     light = replace(task, clips=[])
     folders = {
         encoder.name: {view: folder_of(task, encoder, view) for view in encoder.views(task.timestamps)}
         for encoder in encoders
     }
     any_view = dict(list(folders[encoders[0].name].items())[:1])
-    yield Unit(light, MAJORITY, True, MAJORITY, any_view, seed, out)
-    for method in methods:
+    yield Unit(light, MAJORITY, True, MAJORITY, any_view, settings.seed, settings.out)
+    for method in settings.methods:
         if METHODS[method].single and (task.timestamps or task.kind != "multiclass"):
             continue
         for encoder in encoders:
-            yield Unit(light, encoder.name, encoder.floor, method, folders[encoder.name], seed, out)
+            yield Unit(light, encoder.name, encoder.floor, method, folders[encoder.name], settings.seed, settings.out)
 
 
 def _scored(units: Sequence[Unit], jobs: int) -> Iterator[tuple[int, list[dict[str, Any]] | UserError]]:
@@ -113,8 +133,9 @@ def _score(unit: Unit) -> list[dict[str, Any]] | UserError:
     try:
         return score_unit(unit)
     except UserError as error:
-        return error
+        return UserError(f"{unit.task.name}, {unit.encoder}, {unit.method}: {error}")
 
 
-def _cores() -> int:
+def cores() -> int:
+    """That this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

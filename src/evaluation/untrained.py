@@ -73,5 +73,8 @@ def random_encoder(seed: int, layers: Sequence[str], poolings: Sequence[Pooling]
     return Untrained(f"random-encoder {seed}", encoder, known or ["last"], poolings)
 
 
-def floors(layers: Sequence[str], poolings: Sequence[Pooling]) -> list[Frozen]:
-    return [MelStatistics(), random_patches(), *(random_encoder(seed, layers, poolings) for seed in SEEDS)]
+def floors(layers: Sequence[str], poolings: Sequence[Pooling], device: str = "cpu") -> list[Frozen]:
+    untrained = [random_patches(), *(random_encoder(seed, layers, poolings) for seed in SEEDS)]
+    for each in untrained:
+        each.encoder.to(device)
+    return [MelStatistics(), *untrained]

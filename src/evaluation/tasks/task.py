@@ -35,7 +35,7 @@ class Labels(NamedTuple):
 
 
 class Rotation(NamedTuple):
-    """Indices of the clips of each split. name: of the test fold, or "test". valid is empty if there is no such split."""
+    """Indices of the clips of each split. name: of the test fold, or "test". valid is empty without such a split."""
 
     name: str
     train: np.ndarray
