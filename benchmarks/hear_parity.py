@@ -20,6 +20,7 @@ import contextlib
 import functools
 import io
 import json
+import logging
 import os
 import pickle
 import random
@@ -168,6 +169,7 @@ def kit_predictor(problem: Problem, grid: dict[str, list], grid_points: int, see
 
 @contextlib.contextmanager
 def quiet():
+    logging.disable()
     with open(os.devnull, "w") as sink, contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink):
         yield
 
