@@ -214,8 +214,9 @@ def compare_exactly() -> list[list[str]]:
 
 
 def compare_seeds() -> list[list[str]]:
-    rows, grid = [], {"max_epochs": [120]}
+    rows = []
     for name, problem in problems().items():
+        grid = {"max_epochs": [20], "check_val_every_n_epoch": [10]} if problem.train.frames else {"max_epochs": [60]}
         primary = problem.metrics[0]
         theirs, mine = [], []
         for seed in (42, 43, 44):

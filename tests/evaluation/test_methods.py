@@ -15,7 +15,7 @@ from src.evaluation.knn import knn
 from src.evaluation.linear import STRENGTHS, linear
 from src.evaluation.mlp import GRID, Predictor, draw_points, hear_mlp
 from src.evaluation.problem import Event, Frames, Part, Problem
-from src.evaluation.scoring import check_metrics
+from src.evaluation.scoring import check_problem
 from src.evaluation.xares_mlp import learning_rate_of, xares_mlp
 
 QUICK = {"hidden_dim": [32], "max_epochs": [30], "patience": [3], "lr": [0.01]}
@@ -180,10 +180,31 @@ def test_mlp_says_what_it_cannot_train(demo_problem, change, message):
         hear_mlp(replace(demo_problem, **change))
 
 
-def test_metrics_of_the_other_kind_are_refused():
-    check_metrics(["mAP"], timestamps=False)
-    with pytest.raises(UserError, match="segment_1s_er"):
-        check_metrics(["segment_1s_er"], timestamps=False)
+def test_a_sound_problem_passes(demo_problem, tagging_problem):
+    check_problem(demo_problem)
+    check_problem(replace(tagging_problem, valid=None))
+
+
+NAN = np.zeros((2, 128), np.float32)
+NAN[1, 5] = np.nan
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"metrics": ["segment_1s_er"]}, "segment_1s_er.*scene.*mAP"),
+        ({"metrics": []}, "no metric"),
+        ({"num_classes": 12}, "0 to 12; they must be 0 to 11"),
+        ({"valid": Part(np.zeros((0, 128), np.float32), np.zeros(0, int))}, "valid split has no clips"),
+        ({"test": Part(NAN, np.zeros(2, int))}, "row 1 of the test embeddings"),
+        ({"test": Part(NAN[:1], np.zeros(2, int))}, "shape"),
+        ({"test": Part(NAN[:1, :64], np.zeros(1, int))}, "64 values"),
+        ({"test": Part(NAN[:1].repeat(2, 0), np.zeros(2, int), Frames(np.zeros(2), np.zeros(2), [[]]))}, "order"),
+    ],
+)
+def test_a_problem_that_cannot_be_scored_is_refused(demo_problem, change, message):
+    with pytest.raises(UserError, match=message):
+        check_problem(replace(demo_problem, **change))
 
 
 def test_a_last_batch_of_one_row_is_left_out(demo_problem):
