@@ -1,6 +1,5 @@
 """Predictions to scores, for every method in the same way: of clips, or of the events of a timestamp task."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from src.evaluation.problem import Event, Frames, Part, Problem, Result
 
 # hear-eval-kit, heareval/predictions/task_predictions.py, EVENT_POSTPROCESSING_GRID
 POSTPROCESSING = {"median_filter_ms": [250], "min_duration": [125, 250]}
+_BLOCK_ROWS = 65536  # checked at a time
 
 
 def maximize(metric: str) -> bool:
@@ -90,10 +90,41 @@ def result(
     return Result(valid, test, predictions, chosen or {}, events, details)
 
 
-def check_metrics(names: Sequence[str], timestamps: bool) -> None:
-    """Raises: UserError: a metric that is unknown, or of the other kind of task."""
-    known = EVENT_METRICS if timestamps else METRICS
-    for name in names:
-        if name not in known:
-            kind = "timestamp" if timestamps else "scene"
-            raise UserError(f"metric {name!r} isn't known for {kind} tasks; choose from {', '.join(known)}")
+def check_problem(problem: Problem) -> None:
+    """Raises: UserError: an empty split, embeddings that aren't finite, targets or times of a wrong form or range, a
+    metric that is unknown or of the other kind of task."""
+    parts = {"train": problem.train, "valid": problem.valid, "test": problem.test}
+    for name, part in parts.items():
+        if part is not None:
+            _check_part(name, part, problem)
+    known = METRICS if problem.test.frames is None else EVENT_METRICS
+    if not problem.metrics:
+        raise UserError(f"the task names no metric; choose from {', '.join(known)}")
+    for metric in problem.metrics:
+        if metric not in known:
+            kind = "scene" if problem.test.frames is None else "timestamp"
+            raise UserError(f"metric {metric!r} isn't known for {kind} tasks; choose from {', '.join(known)}")
+
+
+def _check_part(name: str, part: Part, problem: Problem) -> None:
+    count = len(part.features)
+    if not count:
+        raise UserError(f"the {name} split has no clips")
+    if part.features.shape[1] != problem.train.features.shape[1]:
+        raise UserError(
+            f"{name} embeddings have {part.features.shape[1]} values, those of train {problem.train.features.shape[1]}"
+        )
+    shape = (count, problem.num_classes) if problem.kind == "multilabel" else (count,)
+    if part.targets.shape != shape:
+        raise UserError(f"{name} targets have shape {part.targets.shape} instead of {shape}")
+    highest = 1 if problem.kind == "multilabel" else problem.num_classes - 1
+    if part.targets.min() < 0 or part.targets.max() > highest:
+        raise UserError(f"{name} targets are {part.targets.min()} to {part.targets.max()}; they must be 0 to {highest}")
+    for first in range(0, count, _BLOCK_ROWS):
+        bad = ~np.isfinite(part.features[first : first + _BLOCK_ROWS]).all(1)
+        if bad.any():
+            raise UserError(f"row {first + int(bad.argmax())} of the {name} embeddings has values that aren't finite")
+    if part.frames is not None:
+        step, time = np.diff(part.frames.clip), np.diff(part.frames.time_ms)
+        if (step < 0).any() or (time[step == 0] <= 0).any():
+            raise UserError(f"the frames of the {name} split aren't in the order of clips and times")
