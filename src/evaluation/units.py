@@ -17,7 +17,7 @@ from src.evaluation.frozen import Embedded
 from src.evaluation.methods import MAJORITY, METHODS, majority
 from src.evaluation.problem import Frames, Part, Problem, Result
 from src.evaluation.resample import resample
-from src.evaluation.scoring import maximize
+from src.evaluation.scoring import check_problem, maximize
 from src.evaluation.store import open_rows
 from src.evaluation.tasks.task import Rotation, Task
 
@@ -112,9 +112,9 @@ def _run(unit: Unit, problem: Problem, chosen: dict[str, Any] | None) -> Result:
 
 
 def make_problem(task: Task, rotation: Rotation, embedded: Embedded) -> Problem:
-    """The embeddings of a rotation's clips with their targets."""
+    """The embeddings of a rotation's clips with their targets. Raises UserError as `check_problem`."""
     part = _frame_part if task.timestamps else _scene_part
-    return Problem(
+    problem = Problem(
         train=part(task, rotation.train, embedded),
         valid=part(task, rotation.valid, embedded) if len(rotation.valid) else None,
         test=part(task, rotation.test, embedded),
@@ -125,6 +125,8 @@ def make_problem(task: Task, rotation: Rotation, embedded: Embedded) -> Problem:
         grid=task.grid,
         stop_on_score=task.stop_on_score,
     )
+    check_problem(problem)
+    return problem
 
 
 def _scene_part(task: Task, clips: np.ndarray, embedded: Embedded) -> Part:

@@ -14,9 +14,8 @@ from typing import Any
 from src.data.sources.folder import FileSource
 from src.errors import UserError
 from src.evaluation.problem import Event
-from src.evaluation.scoring import check_metrics
 from src.evaluation.tasks.known import KNOWN
-from src.evaluation.tasks.task import SPLITS, Clip, Labels, Task, domain_of
+from src.evaluation.tasks.task import SPLITS, Clip, Labels, Task, domain_of, require_readable
 
 METADATA, VOCABULARY = "task_metadata.json", "labelvocabulary.csv"
 _RATES = ("16000", "48000", "44100", "32000", "22050")
@@ -32,7 +31,6 @@ def read_hear(path: Path) -> Task:
     metrics = tuple(metadata.get("evaluation") or ())
     if not metrics:
         raise UserError(f"{path / METADATA}: evaluation names no metric")
-    check_metrics(metrics, timestamps)
     folds = sorted(file.stem for file in path.glob("fold*.json")) if folded else []
     class_names = _read_vocabulary(path / VOCABULARY)
     audio = next((path / rate for rate in _RATES if (path / rate).is_dir()), None)
@@ -48,6 +46,7 @@ def read_hear(path: Path) -> Task:
             files.append(file)
             labels.append(_labels(entries[name], part, class_names, timestamps, f"{path / part}.json: {name}"))
     source = FileSource(files, audio)
+    require_readable(path.name, source)  # before they are numbered
     parameters = metadata.get("evaluation_params") or {}
     name = str(metadata.get("task_name", path.name))
     if (with_mode := f"{name}_{metadata.get('mode')}") in KNOWN:  # the one task exists in two sizes

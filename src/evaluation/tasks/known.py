@@ -7,7 +7,7 @@ tasks form a domain is inferred: with these, the scores in its picture (metadata
 
 from typing import Any, NamedTuple
 
-HEAR = "https://doi.org/10.5281/zenodo.5802571 (48 kHz), gs://hear2021-archive/tasks/ (16 kHz and others)"
+HEAR = "https://hearbenchmark.com/hear-tasks.html"  # which links the archives at 48 kHz and at other rates
 XARES = "https://zenodo.org/records/"
 
 

@@ -14,7 +14,7 @@ from src.data.sources.shards import ShardSource
 from src.errors import UserError
 from src.evaluation.problem import Kind
 from src.evaluation.tasks.known import KNOWN
-from src.evaluation.tasks.task import SCENE_METRICS, Clip, Labels, Task, domain_of
+from src.evaluation.tasks.task import SCENE_METRICS, Clip, Labels, Task, domain_of, require_readable
 
 # What X-ARES's label processors read, in this order (src/tasks/*_task.py)
 LABEL_KEYS = (
@@ -29,8 +29,7 @@ def read_xares(path: Path) -> Task:
     for tar in sorted(path.glob("*.tar")):
         part = _part(tar)
         source = ShardSource(str(tar))
-        if source.bad_paths:
-            raise UserError(f"{source.bad_paths[0][0]} can't be read ({source.bad_paths[0][1]}); get {tar.name} again")
+        require_readable(path.name, source)
         members = _read_jsons(tar)
         for number in range(len(source)):
             member = source.path(number).removeprefix(f"{tar}/")
