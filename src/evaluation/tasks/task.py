@@ -72,7 +72,64 @@ class Task:
     @property
     def content(self) -> str:
         """Hash that identifies the audio of the clips and their order."""
-        for source in {id(clip.source): clip.source for clip in task.clips}.values():
+        sources = {id(clip.source): clip.source.fingerprint for clip in self.clips}
+        return digest([*sources.values(), *(f"{sources[id(c.source)]} {c.number}" for c in self.clips)])
+
+    @property
+    def annotation(self) -> str:
+        """Hash that identifies labels, parts and what is scored."""
+        rest = (self.kind, self.metrics, self.timestamps, self.folds, self.postprocessing, self.grid)
+        return digest([repr(each) for each in (*self.labels, *self.class_names, *rest, self.stop_on_score)])
+
+    def rotations(self) -> list[Rotation]:
+        """One for train, valid and test; of k folds k: each fold is test once, the next one valid, the others train."""
+        parts = np.array([labels.part for labels in self.labels])
+        if not self.folds:
+            return [Rotation("test", *(np.flatnonzero(parts == split) for split in SPLITS))]
+        following = [*self.folds[1:], self.folds[0]]
+        return [
+            Rotation(
+                test,
+                np.flatnonzero((parts != test) & (parts != valid)),
+                np.flatnonzero(parts == valid),
+                np.flatnonzero(parts == test),
+            )
+            for test, valid in zip(self.folds, following, strict=True)
+        ]
+
+    def targets(self) -> np.ndarray:
+        """Multiclass: (n,) class indices; multilabel: (n, C), 0 or 1."""
+        if self.kind == "multiclass":
+            return np.array([labels.classes[0] for labels in self.labels])
+        targets = np.zeros((len(self.labels), len(self.class_names)), np.float32)
+        for row, labels in enumerate(self.labels):
+            targets[row, list(labels.classes)] = 1
+        return targets
+
+
+def check(task: Task) -> Task:
+    """The task, if it can be scored.
+
+    Raises:
+        UserError: fewer than two classes; an unknown metric; an empty split; too few folds; a class of test without
+            clips in train; a clip of a multiclass task without exactly one class; clips that can't be read.
+    """
+    if len(task.class_names) < 2:
+        raise UserError(f"{task.name} has {len(task.class_names)} class; a task needs two or more")
+    known = event_scores.EVENT_METRICS if task.timestamps else metrics.METRICS
+    for metric in task.metrics:
+        if metric not in known:
+            raise UserError(f"{task.name}: {metric} is no metric of such tasks; choose from {', '.join(known)}")
+    if task.folds and len(task.folds) < 3:
+        raise UserError(f"{task.name} has {len(task.folds)} folds; it needs three or more: train, valid and test")
+    if task.kind == "multiclass":
+        for clip, labels in zip(task.clips, task.labels, strict=True):
+            if len(labels.classes) != 1:
+                path = clip.source.path(clip.number)
+                raise UserError(
+                    f"{task.name}: {path} has {len(labels.classes)} labels; a multiclass task has one a clip"
+                )
+    for source in {id(clip.source): clip.source for clip in task.clips}.values():
         require_readable(task.name, source)
     for rotation in task.rotations():
         _check_rotation(task, rotation)
