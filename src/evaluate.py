@@ -48,9 +48,10 @@ def run(options: argparse.Namespace) -> int:
         raise UserError("give tasks and --out FOLDER; python -m src.evaluate --help shows examples")
     world, out = find_world(), Path(options.out)
     paths = find_tasks(options.tasks)
-    encoders = load_encoders(options, world)
+    device = find_local_device(options.device, world)
+    encoders = load_encoders(options, device)
     jobs = max(1, options.jobs // world.local_size)
-    settings = Settings(options.method, out, options.seed, jobs, world.rank == 0)
+    settings = Settings(options.method, out, options.seed, jobs, device, world.rank == 0)
     rows, errors = evaluate(my_share(paths, world), encoders, settings)
     everything = gather(rows, errors, out, world, [*paths, *options.method, *(e.fingerprint for e in encoders)])
     if everything is None:
@@ -65,23 +66,27 @@ def run(options: argparse.Namespace) -> int:
     return 1 if errors else 0
 
 
-def load_encoders(options: argparse.Namespace, world: "World") -> "list[Frozen]":
+def find_local_device(name: str, world: "World") -> str:
+    """The device for `--device`; of several processes on a machine, each has its own GPU."""
+    import torch
+
+    from src.embed import find_device
+
+    device = find_device(name)
+    return device if device == "cpu" else f"cuda:{world.local_rank % torch.cuda.device_count()}"
+
+
+def load_encoders(options: argparse.Namespace, device: str) -> "list[Frozen]":
     """The encoders of the command line, then the floors.
 
     Raises:
         UserError: as `load_encoder` and `HearModule`; no such layer; two encoders of one name.
     """
-    import torch
-
-    from src.embed import find_device
     from src.encoders.load import load_encoder
     from src.evaluation.frozen import FrozenViT
     from src.evaluation.hear_module import HearModule
     from src.evaluation.untrained import floors
 
-    device = find_device(options.device)
-    if device == "cuda":
-        device = f"cuda:{world.local_rank % torch.cuda.device_count()}"
     encoders: list[Frozen] = []
     for text in options.encoder:
         if any(text == other.name for other in encoders):

@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from src.errors import UserError
 from src.evaluation.frozen import Frozen
 from src.evaluation.methods import MAJORITY, METHODS
@@ -25,12 +27,13 @@ Errors = dict[str, str]  # by task
 @dataclass(frozen=True)
 class Settings:
     """out: where scores are kept. seed: None for each method's own. jobs: processes that score; they don't change the
-    numbers. shown: whether to show progress."""
+    numbers. device: of methods that use a GPU. shown: whether to show progress."""
 
     methods: Sequence[str]
     out: Path
     seed: int | None = None
     jobs: int = 1
+    device: str = "cpu"
     shown: bool = True
 
 
@@ -46,7 +49,7 @@ def evaluate(
     units = [unit for task in tasks for unit in _units(task, encoders, settings)]
     rows: dict[int, dict[str, Any]] = {}
     with progress_bar("scoring", len(units), settings.shown) as advance:
-        for number, records in _scored(units, settings.jobs):
+        for number, records in _scored(units, settings):
             unit = units[number]
             advance(1, f"scoring {unit.task.name}")
             if isinstance(records, UserError):
@@ -112,14 +115,16 @@ def _units(task: Task, encoders: Sequence[Frozen], settings: Settings) -> Iterat
             yield Unit(light, encoder.name, encoder.floor, method, folders[encoder.name], settings.seed, settings.out)
 
 
-def _scored(units: Sequence[Unit], jobs: int) -> Iterator[tuple[int, list[dict[str, Any]] | UserError]]:
+def _scored(units: Sequence[Unit], settings: Settings) -> Iterator[tuple[int, list[dict[str, Any]] | UserError]]:
     """(index of the unit, its records or its error), in the order in which they are done."""
-    if jobs == 1 or len(units) < 2:
+    jobs = min(settings.jobs, len(units))
+    if jobs < 2:
+        _use_device(settings.device)
         for number, unit in enumerate(units):
             yield number, _score(unit)
         return
     context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
-    with ProcessPoolExecutor(min(jobs, len(units)), context) as pool:
+    with ProcessPoolExecutor(jobs, context, _use_device, (settings.device,)) as pool:
         futures: dict[Future, int] = {pool.submit(_score, unit): number for number, unit in enumerate(units)}
         try:
             for future in as_completed(futures):
@@ -127,6 +132,12 @@ def _scored(units: Sequence[Unit], jobs: int) -> Iterator[tuple[int, list[dict[s
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _use_device(device: str) -> None:
+    """Make `device` the GPU that "cuda" means in this process."""
+    if device.startswith("cuda"):
+        torch.cuda.set_device(torch.device(device))
 
 
 def _score(unit: Unit) -> list[dict[str, Any]] | UserError:

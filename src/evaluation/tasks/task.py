@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -69,31 +70,37 @@ class Task:
     stop_on_score: bool = True
     notes: Sequence[str] = ()
 
-    @property
+    @cached_property
     def content(self) -> str:
         """Hash that identifies the audio of the clips and their order."""
         sources = {id(clip.source): clip.source.fingerprint for clip in self.clips}
         return digest([*sources.values(), *(f"{sources[id(c.source)]} {c.number}" for c in self.clips)])
 
-    @property
+    @cached_property
     def annotation(self) -> str:
         """Hash that identifies labels, parts and what is scored."""
         rest = (self.kind, self.metrics, self.timestamps, self.folds, self.postprocessing, self.grid)
         return digest([repr(each) for each in (*self.labels, *self.class_names, *rest, self.stop_on_score)])
 
     def rotations(self) -> list[Rotation]:
-        """One for train, valid and test; of k folds k: each fold is test once, the next one valid, the others train."""
-        parts = np.array([labels.part for labels in self.labels])
+        """One for train, valid and test; of k folds k: each fold is test once, the next one valid, the others train.
+
+        Train is in a random order (seed 0), fold after fold, as HEAR's kit stores it: its MLP does not shuffle.
+        """
+        clips: dict[str, list[int]] = {part: [] for part in self.folds or SPLITS}
+        for i, labels in enumerate(self.labels):
+            clips[labels.part].append(i)
+        shuffled = {part: np.random.default_rng(0).permutation(np.array(each, int)) for part, each in clips.items()}
+
+        def rotation(name: str, train: Sequence[str], valid: str, test: str) -> Rotation:
+            rows = np.concatenate([shuffled[part] for part in train])
+            return Rotation(name, rows, np.array(clips[valid], int), np.array(clips[test], int))
+
         if not self.folds:
-            return [Rotation("test", *(np.flatnonzero(parts == split) for split in SPLITS))]
+            return [rotation("test", ["train"], "valid", "test")]
         following = [*self.folds[1:], self.folds[0]]
         return [
-            Rotation(
-                test,
-                np.flatnonzero((parts != test) & (parts != valid)),
-                np.flatnonzero(parts == valid),
-                np.flatnonzero(parts == test),
-            )
+            rotation(test, [fold for fold in self.folds if fold not in (test, valid)], valid, test)
             for test, valid in zip(self.folds, following, strict=True)
         ]
 
