@@ -73,18 +73,12 @@ def calibrate_norm(encoder: AudioViT, waveforms: list[np.ndarray]) -> None:
 
 @torch.no_grad()
 def mel_statistics(waveforms: list[np.ndarray]) -> np.ndarray:
-    """(n, 128): mean and standard deviation over time of each of the 64 log-mel bands.
-
-    Frames lie within the clip (no padding), and there is no dB floor below its maximum: plain statistics.
-    """
+    """(n, 128): mean and standard deviation over time of each of the 64 log-mel bands."""
     log_mel = LogMel()
     rows = []
     for waveform in waveforms:
-        samples = torch.from_numpy(np.pad(waveform, (0, max(0, log_mel.n_fft - len(waveform)))))
-        frames = samples.unfold(0, log_mel.n_fft, log_mel.hop_length) * log_mel.window  # (F, n_fft)
-        power = torch.fft.rfft(frames).abs().square() @ log_mel.filters
-        bands = 10.0 * power.clamp(min=log_mel.amin).log10()  # (F, 64)
-        rows.append(torch.cat([bands.mean(0), bands.std(0, correction=0)]).numpy())
+        bands, _ = log_mel(torch.from_numpy(waveform)[None])  # (1, 64, F)
+        rows.append(pool(bands.transpose(1, 2), torch.tensor([bands.shape[2]]), "mean_std")[0].numpy())
     return np.stack(rows)
 
 

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from src.evaluation.embeddings import calibrate_norm, mel_statistics
+from src.evaluation.embeddings import calibrate_norm
 from src.evaluation.frozen import Embedded, Frozen, FrozenViT, weights_digest
 from src.models.initialize import initialize
+from src.models.log_mel import LogMel
 from src.models.sizes import create_encoder
 from src.models.vit import AudioViT, Pooling
 
@@ -38,7 +39,7 @@ class MelStatistics:
     @torch.no_grad()
     def embed(self, waveforms: list[np.ndarray], views: Sequence[str], timestamps: bool) -> dict[str, Embedded]:
         if not timestamps:
-            return {views[0]: Embedded(mel_statistics(waveforms), np.ones(len(waveforms), int))}
+            return {views[0]: Embedded(plain_mel_statistics(waveforms), np.ones(len(waveforms), int))}
         rows = []
         for waveform in waveforms:
             bands, _ = self._frames.log_mel(torch.from_numpy(waveform)[None])  # (1, 64, F)
@@ -78,3 +79,21 @@ def floors(layers: Sequence[str], poolings: Sequence[Pooling], device: str = "cp
     for each in untrained:
         each.encoder.to(device)
     return [MelStatistics(), *untrained]
+
+
+@torch.no_grad()
+def plain_mel_statistics(waveforms: list[np.ndarray]) -> np.ndarray:
+    """(n, 128): mean and standard deviation over time of each of the 64 log-mel bands.
+
+    Frames lie within the clip and there is no dB floor under its maximum, unlike in the encoder's front end, with which
+    `src.evaluation.embeddings.mel_statistics` computes the floor of training runs.
+    """
+    log_mel = LogMel()
+    rows = []
+    for waveform in waveforms:
+        samples = torch.from_numpy(np.pad(waveform, (0, max(0, log_mel.n_fft - len(waveform)))))
+        frames = samples.unfold(0, log_mel.n_fft, log_mel.hop_length) * log_mel.window  # (F, n_fft)
+        power = torch.fft.rfft(frames).abs().square() @ log_mel.filters
+        bands = 10.0 * power.clamp(min=log_mel.amin).log10()  # (F, 64)
+        rows.append(torch.cat([bands.mean(0), bands.std(0, correction=0)]).numpy())
+    return np.stack(rows)

@@ -20,7 +20,7 @@ from src.evaluation.run import Settings, evaluate
 from src.evaluation.store import embed_task, folder_of, missing, open_rows
 from src.evaluation.tasks.open import open_task
 from src.evaluation.units import make_problem
-from src.evaluation.untrained import MelStatistics, random_patches
+from src.evaluation.untrained import MelStatistics, plain_mel_statistics, random_patches
 from src.models import create_encoder
 from tests.evaluation.made_tasks import hear_task, labels_task
 
@@ -79,6 +79,14 @@ def test_a_nan_is_said_with_its_clip_and_nothing_is_stored(tmp_path, encoder):
     with pytest.raises(UserError, match=r"broken gives NaN or infinity for .*\.wav"):
         embed_task(task, [broken], 1)
     assert missing(task, [broken])
+
+
+def test_mel_statistics_ignore_the_level_of_other_frames():
+    noise = np.random.default_rng(0).normal(size=16000).astype(np.float32) * 0.1
+    quiet, loud, short = plain_mel_statistics([noise * 0.1, noise, noise[:100]])
+    np.testing.assert_allclose(loud[:64] - quiet[:64], 20.0, atol=1e-3)  # ten times the amplitude is 20 dB
+    np.testing.assert_allclose(loud[64:], quiet[64:], atol=1e-3)
+    np.testing.assert_allclose(short[64:], 0.0, atol=1e-6)  # one frame
 
 
 def test_untrained_floors_are_calibrated_on_the_task(tmp_path):
