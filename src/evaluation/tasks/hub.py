@@ -14,7 +14,7 @@ from src.data.sources.hub import HuggingFaceSource
 from src.errors import UserError
 from src.evaluation.problem import Kind
 from src.evaluation.tasks.known import KNOWN
-from src.evaluation.tasks.task import SCENE_METRICS, Clip, Labels, Task, domain_of
+from src.evaluation.tasks.task import SCENE_METRICS, Clip, Labels, Task, domain_of, in_order
 
 _KEYS = {
     "label": "label_column", "fold": "fold_column", "group": "group_column", "audio": "audio_column",
@@ -44,7 +44,7 @@ def read_hub(text: str, name: str | None = None) -> Task:
     class_names = _class_names(clips)
     index = {each: number for number, each in enumerate(class_names)}
     kind: Kind = "multilabel" if any(len(labels) > 1 for _, labels, _ in found) else "multiclass"
-    folds = sorted({part for part, _, _ in found}, key=int) if config.fold_column else []
+    folds = in_order({part for part, _, _ in found}) if config.fold_column else []
     name = name or Path(path).name
     return Task(
         name=name,

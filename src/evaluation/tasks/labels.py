@@ -9,7 +9,7 @@ from pathlib import Path
 from src.data.sources.folder import FolderSource
 from src.errors import UserError
 from src.evaluation.problem import Event, Kind
-from src.evaluation.tasks.task import EVENT_METRICS, SCENE_METRICS, Clip, Labels, Task, domain_of
+from src.evaluation.tasks.task import EVENT_METRICS, SCENE_METRICS, Clip, Labels, Task, domain_of, in_order
 
 
 def read_labels(path: Path) -> Task:
@@ -18,7 +18,7 @@ def read_labels(path: Path) -> Task:
     annotated = [(i, a) for i in range(len(source)) if (a := source.annotation(i))]
     if not annotated:
         raise UserError(f"{path} has no labels; a task needs a labels.csv with filename, label and split or fold")
-    folds = sorted({a.fold for _, a in annotated if a.fold is not None})
+    folds = in_order({str(a.fold) for _, a in annotated if a.fold is not None})
     if not folds and annotated[0][1].split is None:
         raise UserError(f"{path}: the clips have neither split nor fold; add a column to labels.csv")
     timestamps = any(a.events for _, a in annotated)
@@ -44,7 +44,7 @@ def read_labels(path: Path) -> Task:
         kind=kind,
         metrics=EVENT_METRICS if timestamps else SCENE_METRICS[kind],
         timestamps=timestamps,
-        folds=[str(fold) for fold in folds],
+        folds=folds,
         domain=domain_of(path.resolve().name),
         notes=[f"{without} files without a label are left out"] if without else [],
     )

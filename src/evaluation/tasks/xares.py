@@ -9,18 +9,22 @@ import tarfile
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from src.data.sources.annotations import SPLITS
 from src.data.sources.shards import ShardSource
 from src.errors import UserError
 from src.evaluation.problem import Kind
 from src.evaluation.tasks.known import KNOWN
-from src.evaluation.tasks.task import SCENE_METRICS, Clip, Labels, Task, domain_of, require_readable
+from src.evaluation.tasks.task import SCENE_METRICS, SPLITS, Clip, Labels, Task, domain_of, in_order, require_readable
 
 # What X-ARES's label processors read, in this order (src/tasks/*_task.py)
 LABEL_KEYS = (
     "label", "labels", "soundevent", "sound", "instrument_family_str", "speakerid", "emotion", "transcription", "genre",
     "num_speakers",
 )  # fmt: skip
+
+_WORDS = {
+    "train": "train", "valid": "valid", "validation": "valid", "val": "valid", "dev": "valid", "test": "test",
+    "eval": "test",
+}  # fmt: skip
 
 
 def read_xares(path: Path) -> Task:
@@ -43,10 +47,10 @@ def read_xares(path: Path) -> Task:
             notes.add(f"labels are the key {key} of the .json files")
             clips.append(Clip(source, number))
             labels.append((part, _names(content[key])))
-    class_names = _in_order({name for _, names in labels for name in names})
+    class_names = in_order({name for _, names in labels for name in names})
     index = {name: number for number, name in enumerate(class_names)}
     kind: Kind = "multilabel" if any(len(names) != 1 for _, names in labels) else "multiclass"
-    folds = sorted({part for part, _ in labels if part not in SPLITS.values()}, key=int)
+    folds = in_order({part for part, _ in labels if part not in SPLITS})
     if folds and len(folds) < len({part for part, _ in labels}):
         raise UserError(f"{path} has tars of folds and of splits; a task has either")
     known_task = KNOWN.get(path.resolve().name)
@@ -68,7 +72,7 @@ def _part(tar: Path) -> str:
     name = tar.name.lower()
     if fold := re.search(r"fold[-_]?0*(\d+)", name):
         return fold.group(1)
-    found = {SPLITS[word] for word in re.split(r"[^a-z]+", name) if word in SPLITS}
+    found = {_WORDS[word] for word in re.split(r"[^a-z]+", name) if word in _WORDS}
     if len(found) != 1:
         raise UserError(f"{tar}: its name says no split; it must hold train, valid, test, or fold and a number")
     return found.pop()
@@ -101,7 +105,3 @@ def _stem(member: str) -> str:
 def _names(value: Any) -> tuple[str, ...]:
     values = value if isinstance(value, list) else str(value).split(";")
     return tuple(dict.fromkeys(str(each).strip() for each in values if str(each).strip()))
-
-
-def _in_order(names: set[str]) -> list[str]:
-    return sorted(names, key=lambda name: (0, int(name), "") if name.isdigit() else (1, 0, name))
