@@ -58,7 +58,7 @@ def score_unit(unit: Unit) -> list[dict[str, Any]]:
     torch.set_num_threads(1)
     records: list[dict[str, Any]] = []
     try:
-        with threadpool_limits(1):
+        with threadpool_limits(1), np.errstate(invalid="ignore"):  # of infinite d'
             for rotation in unit.task.rotations():
                 file = unit.file(rotation.name)
                 if not file.exists():
