@@ -49,7 +49,9 @@ def test_the_slurm_file_is_a_script_with_a_command_that_is_understood():
     assert load_config(options.config, [*overrides, "data.path=/audio/0.tar"]).trainer.strategy == "fsdp"
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if re.match(r"python -m src\.(embed|export|pack|search)", c)])
+@pytest.mark.parametrize(
+    "command", [c for c in COMMANDS if re.match(r"python -m src\.(embed|evaluate|export|pack|search)", c)]
+)
 def test_another_command_of_the_readme_is_understood(command):
     _, _, module, *arguments = shlex.split(command, comments=True)
     importlib.import_module(module).parse(arguments)

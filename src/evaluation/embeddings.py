@@ -26,7 +26,7 @@ def embed_clips(
         waveforms: (T,) each, at the encoder's sample rate.
     """
     rows: dict[int, np.ndarray] = {}
-    for chosen, tokens, num_tokens in _token_batches(encoder, waveforms, layer, batch_seconds):
+    for chosen, tokens, num_tokens in token_batches(encoder, waveforms, layer, batch_seconds):
         rows.update(zip(chosen, pool(tokens, num_tokens, pooling).float().cpu().numpy(), strict=True))
     return np.stack([rows[i] for i in range(len(waveforms))])
 
@@ -36,7 +36,7 @@ def embed_frames(
 ) -> list[np.ndarray]:
     """Real tokens of each clip, (N, D) fp32. Otherwise as `embed_clips`."""
     rows: dict[int, np.ndarray] = {}
-    for chosen, tokens, num_tokens in _token_batches(encoder, waveforms, layer, batch_seconds):
+    for chosen, tokens, num_tokens in token_batches(encoder, waveforms, layer, batch_seconds):
         values = tokens.float().cpu().numpy()
         rows.update(
             (i, values[row, :count]) for row, (i, count) in enumerate(zip(chosen, num_tokens.tolist(), strict=True))
@@ -45,7 +45,7 @@ def embed_frames(
 
 
 @torch.no_grad()
-def _token_batches(
+def token_batches(
     encoder: AudioViT, waveforms: list[np.ndarray], layer: Layer | Sequence[Layer], batch_seconds: float
 ) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
     """Yield indices of the clips in a batch, their tokens (B, N, D) and how many of them are real (B,)."""

@@ -1,13 +1,16 @@
 """Sound events from token probabilities, and how well they match the true events."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.ndimage import median_filter
 from sklearn.metrics import average_precision_score
 
-from src.evaluation.report import bootstrap_draws, class_rows
+from src.evaluation.intervals import bootstrap_draws
+from src.evaluation.problem import Event, Frames
+from src.evaluation.report import class_rows
 
 COLLAR_SECONDS = 0.2  # tolerance of an onset (HEAR, Turian et al., 2022)
 _MEDIAN_TOKENS = 5  # 200 ms
@@ -35,6 +38,49 @@ def find_events(
             probability = float(probabilities[begin:end, c].mean())
             events.append(PredictedEvent(begin * hop_seconds, end * hop_seconds, name, probability))
     return sorted(events)
+
+
+def hear_events(
+    probabilities: np.ndarray, time_ms: np.ndarray, median_filter_ms: float, min_duration: float, threshold: float = 0.5
+) -> list[Event]:
+    """Events of one clip, sorted by onset, as hear-eval-kit's `create_events_from_prediction` makes them.
+
+    An event is a run of frames whose median-filtered probability exceeds the threshold. It lasts from the time of its
+    first frame to that of its last; so a single frame lasts 0 ms.
+
+    Args:
+        probabilities: (N, C). time_ms: (N,), increasing.
+        median_filter_ms: width of the filter, rounded to frames of the mean distance; 0 is off, and so it is for a
+            single frame (where HEAR fails). The upper median is taken of an even number of frames; edges are reflected.
+        min_duration: shorter events are dropped, in milliseconds.
+    """
+    width = round(median_filter_ms / np.diff(time_ms).mean()) if len(time_ms) > 1 else 0
+    smooth = median_filter(probabilities, size=(width, 1)) if width else probabilities
+    events = []
+    for label in range(probabilities.shape[1]):
+        on = np.concatenate([[False], smooth[:, label] > threshold, [False]])
+        edges = np.flatnonzero(on[1:] != on[:-1])
+        for begin, end in edges.reshape(-1, 2).tolist():
+            onset, offset = float(time_ms[begin]), float(time_ms[end - 1])
+            if offset - onset >= min_duration:
+                events.append(Event(onset / 1000.0, offset / 1000.0, label))
+    return sorted(events)
+
+
+def clip_events(
+    probabilities: np.ndarray, frames: Frames, median_filter_ms: float, min_duration: float, jobs: int = 1
+) -> list[list[Event]]:
+    """`hear_events` of each clip of a timestamp task. probabilities: (N, C) of all clips' frames. jobs: threads."""
+    bounds = np.searchsorted(frames.clip, np.arange(len(frames.events) + 1))
+
+    def events(clip: int) -> list[Event]:
+        rows = slice(bounds[clip], bounds[clip + 1])
+        if rows.start == rows.stop:
+            return []
+        return hear_events(probabilities[rows], frames.time_ms[rows], median_filter_ms, min_duration)
+
+    with ThreadPoolExecutor(jobs) as pool:
+        return list(pool.map(events, range(len(frames.events))))
 
 
 def event_report(

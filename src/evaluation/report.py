@@ -1,12 +1,12 @@
 """Report of a classifier on a test set: scores with bootstrap intervals, classes, confusion matrix, mistakes."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from sklearn.metrics import accuracy_score, average_precision_score, confusion_matrix, f1_score
 
-_RESAMPLES = 1000
+from src.evaluation.intervals import bootstrap_draws
 
 
 def scores(targets: np.ndarray, probabilities: np.ndarray, multi: bool) -> dict[str, float]:
@@ -39,21 +39,6 @@ def intervals(
         name: [float(value) for value in np.percentile([sample[name] for sample in samples], [2.5, 97.5])]
         for name in samples[0]
     }
-
-
-def bootstrap_draws(num_clips: int, groups: Sequence[str] | None = None, seed: int = 0) -> Iterator[np.ndarray]:
-    """Yield indices of the clips in each of 1,000 resamples with replacement: of clips, or of whole groups of clips."""
-    random = np.random.default_rng(seed)
-    if groups is None:
-        for _ in range(_RESAMPLES):
-            yield random.integers(num_clips, size=num_clips)
-        return
-    clips_of: dict[str, list[int]] = {}
-    for clip, group in zip(range(num_clips), groups, strict=True):
-        clips_of.setdefault(group, []).append(clip)
-    members = [np.array(clips) for clips in clips_of.values()]
-    for _ in range(_RESAMPLES):
-        yield np.concatenate([members[group] for group in random.integers(len(members), size=len(members))])
 
 
 def report(

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from src.evaluation.report import bootstrap_draws, intervals, report
+from src.evaluation.intervals import bootstrap_draws
+from src.evaluation.report import intervals, report
 from src.evaluation.report_page import report_page
 
 CLASSES = ["dog", "cat", "bird"]

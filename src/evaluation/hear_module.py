@@ -1,0 +1,90 @@
+"""Encoders behind the HEAR API (https://hearbenchmark.com/hear-api.html), so that peers are scored by the same code.
+
+`--encoder my_module:weights.pt` imports `my_module` and calls `load_model("weights.pt")`; `my_module:` calls it without
+a path.
+"""
+
+import hashlib
+import importlib
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import soxr
+import torch
+
+from src.audio.decode import SAMPLE_RATE
+from src.errors import UserError
+from src.evaluation.frozen import Embedded, weights_digest
+
+_BATCH_SECONDS = 60.0
+_FUNCTIONS = ("load_model", "get_scene_embeddings", "get_timestamp_embeddings")
+
+
+class HearModule:
+    """Args: text: `module` or `module:path`.
+
+    Clips are batched only with clips of the same length, as the API has no lengths.
+
+    Raises:
+        UserError: no such module, a function or attribute of the API is missing, the model is no `torch.nn.Module`.
+    """
+
+    floor, calibrated = False, False
+
+    def __init__(self, text: str, device: str) -> None:
+        self.name = text
+        module_name, _, path = text.partition(":")
+        try:
+            self._module = importlib.import_module(module_name)
+        except ImportError as error:
+            raise UserError(f"--encoder {text}: the module {module_name} can't be imported ({error})") from None
+        if lacking := [name for name in _FUNCTIONS if not hasattr(self._module, name)]:
+            raise UserError(
+                f"--encoder {text}: the module has no {lacking[0]}; the HEAR API needs {', '.join(_FUNCTIONS)}"
+            )
+        model = self._module.load_model(path) if path else self._module.load_model()
+        if not isinstance(model, torch.nn.Module) or not hasattr(model, "sample_rate"):
+            raise UserError(f"--encoder {text}: load_model must return a torch.nn.Module with a sample_rate")
+        self._model, self._device = model.to(device).eval(), device
+        self._sample_rate = int(model.sample_rate)  # type: ignore[arg-type]
+        source = Path(inspect.getfile(self._module)).read_bytes()
+        self.fingerprint = hashlib.sha256(source + f"{text} {weights_digest(model)}".encode()).hexdigest()[:32]
+
+    def views(self, timestamps: bool) -> list[str]:
+        return ["timestamp embeddings" if timestamps else "scene embeddings"]
+
+    def calibrate(self, waveforms: list[np.ndarray]) -> None:
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def embed(self, waveforms: list[np.ndarray], views: Sequence[str], timestamps: bool) -> dict[str, Embedded]:
+        rate = self._sample_rate
+        if rate != SAMPLE_RATE:
+            waveforms = [soxr.resample(each, SAMPLE_RATE, rate, quality="HQ") for each in waveforms]
+        rows: dict[int, np.ndarray] = {}
+        times: dict[int, np.ndarray] = {}
+        for batch in _equal_lengths([len(each) for each in waveforms], round(_BATCH_SECONDS * rate)):
+            audio = torch.from_numpy(np.stack([waveforms[i] for i in batch])).to(self._device)
+            if timestamps:
+                embeddings, stamps = self._module.get_timestamp_embeddings(audio, self._model)
+                times.update(zip(batch, stamps.double().cpu().numpy(), strict=True))
+            else:
+                embeddings = self._module.get_scene_embeddings(audio, self._model)[:, None]
+            rows.update(zip(batch, embeddings.float().cpu().numpy(), strict=True))
+        ordered = [rows[i] for i in range(len(waveforms))]
+        stamps_ms = np.concatenate([times[i] for i in range(len(waveforms))]) if timestamps else None
+        return {views[0]: Embedded(np.concatenate(ordered), np.array([len(each) for each in ordered]), stamps_ms)}
+
+
+def _equal_lengths(lengths: list[int], most: int) -> list[list[int]]:
+    """Batches of clips of the same length, of at most `most` samples."""
+    batches: list[list[int]] = []
+    for i in sorted(range(len(lengths)), key=lengths.__getitem__):
+        last = batches[-1] if batches else []
+        if last and lengths[last[0]] == lengths[i] and (len(last) + 1) * lengths[i] <= most:
+            last.append(i)
+        else:
+            batches.append([i])
+    return batches

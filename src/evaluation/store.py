@@ -1,0 +1,155 @@
+"""Embeddings of tasks on disk: computed once per encoder, task and view, then memory-mapped.
+
+A folder of the cache per (audio of the task, encoder, view), named by their hash: `rows.f32` (R, D), `counts.npy` (rows
+of each clip), `times.npy` (of timestamp tasks, in ms). Folders can be deleted at any time.
+"""
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from src.audio.decode import AudioError
+from src.data.sources.index import cache_root, digest
+from src.errors import UserError
+from src.evaluation.frozen import Embedded, Frozen
+from src.evaluation.tasks.task import Clip, Task
+
+_WINDOW_CLIPS, _WINDOW_SECONDS = 512, 600.0  # decoded and held in memory together
+_CALIBRATION_CLIPS, _CALIBRATION_SECONDS = 256, 10.08
+
+
+def folder_of(task: Task, encoder: Frozen, view: str) -> Path:
+    """Where the embeddings of a task lie, or will lie."""
+    kind = "frames" if task.timestamps else "scenes"
+    calibrated = repr(_calibration(task)) if encoder.calibrated else ""
+    return cache_root() / "embeddings" / digest([task.content, encoder.fingerprint, view, kind, calibrated])
+
+
+def open_rows(folder: Path) -> Embedded:
+    """Stored embeddings; the rows are a memory map."""
+    counts, times = np.load(folder / "counts.npy"), folder / "times.npy"
+    rows = np.memmap(folder / "rows.f32", np.float32, "r")
+    return Embedded(rows.reshape(int(counts.sum()), -1), counts, np.load(times) if times.exists() else None)
+
+
+def missing(task: Task, encoders: Sequence[Frozen]) -> list[tuple[Frozen, list[str]]]:
+    """Encoders with the views that have to be computed."""
+    wanted = [
+        (encoder, [view for view in encoder.views(task.timestamps) if not folder_of(task, encoder, view).exists()])
+        for encoder in encoders
+    ]
+    return [(encoder, views) for encoder, views in wanted if views]
+
+
+def embed_task(
+    task: Task, encoders: Sequence[Frozen], workers: int, advance: Callable[[int], None] = lambda count: None
+) -> None:
+    """Compute the missing embeddings of a task: each clip is decoded once for all encoders.
+
+    Args:
+        workers: decoding threads. advance: called with the number of clips just finished.
+
+    Raises:
+        UserError: a clip that can't be decoded, an embedding that isn't finite; nothing is stored then.
+    """
+    wanted = missing(task, encoders)
+    if not wanted:
+        return
+    with contextlib.ExitStack() as stack:
+        pool = stack.enter_context(ThreadPoolExecutor(max(1, workers)))
+        for encoder, _ in wanted:
+            if encoder.calibrated:
+                clips = [task.clips[i] for i in _calibration(task)]
+                encoder.calibrate(list(pool.map(lambda clip: _decode(task, clip, _CALIBRATION_SECONDS), clips)))
+        writers = {
+            (id(encoder), view): stack.enter_context(_writing(folder_of(task, encoder, view)))
+            for encoder, views in wanted
+            for view in views
+        }
+        for window in _windows(task.clips):
+            waveforms = list(pool.map(lambda clip: _decode(task, clip), window))
+            for encoder, views in wanted:
+                for view, embedded in encoder.embed(waveforms, views, task.timestamps).items():
+                    _check_finite(task, encoder, window, embedded)
+                    writers[id(encoder), view].add(embedded)
+            advance(len(window))
+
+
+@dataclass
+class _Writer:
+    file: IO[bytes]
+    counts: list[np.ndarray] = field(default_factory=list)
+    times: list[np.ndarray] = field(default_factory=list)
+
+    def add(self, embedded: Embedded) -> None:
+        self.file.write(np.ascontiguousarray(embedded.rows, np.float32).tobytes())
+        self.counts.append(embedded.counts)
+        if embedded.times_ms is not None:
+            self.times.append(embedded.times_ms)
+
+
+@contextlib.contextmanager
+def _writing(target: Path) -> Iterator[_Writer]:
+    """A folder that gets its name when it is complete."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
+    try:
+        with open(partial / "rows.f32", "wb") as file:
+            writer = _Writer(file)
+            yield writer
+        np.save(partial / "counts.npy", np.concatenate(writer.counts))
+        if writer.times:
+            np.save(partial / "times.npy", np.concatenate(writer.times))
+        with contextlib.suppress(OSError):  # another process was faster
+            partial.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _windows(clips: Sequence[Clip]) -> Iterator[list[Clip]]:
+    window: list[Clip] = []
+    seconds = 0.0
+    for clip in clips:
+        length = float(clip.source.seconds[clip.number])
+        if window and (len(window) == _WINDOW_CLIPS or seconds + length > _WINDOW_SECONDS):
+            yield window
+            window, seconds = [], 0.0
+        window.append(clip)
+        seconds += length
+    if window:
+        yield window
+
+
+def _calibration(task: Task) -> list[int]:
+    """Up to 256 clips, evenly spaced: of train, or of all folds."""
+    clips = [i for i, labels in enumerate(task.labels) if task.folds or labels.part == "train"]
+    chosen = np.linspace(0, len(clips) - 1, min(len(clips), _CALIBRATION_CLIPS)).round().astype(int)
+    return [clips[i] for i in chosen]
+
+
+def _decode(task: Task, clip: Clip, seconds: float | None = None) -> np.ndarray:
+    try:
+        return clip.source.waveform(clip.number, 0.0, seconds)
+    except AudioError as error:
+        path = clip.source.path(clip.number)
+        raise UserError(
+            f"{task.name}: {path} can't be read ({error}); replace it, or take it out of the labels"
+        ) from None
+
+
+def _check_finite(task: Task, encoder: Frozen, window: list[Clip], embedded: Embedded) -> None:
+    if np.isfinite(embedded.rows).all():
+        return
+    row = int(np.flatnonzero(~np.isfinite(embedded.rows).all(1))[0])
+    clip = window[int(np.searchsorted(np.cumsum(embedded.counts), row, side="right"))]
+    raise UserError(
+        f"{task.name}: {encoder.name} gives NaN or infinity for {clip.source.path(clip.number)}; "
+        "listen to the clip, and check the encoder's weights"
+    )
