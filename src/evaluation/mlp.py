@@ -5,8 +5,9 @@ and the default of 8 grid points in `heareval/predictions/runner.py`. Among them
 rows are not shuffled (`dataloader_from_split_name` compares a list with "train"), so that a batch has the same rows in
 each epoch.
 
-Random numbers start from `seed` for each fold, where the kit goes on; both go through the same stream of `torch`, but
-the kit's data loaders also draw from it. With the dropout off, our training is the kit's to the bit.
+Random numbers start from `seed` for each fold, where the kit goes on. On the CPU, the first fold's predictions are the
+kit's to the bit if its data loaders and model summary, which draw random numbers too, are kept from that; see
+`benchmarks/hear_parity.py`.
 """
 
 import copy
