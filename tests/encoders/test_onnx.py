@@ -51,6 +51,7 @@ def test_equal_to_pytorch(exported, long_audio, batch, seconds):
         assert np.abs(embedding - encoder.embed(waveform).numpy()).max() <= TOLERANCE
 
 
+@pytest.mark.slow
 def test_a_layer_of_a_network_in_training_mode_with_external_weights(tmp_path, clips, long_audio, monkeypatch):
     encoder = randomize(create_mae("tiny", drop_path=0.5, layer_scale=0.2), 0).encoder.train()
     calibrate_norm(encoder, [clip.numpy() for clip in clips])
@@ -65,7 +66,8 @@ def test_a_layer_of_a_network_in_training_mode_with_external_weights(tmp_path, c
         assert np.abs(embedding - encoder.embed(waveform, None, 6, "mean_std").numpy()).max() <= TOLERANCE
 
 
-@pytest.mark.parametrize("pooling", ["mean_std", pytest.param(None, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("pooling", ["mean_std", None])
 def test_a_classifier_has_its_logits_and_class_names(tmp_path, long_audio, pooling):
     encoder = AudioViT(48, 2, 3).eval()
     initialize(encoder, 0, "encoder")

@@ -120,6 +120,7 @@ def strip(rows):
     return [{**row, "folds": [{**fold, "seconds": 0} for fold in row["folds"]]} for row in rows]
 
 
+@pytest.mark.slow
 def test_rows_do_not_depend_on_jobs_or_on_an_interruption(tmp_path, encoder):
     folders = [labels_task(tmp_path / "env_beeps", "fold", 2), hear_task(tmp_path / "b", "multilabel", "trainvaltest")]
     ours = FrozenViT("ours", encoder.encoder, ["0", "last"])

@@ -79,7 +79,7 @@ def wait_for_step(runs, step, process, name="a"):
     ("kind", "workers"),
     [
         pytest.param("huggingface", 0, marks=slow),
-        ("streaming", 2),
+        pytest.param("streaming", 2, marks=slow),
         pytest.param("folder", 2, marks=slow),
         ("shards", 0),
         pytest.param("huggingface", 2, marks=slow),

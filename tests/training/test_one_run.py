@@ -149,6 +149,7 @@ def test_an_epochs_last_batch_is_a_place_to_stop_at_too(place, stop_after, monke
     assert rows(place / f"runs/edge-{stop_after}") == whole
 
 
+@slow
 def test_two_processes_of_a_classifier_agree_to_stop(place):
     words = classify(place, "finetune", "name=both", "trainer.devices=2", "trainer.accelerator=cpu",
                      "trainer.max_epochs=500", "data.batch_size=4")  # fmt: skip
@@ -290,6 +291,7 @@ def test_predict_takes_the_run_that_the_settings_name_and_names_the_later_one(pl
     assert not (place / "runs/two-2/predictions-new.csv").exists()
 
 
+@slow
 def test_a_cross_validated_run_predicts_with_the_mean_of_its_folds_or_with_one(place, capsys):
     assert train.main(classify(place, "kfold", "name=folds", "classify.folds=3", "trainer.max_epochs=5")) == 0
     run = place / "runs/folds"
