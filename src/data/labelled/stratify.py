@@ -13,7 +13,8 @@ def assign_parts(
 
     Groups with the largest share of a class come first, then larger groups, ties in an order drawn from the seed. Each
     goes to the part that most needs its classes (iterative stratification for multi-label data, Sechidis et al., 2011).
-    What each part needs of a class are whole numbers that add up: `whole_shares`.
+    What each part needs of a class are whole numbers that add up: `whole_shares`. The last groups of a class go to
+    parts without it, so that a few large groups starve no part.
 
     Args:
         labels: of each clip, one or more. groups: of each clip; a group stays together.
@@ -32,11 +33,18 @@ def assign_parts(
     order = np.random.default_rng(seed).permutation(len(names))
     order = order[np.lexsort((-counts[order].sum(1), -rarity[order].max(1)))]
     part = np.zeros(len(names), dtype=int)
+    lacking = wanted > 0  # (parts, classes): is to have the class and has none
+    left = (counts > 0).sum(0)  # groups of each class that are not placed
     for group in order:
         present = counts[group] > 0
         need = (wanted[:, present] * rarity[group, present]).sum(1)
+        rarest = int(rarity[group].argmax())
+        if left[rarest] <= lacking[:, rarest].sum():
+            need[~lacking[:, rarest]] = -np.inf
         part[group] = int(np.argmax(need))
         wanted[part[group]] -= counts[group]
+        lacking[part[group], present] = False
+        left[present] -= 1
     return [int(part[row[group]]) for group in groups]
 
 

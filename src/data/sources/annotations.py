@@ -1,8 +1,10 @@
 """What is known of a clip besides its sound: its labels, split, fold, group and events; and which values are none."""
 
+import ast
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from src.errors import UserError
 
@@ -40,12 +42,18 @@ def is_missing(text: str) -> bool:
     return text.strip().lower() in _MISSING
 
 
+def composed(text: str) -> str:
+    """A name in composed Unicode (NFC), as which it is compared: a Mac writes `ö` as two characters, others as one."""
+    return unicodedata.normalize("NFC", text)
+
+
 def class_texts(column: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
-    """The class names of each clip, without values that are missing and without repetitions.
+    """The class names of each clip, in composed Unicode, without values that are missing and without repetitions.
 
     -1 is missing too, unless there are other negative numbers. If all are whole numbers, the decimals that a table of
     floats has are dropped: `1.0` is the class `1`.
     """
+    column = [[composed(text) for text in texts] for texts in column]
     names = {text for texts in column for text in texts if not is_missing(text)}
     shown = whole_numbers(names)
     negative = {text for text in shown.values() if text.startswith("-") and _NUMBER.fullmatch(text)}
@@ -54,6 +62,28 @@ def class_texts(column: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
         tuple(dict.fromkeys(shown[text] for text in texts if text in shown and shown[text] not in none))
         for texts in column
     ]
+
+
+def printed_list(text: str) -> list[str] | None:
+    """The values of a list or array as Python and NumPy print it: `['dog', 'cat']`, `[1 0 1]`; None for other text."""
+    if not re.fullmatch(r"\[.*\]", text, re.DOTALL):
+        return None
+    if re.search("['\"]", text):
+        text = re.sub(r"(['\"])\s+(?=['\"])", r"\1, ", text)
+    else:
+        text = re.sub(r"(?<=[\w.])\s+(?=[-\w.])", ", ", text)
+    try:
+        values = ast.literal_eval(text)
+    except (ValueError, SyntaxError):  # a name in brackets, such as [noise]
+        return None
+    return [str(value) for value in values] if isinstance(values, list) else None
+
+
+def is_multi_hot(rows: Sequence[Sequence[Any]]) -> bool:
+    """Do all rows have 0 or 1 for each of the same number of classes, two or more?"""
+    digits = (0, 1, "0", "1", "0.0", "1.0")
+    lengths = {len(row) for row in rows}
+    return len(lengths) == 1 and min(lengths) >= 2 and all(value in digits for row in rows for value in row)
 
 
 def whole_numbers(texts: Iterable[str]) -> dict[str, str]:

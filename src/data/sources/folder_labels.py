@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
-from src.data.sources.annotations import SPLITS, Annotation
+from src.data.sources.annotations import SPLITS, Annotation, composed
 from src.data.sources.label_files import read_label_files
 from src.data.sources.label_table import ForeignTable, read_csv
 from src.data.sources.walk import is_hidden
@@ -50,13 +50,14 @@ def _class_folders(names: Sequence[str]) -> dict[str, Annotation]:
     parts = {name: PurePosixPath(Path(name).as_posix()).parts for name in names}
     split = all(len(each) > 2 and each[0].lower() in SPLITS for each in parts.values())
     level = 1 if split else 0
-    classes = {each[level] for each in parts.values() if len(each) > level + 1}
+    classes = {composed(each[level]) for each in parts.values() if len(each) > level + 1}
     if len(classes) < 2 or any(len(each) <= level + 1 for each in parts.values()):
         return {}
     if all(name.lower() in SPLITS for name in classes):
         return {}
     return {
-        name: Annotation((each[level],), SPLITS[each[0].lower()] if split else None) for name, each in parts.items()
+        name: Annotation((composed(each[level]),), SPLITS[each[0].lower()] if split else None)
+        for name, each in parts.items()
     }
 
 

@@ -6,7 +6,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from src.config.settings import SourceConfig
-from src.data.sources.annotations import Annotation, class_texts, fold_names, in_order, is_missing
+from src.data.sources.annotations import (
+    Annotation,
+    class_texts,
+    composed,
+    fold_names,
+    in_order,
+    is_missing,
+    is_multi_hot,
+    printed_list,
+)
 from src.errors import UserError, nearest
 
 
@@ -31,10 +40,11 @@ def read_annotations(dataset: Any, config: SourceConfig) -> tuple[list[str], lis
         ) from None
     feature = dataset.features[config.label_column]
     names: list[str] | None = getattr(getattr(feature, "feature", feature), "names", None)
+    names = names and [composed(name) for name in names]
     classes = _classes(labels, names, config)
     class_names = names or in_order(label for each in classes for label in each)
     return class_names, [
-        Annotation(each, None, fold, None if is_missing(group) else group) if each else None
+        Annotation(each, None, fold, None if is_missing(group) else composed(group)) if each else None
         for each, fold, group in zip(classes, folds_of_rows, groups, strict=True)
     ]
 
@@ -56,7 +66,7 @@ def _classes(values: list[Any], names: list[str] | None, config: SourceConfig) -
     rows = [value if isinstance(value, list | tuple) else [value] for value in values]
     if any(isinstance(value, list | tuple) for value in values):
         lists = [value for value in values if value]
-        if _is_multi_hot(lists, names):
+        if is_multi_hot(lists) and (names is None or _is_of_names(lists, names)):
             places = names or [str(number) for number in range(len(lists[0]))]
             if not names:
                 warnings.warn(
@@ -68,18 +78,23 @@ def _classes(values: list[Any], names: list[str] | None, config: SourceConfig) -
         _check_classes(lists, config)
     if names:
         return [tuple(dict.fromkeys(names[each] for each in row if each is not None and each >= 0)) for row in rows]
-    texts = [_texts(row) for row in rows]
+    texts = [_listed(_texts(row)) for row in rows]
     if separator := config.label_separator:
         texts = [[part.strip() for text in row for part in text.split(separator)] for row in texts]
     return class_texts(texts)
 
 
-def _is_multi_hot(lists: list[Sequence[Any]], names: list[str] | None) -> bool:
-    """Are all as long as there are classes, and of 0 and 1? With names, two equal values tell it from indices."""
-    lengths = {len(each) for each in lists}
-    if len(lengths) != 1 or min(lengths) < 2 or not all(value in (0, 1) for each in lists for value in each):
-        return False
-    return names is None or (lengths == {len(names)} and any(len(set(each)) < len(each) for each in lists))
+def _listed(texts: list[str]) -> list[str]:
+    """With the values of lists that were written as text."""
+    printed = [printed_list(text) for text in texts]
+    return [
+        each for text, values in zip(texts, printed, strict=True) for each in ([text] if values is None else values)
+    ]
+
+
+def _is_of_names(lists: list[Sequence[Any]], names: list[str]) -> bool:
+    """Are they as long as there are names? Two equal values tell 0 and 1 from class numbers."""
+    return len(lists[0]) == len(names) and any(len(set(each)) < len(each) for each in lists)
 
 
 def _check_classes(lists: list[Sequence[Any]], config: SourceConfig) -> None:

@@ -1,6 +1,7 @@
 """Events from label files beside the audio: Audacity labels, Raven selection tables, RTTM, Praat TextGrids.
 
-`a.wav` has its events in `a.txt` (Audacity; or Raven, also `a.selections.txt` and `a.Table.1.selections.txt`), in
+`a.wav` has its events in `a.txt` (Audacity; or Raven, also `a.selections.txt`, `a.Table.1.selections.txt` and BirdNET's
+`a.BirdNET.selection.table.txt`), in
 `a.rttm`, or in `a.TextGrid` (read by `praatio`). A `.txt` of another form is no label file.
 """
 
@@ -8,11 +9,14 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from src.data.sources.annotations import Annotation, Event, event_times, is_missing
+from src.data.sources.annotations import Annotation, Event, composed, event_times, is_missing
 from src.data.sources.table import read_table, read_text
 from src.errors import UserError
 
-_SUFFIXES = (".txt", ".Table.1.selections.txt", ".selections.txt", ".rttm", ".TextGrid", ".textgrid")
+_SUFFIXES = (
+    ".txt", ".Table.1.selections.txt", ".selections.txt", ".BirdNET.selection.table.txt", ".rttm", ".TextGrid",
+    ".textgrid",
+)  # fmt: skip
 _RAVEN_TIMES = ("begin time (s)", "end time (s)")
 _RAVEN_LABELS = ("label", "annotation", "annotations", "class", "species", "common name", "species code", "call type")
 
@@ -31,7 +35,7 @@ def read_label_files(root: Path, names: Sequence[str]) -> dict[str, Annotation]:
         if len(found) > 1:
             raise UserError(f"{name} has two label files, {found[0][0].name} and {found[1][0].name}; keep one of them")
         if found and found[0][1]:
-            unique = tuple(dict.fromkeys(found[0][1]))
+            unique = tuple(dict.fromkeys(event._replace(label=composed(event.label)) for event in found[0][1]))
             result[name] = Annotation(tuple(dict.fromkeys(event.label for event in unique)), events=unique)
     return result
 

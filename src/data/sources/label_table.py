@@ -1,12 +1,11 @@
 """Labels from a table: `filename,label[,split][,fold][,group]`, as labels.csv of a folder, or in the index of a shard.
 
 A label cell may hold several labels, separated by `;` (by `|` if `;` separates the columns; by `,` in a column called
-labels without `;`). With columns `onset` and `offset` (seconds), each row is an event, and a file has one row per
+labels without `;`), or as a list that Python or NumPy printed; or 0 or 1 for each class (multi-hot). With columns `onset` and `offset` (seconds), each row is an event, and a file has one row per
 event.
 """
 
 import posixpath
-import unicodedata
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -16,9 +15,12 @@ from src.data.sources.annotations import (
     Annotation,
     Event,
     class_texts,
+    composed,
     event_times,
     fold_names,
     is_missing,
+    is_multi_hot,
+    printed_list,
     split_name,
 )
 from src.data.sources.table import read_table
@@ -76,15 +78,14 @@ class _Names:
         self.names = set(names)
         self.composed: dict[str, str | None] = {}  # None: two files are the same in composed Unicode
         for name in self.names:
-            key = unicodedata.normalize("NFC", name)
-            self.composed[key] = None if key in self.composed else name
+            self.composed[composed(name)] = None if composed(name) in self.composed else name
 
     def __call__(self, text: str) -> str | None:
         for path in (text, text.replace("\\", "/")):
             name = posixpath.normpath(path)
             if name in self.names:
                 return name
-            if found := self.composed.get(unicodedata.normalize("NFC", name)):
+            if found := self.composed.get(composed(name)):
                 return found
         return None
 
@@ -96,16 +97,34 @@ def read_rows(rows: Sequence[Row], separator: str = ";") -> list[Annotation]:
         UserError: with the row: an invalid split, fold or event.
     """
     column = next(name for name in LABEL_COLUMNS if name in rows[0].cells)
-    cells = [row.cells[column] for row in rows]
-    if column == "labels" and any("," in cell for cell in cells) and not any(separator in cell for cell in cells):
-        separator = ","
-        warnings.warn(
-            f"{rows[0].where}: the column labels is split at commas; call it label if they belong to the names",
-            stacklevel=2,
-        )
-    labels = class_texts([[text.strip() for text in cell.split(separator)] for cell in cells])
+    labels = class_texts(_label_texts([row.cells[column] for row in rows], column, separator, rows[0].where))
     folds = _folds(rows)
     return [_annotation(row, each, fold) for row, each, fold in zip(rows, labels, folds, strict=True)]
+
+
+def _label_texts(cells: Sequence[str], column: str, separator: str, where: str) -> list[list[str]]:
+    """The labels in each cell. What is assumed about the separator or about 0 and 1 is a warning that begins with
+    `where`."""
+    lists = [printed_list(cell) for cell in cells]
+    texts = [cell for cell, printed in zip(cells, lists, strict=True) if printed is None]
+    if column == "labels" and any("," in cell for cell in texts) and not any(separator in cell for cell in texts):
+        separator = ","
+        warnings.warn(
+            f"{where}: the column labels is split at commas; call it label if they belong to the names", stacklevel=2
+        )
+    result = [
+        [text.strip() for text in (cell.split(separator) if printed is None else printed)]
+        for cell, printed in zip(cells, lists, strict=True)
+    ]
+    rows = [texts for texts in result if not all(map(is_missing, texts))]
+    if not is_multi_hot(rows):
+        return result
+    warnings.warn(
+        f"{where}: the column {column} holds 0 or 1 for each of {len(rows[0])} classes (multi-hot): they are called 0 "
+        f"to {len(rows[0]) - 1}",
+        stacklevel=2,
+    )
+    return [[str(place) for place, text in enumerate(texts) if text in ("1", "1.0")] for texts in result]
 
 
 def _folds(rows: Sequence[Row]) -> list[str | None]:
@@ -129,7 +148,7 @@ def _annotation(row: Row, labels: tuple[str, ...], fold: str | None) -> Annotati
         events = tuple(Event(*event_times(onset, offset, row.where), label) for label in labels)
     elif onset or offset:
         raise UserError(f"{row.where}: the event has no label")
-    group = cells.get("group", "")
+    group = composed(cells.get("group", ""))
     return Annotation(labels, split, fold, None if is_missing(group) else group, events)
 
 
