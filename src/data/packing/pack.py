@@ -240,7 +240,8 @@ def _index_shard(shard: str, check: bool) -> Packed:
 
 
 def _labels_of(shard: str, rows: list[dict[str, Any]]) -> list[str]:
-    """Add to the rows what the index that is there has besides its measures, if it is of the same members.
+    """Add to the rows what the index that is there has besides its measures, if it is of the same members. What the
+    files beside the audio say stays.
 
     Returns:
         The names of these columns.
@@ -259,7 +260,7 @@ def _labels_of(shard: str, rows: list[dict[str, Any]]) -> list[str]:
     before = {(old["name"], old["offset"], old["size"]): old for old in table.to_pylist()}
     for row in rows:
         old = before.get((row["name"], row["offset"], row["size"]), {})
-        row.update({name: None if old.get(name) is None else str(old[name]) for name in columns})
+        row.update({name: str(old[name]) for name in columns if name not in row and old.get(name) is not None})
     return columns
 
 

@@ -176,7 +176,8 @@ def _fits(table: pa.Table, shard: str) -> bool:
 
 
 def walk_tar(shard: str) -> list[Member]:
-    """Complete audio members, with what the files beside them say; of a truncated tar, those before the cut, with a warning.
+    """Complete audio members, with what the files beside them say. Of a truncated tar, those before the cut, with a
+    warning.
 
     Raises:
         UserError: not a tar. OSError: no such shard, no access.
@@ -190,6 +191,7 @@ def walk_tar(shard: str) -> list[Member]:
 def _walk(shard: str) -> list[Member]:
     members: list[Member] = []
     columns: dict[str, dict[str, str]] = {}  # by key
+    remarks: list[str | None] = []
     filesystem, path = open_filesystem(shard)
     size = filesystem.size(path)
     with fsspec.open(shard, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
@@ -202,12 +204,14 @@ def _walk(shard: str) -> list[Member]:
                     members.append(Member(member.name, member.offset_data, member.size, {}))
                 elif is_sidecar(member.name, member.size) and (opened := tar.extractfile(member)):
                     of_key = columns.setdefault(sidecar_key(member.name), {})
-                    read_sidecar(f"{shard}/{member.name}", opened.read(), of_key)
+                    remarks.append(read_sidecar(member.name, opened.read(), of_key))
         except tarfile.ReadError as error:
             warnings.warn(
                 f"the shard {shard} is damaged ({error}); using the {len(members)} clips before the damage",
                 stacklevel=2,
             )
+    if said := [remark for remark in remarks if remark]:
+        warnings.warn(f"labels in {shard}: {said[0]} (and {len(said) - 1} others)", stacklevel=2)
     return [member._replace(columns=columns.get(sidecar_key(member.name), {})) for member in members]
 
 

@@ -116,7 +116,9 @@ def _textgrid(file: Path) -> list[Event]:
         from praatio import textgrid
         from praatio.utilities.errors import PraatioException
     except ImportError:
-        raise UserError(f"{file} needs praatio to be read: pip install praatio; or export its labels as text") from None
+        raise UserError(
+            f"{file} needs praatio to be read: pip install 'praatio>=6'; or export its labels as text"
+        ) from None
     try:
         grid = textgrid.openTextgrid(str(file), includeEmptyIntervals=False)
     except (PraatioException, ValueError, IndexError) as error:

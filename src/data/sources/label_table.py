@@ -1,8 +1,8 @@
 """Labels from a table: `filename,label[,split][,fold][,group]`, as labels.csv of a folder, or in the index of a shard.
 
 A label cell may hold several labels, separated by `;` (by `|` if `;` separates the columns; by `,` in a column called
-labels without `;`), or as a list that Python or NumPy printed; or 0 or 1 for each class (multi-hot). With columns `onset` and `offset` (seconds), each row is an event, and a file has one row per
-event.
+labels without `;`), or as a list that Python or NumPy printed; or 0 or 1 for each class (multi-hot). With columns
+`onset` and `offset` (seconds), each row is an event, and a file has one row per event.
 """
 
 import posixpath

@@ -4,12 +4,11 @@ the events of a clip as JSON."""
 import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 from src.data.sources.annotations import Annotation, Event, composed, event_times
 from src.data.sources.index import tar_members
 from src.data.sources.label_table import LABEL_COLUMNS, Row, read_rows
-from src.data.sources.sidecars import COLUMNS
+from src.data.sources.sidecars import COLUMNS, cell_text
 from src.errors import UserError
 
 
@@ -58,12 +57,7 @@ def _labels_of(shard: str) -> dict[str, list[str]]:
     names = [name for name in COLUMNS if name in table.column_names]
     if not set(names) & set(LABEL_COLUMNS):
         return {}
-    return {name: [_text(value) for value in table.column(name).to_pylist()] for name in ("name", *names)}
-
-
-def _text(value: Any) -> str:
-    """Of a cell in an index, which may be of another tool."""
-    return "" if value is None else json.dumps(value) if isinstance(value, list) else str(value)
+    return {name: [cell_text(value) for value in table.column(name).to_pylist()] for name in ("name", *names)}
 
 
 def _events(row: Row, labels: Sequence[str]) -> tuple[Event, ...]:

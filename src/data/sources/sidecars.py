@@ -6,7 +6,6 @@ Other files, such as captions in `000.txt`, have no labels.
 
 import json
 import posixpath
-import warnings
 from typing import Any
 
 from src.data.sources.label_table import LABEL_COLUMNS
@@ -25,29 +24,41 @@ def is_sidecar(name: str, size: int) -> bool:
     return name.lower().endswith((".cls", ".json")) and size <= _MAX_BYTES
 
 
-def read_sidecar(name: str, data: bytes, columns: dict[str, str]) -> None:
+def read_sidecar(name: str, data: bytes, columns: dict[str, str]) -> str | None:
     """Add what a file says to the columns of its clip; a class in `.cls` comes before labels in `.json`.
 
-    A list is JSON in its cell. What cannot be read is left out, with a warning.
+    Labels are in the column label, however the file calls them; a list is JSON in its cell.
+
+    Returns:
+        What is left out or assumed, in words.
     """
+    of_class = name.lower().endswith(".cls")
     try:
         text = data.decode("utf-8-sig")
-        values = {"label": text.strip()} if name.lower().endswith(".cls") else json.loads(text)
-    except ValueError as error:  # JSON, and Unicode
-        warnings.warn(f"{name} cannot be read ({error}); its labels are left out", stacklevel=2)
-        return
+        values = {"label": text.strip()} if of_class else json.loads(text)
+    except ValueError as error:  # of JSON, or of Unicode
+        return f"{name} cannot be read ({error})"
     if not isinstance(values, dict):
-        return
-    cells = {key.lower(): _cell(value) for key, value in values.items() if key.lower() in COLUMNS and value is not None}
-    if odd := [key for key, cell in cells.items() if cell is None]:
-        warnings.warn(f"{name}: {odd[0]} is no text, number or list of them; it is left out", stacklevel=2)
-    of_class = name.lower().endswith(".cls")
-    for key, cell in cells.items():
-        if cell is not None and (of_class or key not in columns):
-            columns[key] = cell
+        return None
+    values = {key.lower(): value for key, value in values.items() if value is not None}
+    key = next((key for key in LABEL_COLUMNS if key in values), "label")
+    remark = None
+    for column in ("label", "split", "fold", "group", "events"):
+        value = values.get(key if column == "label" else column)
+        if isinstance(value, dict):
+            remark = f"{name} has no name, number or list of them as {key if column == 'label' else column}"
+        elif value is not None and (of_class or column not in columns):
+            if key == "labels" and column == "label" and isinstance(value, str) and "," in value and ";" not in value:
+                remark = f"{name} has labels that are split at commas"
+                value = [part.strip() for part in value.split(",")]
+            columns[column] = cell_text(value)
+    return remark
 
 
-def _cell(value: Any) -> str | None:
-    if isinstance(value, list):
-        return json.dumps(value, ensure_ascii=False)
-    return None if isinstance(value, dict) else str(value)
+def cell_text(value: Any) -> str:
+    """A value as the text of a table's cell; a list as JSON: of texts, or of events."""
+    if value is None or not isinstance(value, list):
+        return "" if value is None else str(value)
+    if not any(isinstance(each, list) for each in value):
+        value = [cell_text(int(each) if isinstance(each, bool) else each) for each in value]
+    return json.dumps(value, ensure_ascii=False)
