@@ -58,12 +58,12 @@ def fit(config: Config, resume: str | None = None) -> int:
     started = time.monotonic()
     run = Run(config, resume)
     labelled = read_set(config)
+    if run.checkpoint:
+        labelled = with_classes(load_classifier(run.checkpoint).class_names, labelled, run.checkpoint)
     folds = find_folds(labelled, classify.folds, config.seed)
     test_folds = in_order(folds) if classify.folds and folds else [classify.test_fold]
     sets = [make_splits(labelled, config.seed, folds, fold) for fold in test_folds]
     first = make_classifier(config, sets[0], run.checkpoint)
-    if run.checkpoint:
-        same_classes(load_classifier(run.checkpoint).class_names, labelled.class_names, run.checkpoint)
     run.start(describe(sets[0]))
     if (skipped := [*labelled.bad, *labelled.left_out]) and is_first():
         write_skipped(skipped, run.folder / "skipped.csv")
@@ -134,10 +134,9 @@ def test(config: Config, checkpoint: str | None) -> int:
     path = checkpoint_of(config.runs_folder, config.name, checkpoint)
     config.trainer.devices = config.trainer.num_nodes = 1
     model = load_classifier(path)
-    labelled = read_set(config)
+    labelled = with_classes(model.class_names, read_set(config), path)
     folds = find_folds(labelled, config.classify.folds, config.seed)
     divided = make_splits(labelled, config.seed, folds, config.classify.test_fold)
-    same_classes(model.class_names, divided.class_names, path)
     folder = claim_folder(config.runs_folder, f"{config.name}-test")
     module = AudioClassification(model, config.classify, config.optimizer, None, config.seed)
     trainer = make_trainer(config.trainer, folder, "auto", [], [])
@@ -174,18 +173,20 @@ def read_set(config: Config) -> LabelledClips:
     return labelled
 
 
-def same_classes(of_checkpoint: list[str], of_set: list[str], path: Path) -> None:
-    """Check that the classes are the same.
+def with_classes(class_names: list[str], labelled: LabelledClips, path: Path) -> LabelledClips:
+    """The set with the classes in the order of a checkpoint.
 
     Raises:
-        UserError: they differ.
+        UserError: they are not the same classes.
     """
-    if of_checkpoint != of_set:
-        missing, new = sorted(set(of_checkpoint) - set(of_set)), sorted(set(of_set) - set(of_checkpoint))
+    missing = [name for name in class_names if name not in labelled.class_names]
+    new = [name for name in labelled.class_names if name not in class_names]
+    if missing or new:
         raise UserError(
             f"{path} and the set have different classes: only in the checkpoint {', '.join(missing) or 'none'}; "
             f"only in the set {', '.join(new) or 'none'}"
         )
+    return replace(labelled, class_names=list(class_names))
 
 
 def make_classifier(config: Config, labelled: LabelledSet, resumed: Path | None = None) -> AudioClassifier:

@@ -118,7 +118,8 @@ def _transformers_labels(classifier: dict[str, Any] | None) -> dict[str, Any]:
     if classifier is None:
         return {}
     names, kind = classifier["class_names"], "multi" if classifier["multi"] else "single"
-    return {"id2label": dict(enumerate(names)), "problem_type": f"{kind}_label_classification"}
+    numbers = {name: number for number, name in enumerate(names)}
+    return {"id2label": dict(enumerate(names)), "label2id": numbers, "problem_type": f"{kind}_label_classification"}
 
 
 def _card(stored: Stored, config: dict[str, Any]) -> str:

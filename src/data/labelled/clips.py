@@ -102,8 +102,9 @@ def _labelled_clips(
     annotations = [source.annotation(i) for i in range(len(source))]
     if not any(annotations):
         raise UserError(
-            f"{config.path} has no labels; it needs class folders, a labels.csv (filename,label), an index with labels "
-            "(shards), or label_column (folders called train, valid and test are splits, not classes)"
+            f"{config.path} has no labels; it needs class folders, a labels.csv (filename,label), label_column, or in "
+            "shards a .cls or .json (label) beside each clip (folders called train, valid and test are splits, not "
+            "classes)"
         )
     unlabelled = [(source.path(i), "no label") for i, annotation in enumerate(annotations) if annotation is None]
     if unlabelled:

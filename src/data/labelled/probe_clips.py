@@ -53,8 +53,8 @@ def _labelled_source(config: SourceConfig) -> Source:
     source = open_source(config)
     if not source.class_names:
         raise UserError(
-            f"{config.path} has no labels; set label_column to the column that holds them, or add class folders or a "
-            "labels.csv to a folder"
+            f"{config.path} has no labels; set label_column to the column that holds them, add class folders or a "
+            "labels.csv to a folder, or in shards a .cls or .json (label) beside each clip"
         )
     return source
 

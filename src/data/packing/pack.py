@@ -211,7 +211,7 @@ def _index_shard(shard: str, check: bool) -> Packed:
     try:
         filesystem, path = open_filesystem(shard)
         stamp, about = file_stamp(filesystem.info(path)), _about(shard)
-        if about is not None and about["stamp"] == stamp:
+        if about is not None and about["stamp"] == stamp and about.get("sidecars"):
             with fsspec.open(_index_of(shard), "rb") as file:
                 return _counted(pq.read_table(file), about["skipped"])
         members = walk_tar(shard)
@@ -219,28 +219,29 @@ def _index_shard(shard: str, check: bool) -> Packed:
         skipped: list[tuple[str, str]] = []
         with fsspec.open(shard, "rb") as file:
             for member in members:
-                file.seek(member.offset_data)
+                file.seek(member.offset)
                 data = file.read(member.size)
-                row = {"name": member.name, "offset": member.offset_data, "size": member.size}
+                row = {"name": member.name, "offset": member.offset, "size": member.size, **member.columns}
                 try:
                     row |= _measure(data, check)
                 except AudioError as error:
                     skipped.append((f"{shard}/{member.name}", str(error)))
                     row |= {"seconds": math.nan, "sample_rate": 0, "channels": 0, "checksum": _checksum(data)}
                 rows.append(row)
-        kept = _labels_of(shard, rows)
+        kept = dict.fromkeys([*_labels_of(shard, rows), *(name for member in members for name in member.columns)])
     except (OSError, UserError) as error:
         return Packed(0, 0.0, 0, [(shard, str(error))])
     table = _table(rows, kept)
     try:
-        _write_index(table, shard, {"stamp": stamp, "skipped": skipped})
+        _write_index(table, shard, {"stamp": stamp, "skipped": skipped, "sidecars": True})
     except OSError as error:
         raise UserError(f"{_index_of(shard)} cannot be written ({error.strerror or error})") from None
     return _counted(table, skipped)
 
 
 def _labels_of(shard: str, rows: list[dict[str, Any]]) -> list[str]:
-    """Add to the rows what the index that is there has besides its measures, if it is of the same members.
+    """Add to the rows what the index that is there has besides its measures, if it is of the same members. What the
+    files beside the audio say stays.
 
     Returns:
         The names of these columns.
@@ -259,7 +260,7 @@ def _labels_of(shard: str, rows: list[dict[str, Any]]) -> list[str]:
     before = {(old["name"], old["offset"], old["size"]): old for old in table.to_pylist()}
     for row in rows:
         old = before.get((row["name"], row["offset"], row["size"]), {})
-        row.update({name: None if old.get(name) is None else str(old[name]) for name in columns})
+        row.update({name: str(old[name]) for name in columns if name not in row and old.get(name) is not None})
     return columns
 
 

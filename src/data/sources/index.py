@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from src.atomic import writing
 from src.audio.decode import SUFFIXES, AudioError, Encoded, probe
+from src.data.sources.sidecars import is_sidecar, read_sidecar, sidecar_key
 from src.data.sources.storage import open_filesystem, read_range, retry, shard_stamp
 from src.data.sources.walk import is_hidden_member
 from src.errors import UserError
@@ -25,6 +26,15 @@ from src.progress import progress_bar
 _VERSION = "v2"  # of what the cache holds; v1: lengths of MP3 by guess, quiet clips rounded to silence
 _BLOCK = 512  # bytes of a tar block; the header of a member is one
 _LONGEST_NAME = 100  # bytes in a header
+
+
+class Member(NamedTuple):
+    """An audio member of a tar. offset, size: of its data, in bytes. columns: from the files beside it."""
+
+    name: str
+    offset: int
+    size: int
+    columns: dict[str, str]
 
 
 class Headers(NamedTuple):
@@ -95,7 +105,8 @@ def tar_members(shard: str, columns: Sequence[str] = ()) -> pa.Table:
     Hidden files and those that a Mac adds are left out.
 
     Args:
-        columns: others of an index next to the shard that are wanted too; they are missing without one.
+        columns: others that are wanted too, in lower case: those of an index next to the shard, or those that the files
+            beside the audio have in the tar (`src.data.sources.sidecars`). What nothing has is not in the table.
 
     Raises:
         UserError: not a tar, not an index. OSError: no such shard, no access, no answer.
@@ -109,19 +120,21 @@ def tar_members(shard: str, columns: Sequence[str] = ()) -> pa.Table:
             f"{shard}.index.parquet is the index of another tar and is ignored; run python -m src.pack --index {shard}",
             stacklevel=2,
         )
-    cached = cache_root() / "shards" / f"{digest([shard_stamp(shard)])}.parquet"
-    if (table := _read_cached(cached)) is not None:
-        return table
-    members = retry(lambda: walk_tar(shard), "://" in shard)
-    table = pa.table(
-        {
-            "name": pa.array([m.name for m in members], pa.string()),
-            "offset": pa.array([m.offset_data for m in members], pa.int64()),
-            "size": pa.array([m.size for m in members], pa.int64()),
-        }
-    )
-    _write_cached(table, cached)
-    return table
+    cached = cache_root() / "shards" / f"{digest([shard_stamp(shard), 'sidecars'])}.parquet"
+    table = _read_cached(cached)
+    if table is None:
+        members = retry(lambda: walk_tar(shard), "://" in shard)
+        known = dict.fromkeys(column for member in members for column in member.columns)
+        table = pa.table(
+            {
+                "name": pa.array([m.name for m in members], pa.string()),
+                "offset": pa.array([m.offset for m in members], pa.int64()),
+                "size": pa.array([m.size for m in members], pa.int64()),
+                **{name: pa.array([m.columns.get(name) for m in members], pa.string()) for name in known},
+            }
+        )
+        _write_cached(table, cached)
+    return _selected(table, columns)
 
 
 def read_member(shard: str, name: str, offset: int, size: int, patient: bool = True) -> bytes:
@@ -162,8 +175,9 @@ def _fits(table: pa.Table, shard: str) -> bool:
     return True
 
 
-def walk_tar(shard: str) -> list[tarfile.TarInfo]:
-    """Complete audio members; of a truncated tar, those before the cut, with a warning.
+def walk_tar(shard: str) -> list[Member]:
+    """Complete audio members, with what the files beside them say. Of a truncated tar, those before the cut, with a
+    warning.
 
     Raises:
         UserError: not a tar. OSError: no such shard, no access.
@@ -174,26 +188,39 @@ def walk_tar(shard: str) -> list[tarfile.TarInfo]:
         raise UserError(f"{error}; a shard must be an uncompressed tar") from None
 
 
-def _walk(shard: str) -> list[tarfile.TarInfo]:
-    members: list[tarfile.TarInfo] = []
+def _walk(shard: str) -> list[Member]:
+    members: list[Member] = []
+    columns: dict[str, dict[str, str]] = {}  # by key
+    remarks: list[str | None] = []
     filesystem, path = open_filesystem(shard)
     size = filesystem.size(path)
     with fsspec.open(shard, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
         try:
             for member in tar:
-                if (
-                    member.isfile()
-                    and member.name.lower().endswith(SUFFIXES)
-                    and not is_hidden_member(member.name)
-                    and member.offset_data + member.size <= size
-                ):
-                    members.append(member)
+                complete = member.isfile() and member.offset_data + member.size <= size
+                if not complete or is_hidden_member(member.name):
+                    continue
+                if member.name.lower().endswith(SUFFIXES):
+                    members.append(Member(member.name, member.offset_data, member.size, {}))
+                elif is_sidecar(member.name, member.size) and (opened := tar.extractfile(member)):
+                    of_key = columns.setdefault(sidecar_key(member.name), {})
+                    remarks.append(read_sidecar(member.name, opened.read(), of_key))
         except tarfile.ReadError as error:
             warnings.warn(
                 f"the shard {shard} is damaged ({error}); using the {len(members)} clips before the damage",
                 stacklevel=2,
             )
-    return members
+    if said := [remark for remark in remarks if remark]:
+        warnings.warn(f"labels in {shard}: {said[0]} (and {len(said) - 1} others)", stacklevel=2)
+    return [member._replace(columns=columns.get(sidecar_key(member.name), {})) for member in members]
+
+
+def _selected(table: pa.Table, columns: Sequence[str]) -> pa.Table:
+    """The measures, and the columns that are wanted, called so in lower case."""
+    known = {name.lower(): name for name in table.column_names}
+    wanted = {name: known[name] for name in columns if name in known}
+    measures = [name for name in ("name", "offset", "size", "seconds") if name in table.column_names]
+    return table.select([*measures, *wanted.values()]).rename_columns([*measures, *wanted])
 
 
 def _shipped_index(file: str, columns: Sequence[str]) -> pa.Table:
@@ -202,7 +229,7 @@ def _shipped_index(file: str, columns: Sequence[str]) -> pa.Table:
             table = pq.read_table(opened)
             hidden = pa.array([is_hidden_member(name) for name in table.column("name").to_pylist()], pa.bool_())
             table = table.filter(pc.invert(hidden))
-            return table.select(["name", "offset", "size", *({"seconds", *columns} & set(table.column_names))])
+            return _selected(table.select([*dict.fromkeys(["name", "offset", "size", *table.column_names])]), columns)
     except (pa.ArrowInvalid, KeyError) as error:
         raise UserError(f"{file} is not an index with name, offset and size ({error}); delete or rebuild it") from None
 

@@ -14,6 +14,7 @@ from src.data.sources.annotations import (
     in_order,
     is_missing,
     is_multi_hot,
+    printed_list,
 )
 from src.errors import UserError, nearest
 
@@ -82,10 +83,18 @@ def _classes(values: list[Any], names: list[str] | None, config: SourceConfig) -
         )
     if names:
         return [tuple(dict.fromkeys(names[each] for each in row if each is not None and each >= 0)) for row in rows]
-    texts = [_texts(row) for row in rows]
+    texts = [_listed(_texts(row)) for row in rows]
     if separator := config.label_separator:
         texts = [[part.strip() for text in row for part in text.split(separator)] for row in texts]
     return class_texts(texts)
+
+
+def _listed(texts: list[str]) -> list[str]:
+    """With the values of lists that were written as text."""
+    printed = [printed_list(text) for text in texts]
+    return [
+        each for text, values in zip(texts, printed, strict=True) for each in ([text] if values is None else values)
+    ]
 
 
 def _is_of_names(lists: list[Sequence[Any]], names: list[str]) -> bool:
