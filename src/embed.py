@@ -17,7 +17,6 @@ In Python, for a file or an array:
 
 import argparse
 import contextlib
-import json
 import os
 import sys
 import time
@@ -89,13 +88,14 @@ def run(options: argparse.Namespace, sources: "list[Source] | None" = None) -> i
     from src.encoders.load import load_encoder
     from src.evaluation.collection import Settings, embed_collection
     from src.evaluation.embedding_file import EmbeddingFile
+    from src.evaluation.embeddings import parse_layers
     from src.progress import progress_bar
 
     check_options(options)
     if sources is None:
         sources = open_inputs(options.inputs, options.split, options.audio_column, options.label_column)
     encoder = load_encoder(options.encoder).to(find_device(options.device))
-    layers = parse_layers(options.layers, encoder.depth)
+    layers = parse_layers(options.layers.split(","), encoder.depth)
     settings = Settings(layers, options.pooling, options.level, options.batch_seconds)
     file = EmbeddingFile(Path(options.out), describe(options.encoder, encoder, settings), describe_inputs(options))
     started, seconds_done = time.monotonic(), 0.0
@@ -127,22 +127,10 @@ def check_options(options: argparse.Namespace) -> None:
         raise UserError(f"--workers {options.workers} is out of range; it must be at least 1")
 
 
-def parse_layers(text: str, depth: int) -> "list[Layer]":
-    """`6,last` to [6, None].
-
-    Raises:
-        UserError: no such block in this encoder.
-    """
-    layers: list[Layer] = []
-    for word in text.split(","):
-        if word != "last" and not (word.isdecimal() and int(word) <= depth):
-            raise UserError(f"--layers {text}: {word} is not a block; use 0 (the patch embedding) to {depth}, or last")
-        layers.append(None if word == "last" else int(word))
-    return layers
-
-
 def describe(path: str, encoder: "AudioViT", settings: Any) -> dict[str, Any]:
     """The settings stored in the output: how its embeddings were made."""
+    from src.evaluation.embeddings import fingerprint
+
     return {
         "encoder": os.path.abspath(path) if Path(path).exists() else path,  # noqa: PTH100, keeps links
         "weights": fingerprint(encoder),
@@ -162,20 +150,6 @@ def describe_inputs(options: argparse.Namespace) -> dict[str, Any]:
         "audio column": options.audio_column,
         "label column": options.label_column,
     }
-
-
-def fingerprint(encoder: "AudioViT") -> str:
-    """Hash of the architecture, the weights and the batch-norm statistics, 16 hexadecimal digits."""
-    import hashlib
-
-    architecture = {**encoder.architecture, **encoder.architecture["log_mel"], "log_mel": None}
-    shape = sorted((name, float(value)) for name, value in architecture.items() if value is not None)
-    digest = hashlib.sha256(json.dumps(shape).encode())
-    for name, value in sorted(encoder.state_dict().items()):
-        if value.is_floating_point():
-            digest.update(name.encode())
-            digest.update(value.detach().cpu().float().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def find_device(name: str) -> str:

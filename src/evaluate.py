@@ -46,6 +46,8 @@ def run(options: argparse.Namespace) -> int:
 
     if not options.tasks or not options.out:
         raise UserError("give tasks and --out FOLDER; python -m src.evaluate --help shows examples")
+    if not 0 < options.batch_seconds < float("inf") or options.jobs < 1:
+        raise UserError("--batch-seconds must be above 0 and --jobs at least 1")
     world, out = find_world(), Path(options.out)
     paths = find_tasks(options.tasks)
     device = find_local_device(options.device, world)

@@ -49,8 +49,9 @@ def main(arguments: list[str] | None = None) -> int:
 def run(options: argparse.Namespace) -> int:
     """Run the command; torch and other heavy packages are imported here."""
     from src.audio.decode import AudioError
-    from src.embed import embed, fingerprint
+    from src.embed import embed
     from src.encoders.load import load_encoder
+    from src.evaluation.embeddings import fingerprint
 
     if options.top < 1:
         raise UserError(f"--top {options.top} is out of range; it must be at least 1")

@@ -22,10 +22,11 @@ import torch
 from benchmarks.parity import randomize
 from src import embed as door
 from src.audio.decode import AudioError, decode
-from src.embed import embed, fingerprint
+from src.embed import embed
 from src.encoders.load import load_encoder
 from src.encoders.save import save_encoder
 from src.evaluation.embedding_file import EmbeddingFile
+from src.evaluation.embeddings import fingerprint
 from src.models import create_mae
 from src.models.vit import AudioViT
 

@@ -19,11 +19,10 @@ from src.audio.levels import describe_oddities, oddity
 from src.data.sources.source import Source
 from src.evaluation.embedding_file import EmbeddingFile, rows
 from src.evaluation.embeddings import embed_clips, embed_frames
-from src.models.long_clips import encode_long_clip, pool_chunks
+from src.models.long_clips import LONG_SECONDS, encode_long_clip, pool_chunks
 from src.models.vit import AudioViT, Layer, Pooling
 
 Level = Literal["clip", "frame"]
-LONG_SECONDS = 60.0  # a longer clip is embedded in chunks
 _NOT_FINITE = "the encoder gives NaN or inf for it"
 _WINDOW_CLIPS, _WINDOW_SECONDS = 512, 1800.0
 

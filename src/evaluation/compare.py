@@ -47,11 +47,19 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
     """Raises: UserError: no such file, or not one that `python -m src.evaluate` wrote."""
     try:
         rows = json.loads(file.read_text(encoding="utf-8"))["rows"]
+        for row in rows:
+            row["score"] = _number(row["score"])
+            row["samples"] = [_number(value) for value in row["samples"]]
     except FileNotFoundError:
         raise UserError(f"there is no file {file} (looked in {Path.cwd()}); give a results.json") from None
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{file} is not a results.json of python -m src.evaluate, or it is damaged") from None
     return rows
+
+
+def _number(value: float | None) -> float:
+    """null is NaN."""
+    return float("nan") if value is None else float(value)
 
 
 def pairs(old: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:

@@ -1,10 +1,13 @@
 """Embeddings of clips: from the encoder, and from mel statistics, the floor an encoder has to beat."""
 
+import hashlib
+import json
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 
+from src.errors import UserError
 from src.models.log_mel import LogMel
 from src.models.long_clips import LONG_SECONDS, encode_clips, mel_segments, pool_chunks
 from src.models.vit import AudioViT, Layer, Pooling, pool
@@ -42,6 +45,32 @@ def embed_frames(
             (i, values[row, :count]) for row, (i, count) in enumerate(zip(chosen, num_tokens.tolist(), strict=True))
         )
     return [rows[i] for i in range(len(waveforms))]
+
+
+def parse_layers(words: Sequence[str], depth: int) -> list[Layer]:
+    """`["6", "last"]`, as `--layers` has them, to [6, None].
+
+    Raises:
+        UserError: no such block in this encoder.
+    """
+    layers: list[Layer] = []
+    for word in words:
+        if word != "last" and not (word.isdecimal() and int(word) <= depth):
+            raise UserError(f"--layers: {word} is not a block; use 0 (the patch embedding) to {depth}, or last")
+        layers.append(None if word == "last" else int(word))
+    return layers
+
+
+def fingerprint(encoder: AudioViT) -> str:
+    """Hash of the architecture, the weights and the batch-norm statistics, 16 hexadecimal digits."""
+    architecture = {**encoder.architecture, **encoder.architecture["log_mel"], "log_mel": None}
+    shape = sorted((name, float(value)) for name, value in architecture.items() if value is not None)
+    digest = hashlib.sha256(json.dumps(shape).encode())
+    for name, value in sorted(encoder.state_dict().items()):
+        if value.is_floating_point():
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().float().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 @torch.no_grad()

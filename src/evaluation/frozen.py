@@ -3,24 +3,18 @@
 A view is one way to read an encoder: layers (joined by `+`) and a pooling, such as `last mean` or `6+last mean_std`.
 """
 
-import hashlib
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
 import src.audio
 import src.models
-from src.errors import UserError
-from src.evaluation.embeddings import token_batches
-from src.models.long_clips import encode_long_clip
-from src.models.vit import AudioViT, Layer, Pooling, pool
-
-LONG_SECONDS = 60.0  # longer clips go through the encoder in chunks
+from src.data.sources.index import digest
+from src.evaluation import embeddings
+from src.models.vit import AudioViT, Pooling, pool
 
 
 class Embedded(NamedTuple):
@@ -69,9 +63,9 @@ class FrozenViT:
         batch_seconds: float = 30.0,
     ) -> None:
         self.name, self.encoder, self.batch_seconds = name, encoder.eval(), batch_seconds
-        self._layers = {text: parse_layers(text, encoder.depth) for text in layers}
+        self._layers = {text: embeddings.parse_layers(text.split("+"), encoder.depth) for text in layers}
         self._poolings = poolings
-        self.fingerprint = weights_digest(encoder)
+        self.fingerprint = digest([embeddings.fingerprint(encoder), code_digest()])
 
     def views(self, timestamps: bool) -> list[str]:
         if timestamps:
@@ -86,7 +80,7 @@ class FrozenViT:
         parts = {view: view.split(" ") for view in views}
         wanted = sorted({each for text, *_ in parts.values() for each in self._layers[text]}, key=str)
         found: dict[str, dict[int, np.ndarray]] = {view: {} for view in views}
-        for chosen, tokens, counts in self._tokens(waveforms, wanted):
+        for chosen, tokens, counts in embeddings.token_batches(self.encoder, waveforms, wanted, self.batch_seconds):
             for view, (text, *rest) in parts.items():
                 columns = _columns([wanted.index(each) for each in self._layers[text]], self.encoder.embed_dim)
                 selected = tokens if len(columns) == tokens.shape[-1] else tokens[..., columns]
@@ -98,19 +92,6 @@ class FrozenViT:
                     found[view].update({i: pooled[k : k + 1] for k, i in enumerate(chosen)})
         return {view: self._collect(rows, timestamps) for view, rows in found.items()}
 
-    def _tokens(self, waveforms: list[np.ndarray], layers: list[Layer]) -> Iterator[tuple[list[int], Tensor, Tensor]]:
-        """Batches: indices of the clips, tokens (B, N, D x layers), real tokens of each (B,)."""
-        most = LONG_SECONDS * self.encoder.sample_rate
-        short = [i for i, waveform in enumerate(waveforms) if len(waveform) <= most]
-        for chosen, tokens, counts in token_batches(
-            self.encoder, [waveforms[i] for i in short], layers, self.batch_seconds
-        ):
-            yield [short[k] for k in chosen], tokens, counts
-        for i in sorted(set(range(len(waveforms))) - set(short)):
-            chunks = encode_long_clip(self.encoder, partial(_one_block, waveforms[i]), layers)
-            tokens = torch.cat(list(chunks))[None]
-            yield [i], tokens, torch.tensor([tokens.shape[1]], device=tokens.device)
-
     def _collect(self, rows: dict[int, np.ndarray], timestamps: bool) -> Embedded:
         ordered = [rows[i] for i in range(len(rows))]
         counts = np.array([len(each) for each in ordered])
@@ -118,35 +99,10 @@ class FrozenViT:
         return Embedded(np.concatenate(ordered), counts, None if times is None else np.concatenate(times))
 
 
-def parse_layers(text: str, depth: int) -> list[Layer]:
-    """`6+last` to [6, None].
-
-    Raises:
-        UserError: no such block in this encoder.
-    """
-    layers: list[Layer] = []
-    for word in text.split("+"):
-        if word != "last" and not (word.isdigit() and int(word) <= depth):
-            raise UserError(f"--layers {text}: {word} is not a block; use 0 (the patch embedding) to {depth}, or last")
-        layers.append(None if word == "last" else int(word))
-    return layers
-
-
-def weights_digest(module: nn.Module) -> str:
-    """Hash of all weights, and of the source files of this project that turn audio into embeddings."""
-    hashed = hashlib.sha256()
-    for package in (src.audio, src.models):
-        for file in sorted(Path(package.__path__[0]).glob("*.py")):
-            hashed.update(file.read_bytes())
-    hashed.update(Path(__file__).read_bytes())
-    for name, value in module.state_dict().items():
-        hashed.update(name.encode())
-        hashed.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return hashed.hexdigest()[:32]
-
-
-def _one_block(waveform: np.ndarray) -> list[np.ndarray]:
-    return [waveform]
+def code_digest() -> str:
+    """Hash of the source files of this project that turn audio into embeddings."""
+    files = [file for package in (src.audio, src.models) for file in sorted(Path(package.__path__[0]).glob("*.py"))]
+    return digest([file.read_text(encoding="utf-8") for file in [*files, Path(embeddings.__file__), Path(__file__)]])
 
 
 def _columns(numbers: list[int], width: int) -> list[int]:

@@ -15,8 +15,9 @@ import soxr
 import torch
 
 from src.audio.decode import SAMPLE_RATE
+from src.data.sources.index import digest
 from src.errors import UserError
-from src.evaluation.frozen import Embedded, weights_digest
+from src.evaluation.frozen import Embedded, code_digest
 
 _BATCH_SECONDS = 60.0
 _FUNCTIONS = ("load_model", "get_scene_embeddings", "get_timestamp_embeddings")
@@ -49,8 +50,11 @@ class HearModule:
             raise UserError(f"--encoder {text}: load_model must return a torch.nn.Module with a sample_rate")
         self._model, self._device = model.to(device).eval(), device
         self._sample_rate = int(model.sample_rate)  # type: ignore[arg-type]
-        source = Path(inspect.getfile(self._module)).read_bytes()
-        self.fingerprint = hashlib.sha256(source + f"{text} {weights_digest(model)}".encode()).hexdigest()[:32]
+        hashed = hashlib.sha256(Path(inspect.getfile(self._module)).read_bytes())
+        for name, value in model.state_dict().items():
+            hashed.update(name.encode())
+            hashed.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        self.fingerprint = digest([text, hashed.hexdigest(), code_digest()])
 
     def views(self, timestamps: bool) -> list[str]:
         return ["timestamp embeddings" if timestamps else "scene embeddings"]

@@ -1,6 +1,7 @@
 """Results of an evaluation as plain values: a row per task, encoder and method, from the records of its folds."""
 
 import json
+import math
 import platform
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,6 +49,15 @@ def make_row(unit: Unit, records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def _strict(value: Any) -> Any:
+    """Plain values with null for numbers that JSON does not have: NaN of undefined scores, infinite d'."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _strict(each) for key, each in value.items()}
+    return [_strict(each) for each in value] if isinstance(value, list | tuple) else value
+
+
 def versions() -> dict[str, str]:
     return {
         "python": platform.python_version(),
@@ -66,7 +76,7 @@ def write_results(out: Path, results: dict[str, Any]) -> str:
     rows, errors = results["rows"], results["errors"]
     found = tables(rows)
     text = markdown(found, errors)
-    contents = {"results.json": json.dumps(results, indent=1), "results.md": text}
+    contents = {"results.json": json.dumps(_strict(results), indent=1, allow_nan=False), "results.md": text}
     contents["results.html"] = page(found, rows, errors)
     for name, content in contents.items():
         with writing(out / name) as file:

@@ -5,8 +5,6 @@ of each clip), `times.npy` (of timestamp tasks, in ms). Folders can be deleted a
 """
 
 import contextlib
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -15,6 +13,7 @@ from typing import IO
 
 import numpy as np
 
+from src.atomic import publish_folder, scratch_folder
 from src.audio.decode import AudioError
 from src.data.sources.index import cache_root, digest
 from src.errors import UserError
@@ -98,19 +97,14 @@ class _Writer:
 @contextlib.contextmanager
 def _writing(target: Path) -> Iterator[_Writer]:
     """A folder that gets its name when it is complete."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
-    try:
+    with scratch_folder(target.parent) as partial:
         with open(partial / "rows.f32", "wb") as file:
             writer = _Writer(file)
             yield writer
         np.save(partial / "counts.npy", np.concatenate(writer.counts))
         if writer.times:
             np.save(partial / "times.npy", np.concatenate(writer.times))
-        with contextlib.suppress(OSError):  # another process was faster
-            partial.rename(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        publish_folder(partial, target)
 
 
 def _windows(clips: Sequence[Clip]) -> Iterator[list[Clip]]:

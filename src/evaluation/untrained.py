@@ -5,13 +5,14 @@ a random linear projection of mel patches, without a network. `random-encoder` i
 batch norm of the latter two gets the statistics of the task's clips; without them, their input is raw dB.
 """
 
+import sys
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 
-from src.evaluation.embeddings import calibrate_norm
-from src.evaluation.frozen import Embedded, Frozen, FrozenViT, weights_digest
+from src.evaluation.embeddings import calibrate_norm, parse_layers
+from src.evaluation.frozen import Embedded, Frozen, FrozenViT, code_digest
 from src.models.initialize import initialize
 from src.models.log_mel import LogMel
 from src.models.sizes import create_encoder
@@ -28,7 +29,7 @@ class MelStatistics:
 
     def __init__(self) -> None:
         self._frames = AudioViT(64, 0, 1)
-        self.fingerprint = weights_digest(self._frames.log_mel)
+        self.fingerprint = code_digest()
 
     def views(self, timestamps: bool) -> list[str]:
         return ["mean + deviation"]
@@ -68,9 +69,10 @@ def random_patches() -> Untrained:
 
 
 def random_encoder(seed: int, layers: Sequence[str], poolings: Sequence[Pooling]) -> Untrained:
-    """Reads the `layers` that the tiny encoder has, or its last one."""
+    """Reads the `layers` that the tiny encoder has, or its last one. Raises UserError: a layer that is no number."""
     encoder = create_encoder("tiny", seed=seed)
-    known = [text for text in layers if all(w == "last" or int(w) <= encoder.depth for w in text.split("+"))]
+    numbers = {text: parse_layers(text.split("+"), sys.maxsize) for text in layers}
+    known = [text for text in layers if all((number or 0) <= encoder.depth for number in numbers[text])]
     return Untrained(f"random-encoder {seed}", encoder, known or ["last"], poolings)
 
 

@@ -24,6 +24,12 @@ def write(file: Path, samples: np.ndarray) -> None:
     soundfile.write(file, samples, 16000, "PCM_16")
 
 
+def wav_bytes(samples: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, samples, 16000, "PCM_16", format="WAV")
+    return file.getvalue()
+
+
 def labels_task(folder: Path, column: str = "split", per_part: int = 4) -> Path:
     """Our layout, one label a clip; column: split, or fold with four of them."""
     parts = ("train", "valid", "test") if column == "split" else ("1", "2", "3", "4")
@@ -81,9 +87,8 @@ def xares_task(folder: Path, names=("wds-audio-train-0.tar", "wds-audio-valid-0.
         with tarfile.open(folder / name, "w") as tar:
             for number in range(2 * len(CLASSES)):
                 label = CLASSES[number % 3]
-                file = io.BytesIO()
-                soundfile.write(file, waveform(label, hash_of(f"{name}{number}")), 16000, format="WAV")
-                for suffix, content in (("wav", file.getvalue()), ("json", json.dumps({"emotion": label}).encode())):
+                audio = wav_bytes(waveform(label, hash_of(f"{name}{number}")))
+                for suffix, content in (("wav", audio), ("json", json.dumps({"emotion": label}).encode())):
                     member = tarfile.TarInfo(f"clip{number}.{suffix}")
                     member.size = len(content)
                     tar.addfile(member, io.BytesIO(content))

@@ -1,6 +1,7 @@
 """The command on made-up tasks: scores, resuming, jobs, errors, comparison."""
 
 import json
+import math
 import sys
 import types
 from dataclasses import replace
@@ -12,16 +13,20 @@ import torch
 from src.encoders.save import save_encoder
 from src.errors import UserError
 from src.evaluate import main
-from src.evaluation.compare import compare
+from src.evaluation.compare import compare, read_rows
 from src.evaluation.frozen import FrozenViT
 from src.evaluation.hear_module import HearModule
 from src.evaluation.resample import resample
+from src.evaluation.results import write_results
 from src.evaluation.run import Settings, evaluate
 from src.evaluation.store import embed_task, folder_of, missing, open_rows
 from src.evaluation.tasks.open import open_task
 from src.evaluation.units import make_problem
 from src.evaluation.untrained import MelStatistics, plain_mel_statistics, random_patches
 from src.models import create_encoder
+from src.models.initialize import initialize
+from src.models.log_mel import LogMel
+from src.models.vit import AudioViT
 from tests.evaluation.made_tasks import hear_task, labels_task
 
 pytestmark = pytest.mark.usefixtures("two_blocks")
@@ -45,6 +50,40 @@ def test_views_are_columns_of_one_pass(encoder):
         np.testing.assert_allclose(row, alone, atol=1e-5)
     np.testing.assert_array_equal(found["0+last mean"].rows[:, width:], found["last mean"].rows)
     assert found["0+last mean_std"].rows.shape == (3, 4 * width)
+
+
+def test_the_fingerprint_sees_what_the_weights_do_not_tell():
+    """Heads and front end: embeddings of one network are never those of another."""
+
+    def fingerprint(num_heads=3, **log_mel):
+        encoder = AudioViT(48, 2, num_heads, log_mel=LogMel(**log_mel))
+        initialize(encoder, 0, "encoder")
+        return FrozenViT("a", encoder).fingerprint
+
+    found = [fingerprint(), fingerprint(num_heads=4), fingerprint(f_max=4000.0), fingerprint(floor_db=80.0)]
+    assert len(set(found)) == 4 and fingerprint() == found[0]
+
+
+@pytest.mark.parametrize("option", ["--jobs=0", "--batch-seconds=0", "--batch-seconds=nan"])
+def test_numbers_out_of_range_are_refused(tmp_path, capsys, option):
+    assert main([str(labels_task(tmp_path / "a")), "--out", str(tmp_path / "out"), option]) == 2
+    assert "--batch-seconds must be above 0 and --jobs at least 1" in capsys.readouterr().err
+
+
+def test_layers_that_are_no_blocks_are_refused(tmp_path, capsys):
+    for layers in ("²", "x", "-1"):
+        assert main([str(labels_task(tmp_path / f"a{layers}")), "--out", str(tmp_path), f"--layers={layers}"]) == 2
+        assert f"{layers} is not a block" in capsys.readouterr().err
+
+
+def test_results_are_strict_json_and_null_is_undefined(tmp_path):
+    values = {"score": math.nan, "samples": (math.inf, 0.5)}
+    write_results(tmp_path, {"rows": [], "errors": {}, "options": values, "versions": {}})
+    text = (tmp_path / "results.json").read_text()
+    assert json.loads(text, parse_constant=pytest.fail)["options"] == {"score": None, "samples": [None, 0.5]}
+    (tmp_path / "b.json").write_text(json.dumps({"rows": [{"score": None, "samples": [None, 0.5]}]}))
+    (read,) = read_rows(tmp_path / "b.json")
+    assert math.isnan(read["score"]) and math.isnan(read["samples"][0]) and read["samples"][1] == 0.5
 
 
 def test_a_long_clip_gives_the_tokens_of_the_whole(encoder):
@@ -169,7 +208,7 @@ def test_the_command_writes_tables_and_goes_on_after_a_broken_task(tmp_path, cap
     assert main(["--compare", str(out / "results.json"), str(out / "results.json")]) == 0
     assert "+0.000 [+0.000, +0.000]" in capsys.readouterr().out
     assert main(["--list", str(tmp_path / "tasks")]) == 0
-    assert main([str(tmp_path / "nothing"), "--out", str(out)]) in (1, 2) and main([]) == 2
+    assert main([str(tmp_path / "nothing"), "--out", str(out)]) == 1 and main([]) == 2
 
 
 def row(task, score, samples):

@@ -12,7 +12,7 @@ from src.errors import UserError
 from src.evaluation.tasks.known import HEAR_TASKS, KNN_TASKS
 from src.evaluation.tasks.listing import HEADER, list_tasks
 from src.evaluation.tasks.open import find_tasks, open_task
-from tests.evaluation.made_tasks import CLASSES, hear_task, labels_task, waveform, xares_task
+from tests.evaluation.made_tasks import CLASSES, hear_task, labels_task, wav_bytes, waveform, xares_task
 
 
 def test_splits_of_labels_csv(tmp_path):
@@ -71,15 +71,9 @@ def test_hugging_face_datasets_with_splits_and_with_folds(tmp_path):
     def saved(name, splits):
         made = {}
         for number, split in enumerate(splits):
-            folder = tmp_path / f"{name}-{split}"
-            folder.mkdir()
-            import soundfile
-
             listed = []
             for row in rows(6, 10 * number):
-                file = folder / f"{len(listed)}.wav"
-                soundfile.write(file, row["audio"]["array"], 16000)
-                audio = {"bytes": file.read_bytes(), "path": None}
+                audio = {"bytes": wav_bytes(row["audio"]["array"]), "path": None}
                 listed.append({"audio": audio, "kind": row["kind"], "part": len(listed) // 3 + number * 2})
             made[split] = datasets.Dataset.from_list(listed)
         datasets.DatasetDict(made).save_to_disk(str(tmp_path / name))
@@ -145,6 +139,39 @@ def test_other_wrong_inputs_are_explained(tmp_path):
         find_tasks([str(tmp_path / "empty")])
     with pytest.raises(UserError, match="its name says no split"):
         open_task(str(xares_task(tmp_path / "tars", ["audio.tar"])))
+
+
+def test_only_names_with_hf_are_asked_of_the_hub(monkeypatch):
+    asked = []
+
+    def split_names(path, config):
+        asked.append(path)
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr("datasets.get_dataset_split_names", split_names)
+    for text in ("my/sounds", "my/sounds?label=kind"):
+        with pytest.raises(UserError, match=r"there is no task my/sounds.*is hf://my/sounds"):
+            open_task(text)
+    assert not asked
+    for text in ("hf://owner/name?label=kind", "ESC-50"):
+        with pytest.raises(UserError, match="no network"):
+            open_task(text)
+    assert asked == ["owner/name", "ashraq/esc50"]
+
+
+def test_a_dataset_on_the_hub_is_loaded_by_its_name(tmp_path, monkeypatch):
+    rows = [{"audio": {"bytes": wav_bytes(waveform(CLASSES[i % 2], i)), "path": None}, "kind": CLASSES[i % 2],
+             "part": i // 2} for i in range(6)]  # fmt: skip
+    loaded = []
+
+    def load_dataset(path, config=None, **options):
+        loaded.append(path)
+        return datasets.Dataset.from_list(rows)
+
+    monkeypatch.setattr("datasets.get_dataset_split_names", lambda path, config: ["train"])
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    task = open_task("hf://owner/name?label=kind&fold=part")
+    assert loaded == ["owner/name"] and task.name == "name" and task.folds == ["0", "1", "2"]
 
 
 def test_the_list_says_what_is_there_incomplete_or_missing(tmp_path):

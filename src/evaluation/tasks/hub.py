@@ -1,7 +1,7 @@
 """Tasks that are Hugging Face datasets with official splits or a fold column, on the hub or on disk.
 
-`owner/name?label=category&fold=fold&config=v1&separator=,` names the columns; without them, the label is `label`. In
-parquet files of a pattern such as `a/{split}/*.parquet`, the split is train, validation or test.
+`hf://owner/name?label=category&fold=fold&config=v1&separator=,` names the columns; without them, the label is `label`.
+In parquet files of a pattern such as `a/{split}/*.parquet`, the split is train, validation or test.
 """
 
 from dataclasses import replace
@@ -10,11 +10,13 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from src.config.settings import SourceConfig
+from src.data.sources.annotations import in_order
 from src.data.sources.hub import HuggingFaceSource
 from src.errors import UserError
 from src.evaluation.problem import Kind
 from src.evaluation.tasks.known import KNOWN
-from src.evaluation.tasks.task import SCENE_METRICS, Clip, Labels, Task, domain_of, in_order
+from src.evaluation.tasks.task import SCENE_METRICS, Clip, Labels, Task, domain_of
+from src.hub_names import hub_repository
 
 _KEYS = {
     "label": "label_column", "fold": "fold_column", "group": "group_column", "audio": "audio_column",
@@ -70,7 +72,7 @@ def _split_names(config: SourceConfig) -> list[str]:
         if (Path(config.path) / "dataset_dict.json").exists():
             names = list(datasets.load_from_disk(config.path))
         else:
-            names = datasets.get_dataset_split_names(config.path, config.config_name)
+            names = datasets.get_dataset_split_names(hub_repository(config.path) or config.path, config.config_name)
     except Exception as error:  # the hub's client raises errors of many libraries
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(

@@ -59,7 +59,7 @@ HEAR_TASKS = {
 KNN_TASKS = {
     "ESC-50": Known(
         "ESC-50", "environment", "top1_acc", "5 folds", 2000, "5", "CC BY-NC 3.0", f"{XARES}14614287", "X-ARES",
-        hub="ashraq/esc50?label=category&fold=fold",
+        hub="hf://ashraq/esc50?label=category&fold=fold",
     ),
     "fsdkaggle2018": Known(
         "FSDKaggle18", "environment", "top1_acc", "split", 11073, "0.3 to 30", "CC BY 4.0", f"{XARES}14725117", "X-ARES"

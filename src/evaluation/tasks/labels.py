@@ -6,10 +6,11 @@ are read, too.
 
 from pathlib import Path
 
+from src.data.sources.annotations import in_order
 from src.data.sources.folder import FolderSource
 from src.errors import UserError
 from src.evaluation.problem import Event, Kind
-from src.evaluation.tasks.task import EVENT_METRICS, SCENE_METRICS, Clip, Labels, Task, domain_of, in_order
+from src.evaluation.tasks.task import EVENT_METRICS, SCENE_METRICS, Clip, Labels, Task, domain_of
 
 
 def read_labels(path: Path) -> Task:

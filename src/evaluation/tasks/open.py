@@ -10,6 +10,7 @@ from src.evaluation.tasks.known import KNOWN
 from src.evaluation.tasks.labels import read_labels
 from src.evaluation.tasks.task import Task, check
 from src.evaluation.tasks.xares import read_xares
+from src.hub_names import hint
 
 
 def open_task(text: str) -> Task:
@@ -29,9 +30,12 @@ def open_task(text: str) -> Task:
         return check(read_hub(known.hub, text))
     if known:
         raise UserError(f"{text} is not on the hub; get it from {known.source}, and give the path of its folder")
-    if text.count("/") == 1 and not path.parent.is_dir():
+    if text.startswith("hf://"):
         return check(read_hub(text))
-    raise UserError(f"there is no task {text} (looked in {Path.cwd()}); give a folder, owner/name, or a known name")
+    raise UserError(
+        f"there is no task {text} (looked in {Path.cwd()}); give a folder, hf://owner/name, or a known name"
+        f"{hint(str(path))}"
+    )
 
 
 def find_tasks(texts: Sequence[str]) -> list[str]:
@@ -68,7 +72,7 @@ def layout_of(folder: Path) -> str | None:
     """HEAR, labels.csv, Hugging Face or X-ARES; None if the folder is no task."""
     if (folder / hear.METADATA).exists() or (folder / hear.VOCABULARY).exists():
         return "HEAR"
-    if (folder / "labels.csv").exists():
+    if (folder / "labels.csv").exists() or (folder / "labels.tsv").exists():
         return "labels.csv"
     if (folder / "dataset_dict.json").exists() or any(folder.glob("*.parquet")) or any(folder.glob("data/*.parquet")):
         return "Hugging Face"

@@ -1,6 +1,6 @@
 """An evaluation task: labeled clips in parts (train, valid, test, or folds), whatever layout they come in."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -160,11 +160,6 @@ def _check_rotation(task: Task, rotation: Rotation) -> None:
     if unknown:
         names = ", ".join(task.class_names[c] for c in unknown)
         raise UserError(f"{task.name}: test has clips of {names}, but train has none{where}; no encoder can learn that")
-
-
-def in_order(names: Iterable[str]) -> list[str]:
-    """Numbers by value, then the other names."""
-    return sorted(names, key=lambda name: (not name.isdigit(), int(name) if name.isdigit() else 0, name))
 
 
 def domain_of(name: str) -> str | None:

@@ -6,14 +6,16 @@ The part of a tar is in its name: train, valid (or validation, dev), test (or ev
 import json
 import re
 import tarfile
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
+from src.data.sources.annotations import in_order
 from src.data.sources.shards import ShardSource
+from src.data.sources.sidecars import sidecar_key
 from src.errors import UserError
 from src.evaluation.problem import Kind
 from src.evaluation.tasks.known import KNOWN
-from src.evaluation.tasks.task import SCENE_METRICS, SPLITS, Clip, Labels, Task, domain_of, in_order, require_readable
+from src.evaluation.tasks.task import SCENE_METRICS, SPLITS, Clip, Labels, Task, domain_of, require_readable
 
 # What X-ARES's label processors read, in this order (src/tasks/*_task.py)
 LABEL_KEYS = (
@@ -37,7 +39,7 @@ def read_xares(path: Path) -> Task:
         members = _read_jsons(tar)
         for number in range(len(source)):
             member = source.path(number).removeprefix(f"{tar}/")
-            content = members.get(_stem(member))
+            content = members.get(sidecar_key(member))
             if content is None:
                 raise UserError(f"{tar}: {member} has no .json with its labels")
             key = next((key for key in LABEL_KEYS if key in content), None)
@@ -92,14 +94,8 @@ def _read_jsons(tar: Path) -> dict[str, dict[str, Any]]:
                     raise UserError(f"{tar}: {member.name} is damaged ({error}); get the tar again") from None
                 if not isinstance(content, dict):
                     raise UserError(f"{tar}: {member.name} holds no object {{...}}")
-                found[_stem(member.name)] = content
+                found[sidecar_key(member.name)] = content
     return found
-
-
-def _stem(member: str) -> str:
-    """As in WebDataset: the name up to the first dot of the file name."""
-    path = PurePosixPath(member)
-    return str(path.parent / path.name.split(".")[0])
 
 
 def _names(value: Any) -> tuple[str, ...]:
