@@ -56,7 +56,7 @@ def parse_layers(words: Sequence[str], depth: int) -> list[Layer]:
     layers: list[Layer] = []
     for word in words:
         if word != "last" and not (word.isdecimal() and int(word) <= depth):
-            raise UserError(f"--layers: {word} is not a block; use 0 (the patch embedding) to {depth}, or last")
+            raise UserError(f"--layers {word} is not a block; use 0 (the patch embedding) to {depth}, or last")
         layers.append(None if word == "last" else int(word))
     return layers
 
