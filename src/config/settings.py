@@ -16,7 +16,10 @@ class ModelConfig:
     drop_path: float = 0.0
     """Stochastic depth rate of the last encoder block, increasing linearly from 0 in the first; 0 to 0.99."""
     layer_scale: float | None = None
-    """Initial value of LayerScale in the encoder blocks; null uses no LayerScale."""
+    """Initial value of LayerScale in the encoder blocks; null uses no LayerScale. 0.1 keeps more of what the patches say
+    (docs/pretraining.md)."""
+    freeze_patches: bool = False
+    """Keep the patch projection, and the scale and shift of the input's batch norm, at their initial values."""
     gradient_checkpointing: bool | None = None
     """Recompute activations of each block in the backward pass: less memory, about a third more time. null does so in
     pretraining if they do not fit otherwise (--plan)."""
@@ -24,6 +27,9 @@ class ModelConfig:
 
 @dataclass
 class ObjectiveConfig:
+    name: Literal["reconstruction", "contrastive"] = "reconstruction"
+    """reconstruction of the masked tokens is the paper's; contrastive adds telling clips apart by the two halves of
+    their visible tokens."""
     mask_ratio: float = 0.75
     """Fraction of each clip's tokens hidden from the encoder; 0.01 to 0.99."""
     mask_group: int = 2

@@ -147,7 +147,7 @@ def make_module(config: Config, init_from: str | None = None, plan: Plan | None 
 
 
 def build_model(config: Config, device: str = "cpu") -> MaskedAutoencoder:
-    return create_mae(
+    model = create_mae(
         config.model.size,
         mask_ratio=config.objective.mask_ratio,
         mask_group=config.objective.mask_group,
@@ -155,7 +155,12 @@ def build_model(config: Config, device: str = "cpu") -> MaskedAutoencoder:
         layer_scale=config.model.layer_scale,
         seed=config.seed,
         device=device,
+        contrastive=config.objective.name == "contrastive",
     )
+    if config.model.freeze_patches:
+        model.encoder.patch_embed.requires_grad_(False)
+        model.encoder.init_bn.requires_grad_(False)
+    return model
 
 
 def load_probes(config: Config) -> tuple[ProbeClips, ProbeClips] | None:
