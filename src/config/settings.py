@@ -38,6 +38,8 @@ class ObjectiveConfig:
 
 @dataclass
 class OptimizerConfig:
+    name: Literal["adamw", "muon"] = "adamw"
+    """muon updates the matrices of the blocks by orthogonalized momentum, and all other parameters as adamw."""
     lr: float = 3e-4
     """Peak learning rate for an effective batch of 256 clips; scaled linearly with the effective batch."""
     weight_decay: float = 0.01

@@ -61,7 +61,7 @@ class MAEPretraining(TrainingModule):
             self._shard = None
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
-        return parameter_groups(self.model, lr, self.optimizer_config.weight_decay)
+        return parameter_groups(self.model, lr, self.optimizer_config)
 
     def on_train_batch_start(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Seed the step, so that it is a pure function of (weights, seed, clips consumed, rank)."""

@@ -1,4 +1,4 @@
-"""AdamW on named parameter groups, and the learning rate as a function of the optimizer step."""
+"""AdamW or Muon on named parameter groups, and the learning rate as a function of the optimizer step."""
 
 import math
 from collections.abc import Sequence
@@ -10,27 +10,35 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from src.config.settings import OptimizerConfig
+from src.training.muon import Muon
 
 # Name suffixes of parameters without weight decay: vectors and tables, not matrices.
 NO_DECAY = ("bias", "norm.weight", "norm1.weight", "norm2.weight", "init_bn.weight", "pos_embed", "mask_token", "gamma")
 
 
-def parameter_groups(module: nn.Module, lr: float, weight_decay: float) -> list[dict[str, Any]]:
-    """Two groups, with weight decay and without, chosen by name: sharding may change shapes but not names."""
+def parameter_groups(module: nn.Module, lr: float, config: OptimizerConfig) -> list[dict[str, Any]]:
+    """Groups with weight decay and without; with `config.name=muon` also one of the blocks' matrices.
+
+    They are chosen by name: sharding may change shapes but not names.
+    """
+    muon = config.name == "muon"
     groups: list[dict] = [
-        {"params": [], "lr": lr, "weight_decay": weight_decay},
-        {"params": [], "lr": lr, "weight_decay": 0.0},
+        {"params": [], "lr": lr, "weight_decay": config.weight_decay, "muon": False},
+        {"params": [], "lr": lr, "weight_decay": 0.0, "muon": False},
+        {"params": [], "lr": lr, "weight_decay": config.weight_decay, "muon": True},
     ]
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
-            groups[name.endswith(NO_DECAY)]["params"].append(parameter)
+            number = 1 if name.endswith(NO_DECAY) else 2 if muon and "blocks." in name else 0
+            groups[number]["params"].append(parameter)
     return [group for group in groups if group["params"]]
 
 
 def make_optimizer(groups: list[dict[str, Any]], config: OptimizerConfig, fused: bool) -> torch.optim.AdamW:
-    """AdamW with a peak learning rate per group; `fused` updates in one pass over memory."""
+    """With a peak learning rate per group; `fused`: AdamW updates in one pass over memory."""
     first, second = config.betas
-    return torch.optim.AdamW(groups, betas=(first, second), fused=fused)
+    optimizer = Muon if config.name == "muon" else torch.optim.AdamW
+    return optimizer(groups, betas=(first, second), fused=fused)
 
 
 def make_schedule(optimizer: torch.optim.Optimizer, config: OptimizerConfig, steps: int) -> LambdaLR:

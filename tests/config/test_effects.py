@@ -40,7 +40,7 @@ CHANGES = {
     "data.crop_seconds": "0.7", "data.pad_to_crop": "true", "data.batch_size": "8", "data.window_clips": "32",
     "data.resample": "true", "data.gain_db": "6", "data.num_workers": "1", "data.pin_memory": "true",
     "data.cache_gigabytes": "0", "data.max_bad_share": "0.3",
-    "optimizer.lr": "1e-3", "optimizer.weight_decay": "0.2", "optimizer.betas": "[0.8, 0.99]",
+    "optimizer.name": "muon", "optimizer.lr": "1e-3", "optimizer.weight_decay": "0.2", "optimizer.betas": "[0.8, 0.99]",
     "optimizer.warmup_steps": "5", "optimizer.final_share": "0.5",
     "trainer.max_steps": "5", "trainer.max_epochs": "1", "trainer.max_time": "00:01:00:00",
     "trainer.accumulate_grad_batches": "2", "trainer.gradient_clip_val": "0.5", "trainer.log_every_n_steps": "7",

@@ -13,7 +13,7 @@ from src.training.optimizer import make_optimizer, parameter_groups, scaled_lear
 
 def test_exactly_the_matrices_are_decayed():
     model = create_mae("tiny", layer_scale=0.1, device="meta")
-    decayed, rest = parameter_groups(model, 0.1, 0.05)
+    decayed, rest = parameter_groups(model, 0.1, OptimizerConfig(weight_decay=0.05))
     assert decayed["weight_decay"] == 0.05 and rest["weight_decay"] == 0.0
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     matrices = {names[id(p)] for p in decayed["params"]}
@@ -27,7 +27,9 @@ def test_exactly_the_matrices_are_decayed():
 def test_decay_is_decoupled_and_leaves_norms_alone():
     model = torch.nn.ModuleDict({"fc1": torch.nn.Linear(4, 4), "norm": torch.nn.LayerNorm(4)})
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    optimizer = make_optimizer(parameter_groups(model, 0.1, 0.5), OptimizerConfig(), fused=True)
+    optimizer = make_optimizer(
+        parameter_groups(model, 0.1, OptimizerConfig(weight_decay=0.5)), OptimizerConfig(), fused=True
+    )
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()

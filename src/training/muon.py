@@ -1,0 +1,79 @@
+"""Muon for the matrices of transformer blocks, AdamW for all other parameters."""
+
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from src.models.initialize import fill
+
+MOMENTUM = 0.95
+
+
+class Muon(torch.optim.AdamW):
+    """Muon (Jordan et al., 2024): the momentum of a matrix, with all its singular values moved near 1, is its update.
+
+    The update is scaled to the size of AdamW's (Liu et al., 2025, "Muon is scalable for LLM training"), so both take
+    the same learning rate and weight decay. `torch.optim.Muon` (2.9) rounds to bf16 and does not update other parameters.
+
+    Args:
+        groups: with "muon", True for groups of matrices; the others are AdamW's.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        groups = self.param_groups
+        self.param_groups = [group for group in groups if not group["muon"]]
+        loss = super().step(closure)
+        self.param_groups = groups
+        for group in groups:
+            if group["muon"]:
+                self._step_matrices(group)
+        return loss
+
+    def _step_matrices(self, group: dict[str, Any]) -> None:
+        """Matrices of one shape are orthogonalized in one batch."""
+        same: dict[torch.Size, list[Tensor]] = defaultdict(list)
+        for parameter in group["params"]:
+            if parameter.grad is not None:
+                same[parameter.shape].append(parameter)
+        for parameters in same.values():
+            updates = orthogonalize(torch.stack([_whole(self._nesterov(parameter)) for parameter in parameters]))
+            for parameter, update in zip(parameters, updates, strict=True):
+                parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                change = torch.zeros_like(parameter)
+                fill(change, update)
+                parameter.add_(change, alpha=-group["lr"])
+
+    def _nesterov(self, parameter: Tensor) -> Tensor:
+        state, gradient = self.state[parameter], parameter.grad
+        assert gradient is not None
+        if not state:
+            state["step"] = torch.zeros(())  # AdamW's load_state_dict looks for it
+            state["momentum"] = torch.zeros_like(gradient)
+        return gradient.lerp(state["momentum"].lerp_(gradient, 1 - MOMENTUM), MOMENTUM)
+
+
+def orthogonalize(matrices: Tensor) -> Tensor:
+    """(n, rows, columns) -> the same with singular values of about 0.7 to 1.2, times 0.2 sqrt(max(rows, columns)).
+
+    Five Newton-Schulz iterations, in bf16 on a GPU. Query, key and value of an attention layer are matrices of their own.
+    """
+    number, rows, columns = matrices.shape
+    if rows == 3 * columns:  # qkv
+        return orthogonalize(matrices.reshape(3 * number, columns, columns)).reshape(number, rows, columns)
+    x = matrices.bfloat16() if matrices.is_cuda else matrices
+    x = x.mT if rows > columns else x
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    for _ in range(5):
+        square = x @ x.mT
+        x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
+    x = x.mT if rows > columns else x
+    return x.to(matrices.dtype) * (0.2 * max(rows, columns) ** 0.5)
+
+
+def _whole(values: Tensor) -> Tensor:
+    return values.full_tensor() if isinstance(values, DTensor) else values

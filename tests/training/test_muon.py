@@ -1,0 +1,59 @@
+"""Muon: orthogonal updates of the blocks' matrices, AdamW for the rest."""
+
+import copy
+
+import pytest
+import torch
+
+from src.config.settings import OptimizerConfig
+from src.models import create_mae
+from src.training.muon import Muon, orthogonalize
+from src.training.optimizer import make_optimizer, parameter_groups
+
+CONFIG = OptimizerConfig(name="muon", weight_decay=0.1)
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (64, 256), (256, 64)])
+def test_singular_values_are_near_one_and_directions_stay(shape):
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    u, s, v = torch.linalg.svd(matrix, full_matrices=False)
+    found = u.T @ orthogonalize(matrix[None])[0] @ v.T / (0.2 * max(shape) ** 0.5)
+    large = found.diagonal()[s > 0.02 * s.max()]
+    assert len(large) >= 60 and large.min() > 0.4 and found.diagonal().max() < 1.3
+    torch.testing.assert_close(found, found.diagonal().diag(), rtol=0, atol=1e-3)
+
+
+def test_query_key_and_value_are_matrices_of_their_own():
+    matrix = (
+        torch.randn(192, 64, generator=torch.Generator().manual_seed(0))
+        * torch.tensor([1e3, 1, 1]).repeat_interleave(64)[:, None]
+    )
+    parts = torch.cat([orthogonalize(part[None])[0] for part in matrix.chunk(3)])
+    torch.testing.assert_close(orthogonalize(matrix[None])[0], parts)
+
+
+def run(optimizer, parameters, steps, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(steps):
+        for parameter in parameters:
+            parameter.grad = torch.randn(parameter.shape, generator=generator)
+        optimizer.step()
+
+
+def test_other_parameters_take_the_steps_of_adamw_and_a_resume_is_exact():
+    networks = [create_mae("tiny", layer_scale=0.1) for _ in range(3)]
+    configs = [CONFIG, OptimizerConfig(weight_decay=0.1), CONFIG]
+    muon, adamw, resumed = (
+        make_optimizer(parameter_groups(network, 1e-3, config), config, fused=True)
+        for network, config in zip(networks, configs, strict=True)
+    )
+    assert isinstance(muon, Muon) and [group["muon"] for group in muon.param_groups] == [False, False, True]
+    for optimizer, network in ((muon, networks[0]), (adamw, networks[1])):
+        run(optimizer, list(network.parameters()), 2)
+    for (name, ours), theirs in zip(networks[0].named_parameters(), networks[1].parameters(), strict=True):
+        assert torch.equal(ours, theirs) != ("blocks." in name and ours.ndim == 2), name
+    networks[2].load_state_dict(networks[0].state_dict())
+    resumed.load_state_dict(copy.deepcopy(muon.state_dict()))
+    for optimizer, network in ((muon, networks[0]), (resumed, networks[2])):
+        run(optimizer, list(network.parameters()), 1, seed=1)
+    assert all(torch.equal(a, b) for a, b in zip(networks[0].parameters(), networks[2].parameters(), strict=True))
