@@ -229,8 +229,7 @@ class ClassifyConfig:
     """Learning rate of each block relative to the block above, counted from the block that is read; 0.01 to 1, 1 trains
     all at the same rate."""
     label_smoothing: float = 0.0
-    """Label smoothing in training, 0 to 0.99: targets move toward 1 / classes, or toward 0.5 per class if a clip may have
-    several."""
+    """Label smoothing in training, 0 to 0.99: targets move toward 1 / classes, or 0.5 if a clip may have several."""
     balanced: Literal["weights", "sampling"] | None = None
     """Balance the classes by loss weights or by sampling; null does not balance."""
     lora_rank: int | None = None
