@@ -20,7 +20,7 @@ from src.config.settings import ClassifyConfig, Config
 from src.data.labelled.clips import LabelledClips, read_labelled
 from src.data.labelled.datamodule import LabelledDataModule, events_of
 from src.data.labelled.splits import LabelledSet, Split, find_folds, make_splits
-from src.data.sources.annotations import in_order
+from src.data.sources.annotations import in_order, labels_cell
 from src.encoders.load import load_classifier, load_encoder
 from src.encoders.low_rank import merge, save_adapters
 from src.errors import UserError
@@ -286,4 +286,5 @@ def write_splits(labelled: LabelledSet, file: Path) -> None:
         writer.writerow(("path", "label", "split"))
         for name, part in labelled.parts.items():
             for key, target in zip(part.keys, part.targets, strict=True):
-                writer.writerow((key, ";".join(np.array(labelled.class_names)[target > 0]), name))
+                labels = [label for label, present in zip(labelled.class_names, target, strict=True) if present]
+                writer.writerow((key, labels_cell(labels), name))

@@ -8,13 +8,14 @@ background; on a CPU, decoding and embedding alternate, as they would compete fo
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
 from src.audio.decode import AudioError, decode_blocks
 from src.audio.levels import Levels, oddity, warn_of_oddities
+from src.data.sources.annotations import labels_cell
 from src.data.sources.source import Source
 from src.evaluation.embedding_file import EmbeddingFile, rows
 from src.evaluation.embeddings import embed_clips, embed_frames
@@ -33,6 +34,14 @@ class Settings(NamedTuple):
     pooling: Pooling = "mean"
     level: Level = "clip"
     batch_seconds: float = 30.0
+
+
+class _HasSeconds(Protocol):
+    @property
+    def seconds(self) -> float: ...
+
+
+Timed = TypeVar("Timed", bound=_HasSeconds)
 
 
 class EmbedItem(NamedTuple):
@@ -95,13 +104,13 @@ def clips_of(sources: Sequence[Source], done: set[str]) -> Iterator[EmbedItem]:
             if path in done or path in seen:
                 continue
             seen.add(path)
-            label = ";".join(source.class_names[each] for each in source.labels(number)) or None
+            label = labels_cell([source.class_names[each] for each in source.labels(number)]) or None
             yield EmbedItem(source, number, path, float(source.seconds[number]), label)
 
 
-def windows(clips: Iterable[EmbedItem]) -> Iterator[list[EmbedItem]]:
+def windows(clips: Iterable[Timed]) -> Iterator[list[Timed]]:
     """Consecutive clips to hold in memory together; long ones alone."""
-    window: list[EmbedItem] = []
+    window: list[Timed] = []
     seconds = 0.0
     for clip in clips:
         long = clip.seconds > LONG_SECONDS

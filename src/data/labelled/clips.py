@@ -32,6 +32,10 @@ class Clip:
     def key(self) -> str:
         return self.source.path(self.number)
 
+    @property
+    def seconds(self) -> float:
+        return float(self.source.seconds[self.number])
+
 
 @dataclass(frozen=True)
 class LabelledClips:

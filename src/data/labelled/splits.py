@@ -47,7 +47,7 @@ class Split:
         return self.clips[i].source.waveform(self.clips[i].number, start_seconds, seconds)
 
     def seconds(self, i: int) -> float:
-        return float(self.clips[i].source.seconds[self.clips[i].number])
+        return self.clips[i].seconds
 
     def events(self, i: int) -> tuple[Event, ...]:
         return self.clips[i].annotation.events
