@@ -11,7 +11,7 @@ from src.config.settings import DataConfig, SourceConfig
 from src.data.labelled import clips as clips_module
 from src.data.labelled.clips import read_labelled
 from src.data.labelled.datamodule import LabelledDataModule
-from src.data.labelled.splits import find_folds, make_splits
+from src.data.labelled.splits import check_events, find_folds, make_splits
 from src.data.packing.manifest import list_clips
 from src.data.packing.pack import index_shards, pack
 from src.data.sources.annotations import Annotation, Event
@@ -92,6 +92,40 @@ def test_fewer_clips_than_processes_are_refused_before_training(audio, tmp_path)
     data.trainer = SimpleNamespace(world_size=4, global_rank=0)
     with pytest.raises(UserError, match=r"valid has 2 clips for 4 processes; use fewer processes"):
         data.setup("fit")
+
+
+def test_clips_without_a_split_beside_others_are_said(audio, tmp_path):
+    columns = {"label": lambda n: "ab"[n % 2]}
+    bare = labelled(audio, tmp_path / "other", columns)
+    split = labelled(audio, tmp_path / "set", {**columns, "split": lambda n: ["train", "test"][n % 2]})
+    said = "12 clips have no split, others have one: they are train"
+    assert any(said in note for note in read_labelled([split, bare], None, None).notes)
+    for sources, test in (([split], None), ([bare], None), ([bare], split)):
+        assert not any("have no split" in note for note in read_labelled(sources, None, test).notes)
+
+
+@pytest.mark.parametrize(("times", "said"), [
+    ("0,0.05", ""), ("50,80", "no event of train lies in its clip, such as"), ("0.021,0.059", "no event of train"),
+])  # fmt: skip
+def test_events_that_no_token_lies_in_are_said_or_refused(audio, tmp_path, times, said):
+    """Clips last 0.1 s; tokens have their centers at 0.02 s, 0.06 s, ..."""
+    shutil.copytree(audio, tmp_path / "set")
+    table, header = tmp_path / "set/labels.csv", "filename,onset,offset,label\n"
+    rows = "".join(f"{n:02}.wav,{times},{'ab'[n % 2]}\n" for n in range(12))
+
+    def split(text):
+        table.write_text(header + text)
+        made = make_splits(read_labelled([SourceConfig(path=str(tmp_path / "set"))], None, None), 0)
+        check_events(made, 0.04)
+        return [note for note in made.notes if "beyond their clips" in note]
+
+    if not said:
+        assert not split(rows)
+        return
+    with pytest.raises(UserError, match=said):
+        split(rows)
+    notes = split(rows + "".join(f"{n:02}.wav,0.01,0.05,a\n" for n in range(12)))
+    assert len(notes) == 3 and "8 of 16 events of train" in notes[0]
 
 
 def test_split_names_are_no_classes(audio, tmp_path):
