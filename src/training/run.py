@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import lightning.pytorch as L
 import torch
@@ -77,7 +77,7 @@ class Run:
         if config.tracking.wandb == "online" and not config.trainer.fast_dev_run and is_first():
             check_online()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Run":
         return self
 
     def __exit__(self, *error: object) -> None:
