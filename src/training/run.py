@@ -256,7 +256,7 @@ def check_online(timeout_seconds: int = 15) -> None:
     try:
         reason = "" if wandb.login(prompt=False, verify=True, timeout=timeout_seconds) else "there is no API key"
     except (wandb.Error, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     if reason:
         raise UserError(
             f"tracking.wandb=online, but W&B cannot be used: {reason}; run wandb login, or set tracking.wandb=offline "
