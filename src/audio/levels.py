@@ -71,7 +71,7 @@ def _shape(looked_at: np.ndarray, peak: float) -> str:
 def warn_of_oddities(odd: Sequence[tuple[str, str]], among: str = "") -> None:
     """Warn with the sentences of `describe_oddities`. among: which clips were looked at, if not all."""
     for sentence in describe_oddities(odd):
-        warnings.warn(f"{among}: {sentence}" if among else sentence, stacklevel=3)
+        warnings.warn(f"{among}: {sentence}" if among else sentence, stacklevel=2)
 
 
 def describe_oddities(odd: Sequence[tuple[str, str]]) -> list[str]:
