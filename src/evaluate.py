@@ -53,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
     device = find_local_device(options.device, world)
     encoders = load_encoders(options, device)
     jobs = max(1, options.jobs // world.local_size)
-    settings = Settings(options.method, out, options.seed, jobs, device, world.rank == 0)
+    settings = Settings(options.method, out, options.seed, jobs, device, world.rank == 0, options.batch_seconds)
     rows, errors = evaluate(my_share(paths, world), encoders, settings)
     everything = gather(rows, errors, out, world, [*paths, *options.method, *(e.fingerprint for e in encoders)])
     if everything is None:
@@ -97,7 +97,7 @@ def load_encoders(options: argparse.Namespace, device: str) -> "list[Frozen]":
             encoders.append(HearModule(text, device))
         else:
             encoder = load_encoder(text).to(device)
-            encoders.append(FrozenViT(text, encoder, options.layers, options.pooling, options.batch_seconds))
+            encoders.append(FrozenViT(text, encoder, options.layers, options.pooling))
     return [*encoders, *floors(options.layers, options.pooling, device)]
 
 

@@ -17,9 +17,9 @@ import torch
 from src.audio.decode import SAMPLE_RATE
 from src.data.sources.index import digest
 from src.errors import UserError
-from src.evaluation.frozen import Embedded, code_digest
+from src.evaluation.embeddings import BandStatistics
+from src.evaluation.frozen import Batch, Embedded, code_digest
 
-_BATCH_SECONDS = 60.0
 _FUNCTIONS = ("load_model", "get_scene_embeddings", "get_timestamp_embeddings")
 
 
@@ -32,7 +32,7 @@ class HearModule:
         UserError: no such module, a function or attribute of the API is missing, the model is no `torch.nn.Module`.
     """
 
-    floor, calibrated = False, False
+    floor, calibrated, parallel = False, False, False
 
     def __init__(self, text: str, device: str) -> None:
         self.name = text
@@ -59,36 +59,32 @@ class HearModule:
     def views(self, timestamps: bool) -> list[str]:
         return ["timestamp embeddings" if timestamps else "scene embeddings"]
 
-    def calibrate(self, waveforms: list[np.ndarray]) -> None:
+    def calibrate(self, statistics: BandStatistics) -> None:
         raise NotImplementedError
 
     @torch.no_grad()
-    def embed(self, waveforms: list[np.ndarray], views: Sequence[str], timestamps: bool) -> dict[str, Embedded]:
-        rate = self._sample_rate
+    def embed(self, batch: Batch, views: Sequence[str], timestamps: bool) -> dict[str, Embedded]:
+        rate, waveforms = self._sample_rate, batch.waveforms
         if rate != SAMPLE_RATE:
             waveforms = [soxr.resample(each, SAMPLE_RATE, rate, quality="HQ") for each in waveforms]
         rows: dict[int, np.ndarray] = {}
         times: dict[int, np.ndarray] = {}
-        for batch in _equal_lengths([len(each) for each in waveforms], round(_BATCH_SECONDS * rate)):
-            audio = torch.from_numpy(np.stack([waveforms[i] for i in batch])).to(self._device)
+        for alike in _equal_lengths([len(each) for each in waveforms]):
+            audio = torch.from_numpy(np.stack([waveforms[i] for i in alike])).to(self._device)
             if timestamps:
                 embeddings, stamps = self._module.get_timestamp_embeddings(audio, self._model)
-                times.update(zip(batch, stamps.double().cpu().numpy(), strict=True))
+                times.update(zip(alike, stamps.double().cpu().numpy(), strict=True))
             else:
                 embeddings = self._module.get_scene_embeddings(audio, self._model)[:, None]
-            rows.update(zip(batch, embeddings.float().cpu().numpy(), strict=True))
+            rows.update(zip(alike, embeddings.float().cpu().numpy(), strict=True))
         ordered = [rows[i] for i in range(len(waveforms))]
         stamps_ms = np.concatenate([times[i] for i in range(len(waveforms))]) if timestamps else None
         return {views[0]: Embedded(np.concatenate(ordered), np.array([len(each) for each in ordered]), stamps_ms)}
 
 
-def _equal_lengths(lengths: list[int], most: int) -> list[list[int]]:
-    """Batches of clips of the same length, of at most `most` samples."""
-    batches: list[list[int]] = []
-    for i in sorted(range(len(lengths)), key=lengths.__getitem__):
-        last = batches[-1] if batches else []
-        if last and lengths[last[0]] == lengths[i] and (len(last) + 1) * lengths[i] <= most:
-            last.append(i)
-        else:
-            batches.append([i])
-    return batches
+def _equal_lengths(lengths: list[int]) -> list[list[int]]:
+    """Groups of clips of the same length."""
+    groups: dict[int, list[int]] = {}
+    for i, length in enumerate(lengths):
+        groups.setdefault(length, []).append(i)
+    return list(groups.values())
