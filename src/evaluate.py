@@ -6,9 +6,9 @@
     python -m src.evaluate --compare before/results.json after/results.json
 
 A task is a folder in HEAR's layout, with a labels.csv (`filename,label` and `split` or `fold`), of X-ARES tars, or a
-Hugging Face dataset; a folder of such folders is all of them. An encoder is anything that load_encoder reads, or
-`module:path` with the HEAR API. Embeddings are computed once and kept in the cache; the same command continues an
-interrupted evaluation. Under torchrun, the processes share the tasks. See docs/evaluation.md.
+Hugging Face dataset; a folder of such folders is all of them. An encoder is anything that load_encoder reads,
+`module:path` with the HEAR API, or `module:Class` of X-ARES. Embeddings are computed once and kept in the cache; the
+same command continues an interrupted evaluation. Under torchrun, the processes share the tasks. See docs/evaluation.md.
 Exit status: 0 done, 1 done but some tasks could not be scored, 2 usage error, 130 interrupted.
 """
 
@@ -82,11 +82,11 @@ def load_encoders(options: argparse.Namespace, device: str) -> "list[Frozen]":
     """The encoders of the command line, then the floors.
 
     Raises:
-        UserError: as `load_encoder` and `HearModule`; no such layer; two encoders of one name.
+        UserError: as `load_encoder` and `load_peer`; no such layer; two encoders of one name.
     """
     from src.encoders.load import load_encoder
     from src.evaluation.frozen import FrozenViT
-    from src.evaluation.hear_module import HearModule
+    from src.evaluation.peers import load_peer
     from src.evaluation.untrained import floors
 
     encoders: list[Frozen] = []
@@ -94,7 +94,7 @@ def load_encoders(options: argparse.Namespace, device: str) -> "list[Frozen]":
         if any(text == other.name for other in encoders):
             raise UserError(f"--encoder {text} is given twice")
         if _is_module(text):
-            encoders.append(HearModule(text, device))
+            encoders.append(load_peer(text, device))
         else:
             encoder = load_encoder(text).to(device)
             encoders.append(FrozenViT(text, encoder, options.layers, options.pooling))
@@ -102,7 +102,7 @@ def load_encoders(options: argparse.Namespace, device: str) -> "list[Frozen]":
 
 
 def _is_module(text: str) -> bool:
-    """`package.module:path`, and no file or folder of that name."""
+    """`package.module:path` or `package.module:Class`, and no file or folder of that name."""
     module, colon, _ = text.partition(":")
     return bool(colon) and not Path(text).exists() and all(word.isidentifier() for word in module.split("."))
 

@@ -145,7 +145,7 @@ class FrozenViT:
 def code_digest() -> str:
     """Hash of the source files of this project that turn audio into embeddings."""
     files = [file for package in (src.audio, src.models) for file in sorted(Path(package.__path__[0]).glob("*.py"))]
-    own = ("embeddings", "frozen", "hear_module", "store", "untrained")
+    own = ("embeddings", "frozen", "peers", "store", "untrained")
     files += [Path(__file__).with_name(f"{name}.py") for name in own]
     return digest([file.read_text(encoding="utf-8") for file in files])
 

@@ -2,8 +2,6 @@
 
 import json
 import math
-import sys
-import types
 from dataclasses import replace
 
 import numpy as np
@@ -16,7 +14,6 @@ from src.evaluate import main
 from src.evaluation.compare import compare, read_rows
 from src.evaluation.embeddings import mel_statistics
 from src.evaluation.frozen import Batch, FrozenViT
-from src.evaluation.hear_module import HearModule
 from src.evaluation.resample import resample
 from src.evaluation.results import write_results
 from src.evaluation.run import Settings, evaluate
@@ -243,35 +240,3 @@ def test_bootstrap_of_average_precision_equals_scikit_learn(monkeypatch):
     draws = list(intervals.bootstrap_draws(40, None, 3, 20))
     expected = [mean_average_precision(targets[draw], predictions[draw]) for draw in draws]
     np.testing.assert_allclose(samples, expected, atol=1e-12)
-
-
-class Peer(torch.nn.Module):
-    sample_rate = 8000
-
-    def forward(self, audio):
-        return audio.abs().mean(1, keepdim=True)
-
-
-def test_any_module_with_the_hear_api_is_an_encoder(monkeypatch):
-    module = types.ModuleType("peer")
-    module.__file__ = __file__
-    module.load_model = lambda path="": Peer()
-    module.get_scene_embeddings = lambda audio, model: model(audio)
-
-    def timestamps(audio, model):
-        times = torch.arange(audio.shape[1] // 800) * 100.0
-        return torch.ones(len(audio), len(times), 2), times.expand(len(audio), -1)
-
-    module.get_timestamp_embeddings = timestamps
-    monkeypatch.setitem(sys.modules, "peer", module)
-    peer = HearModule("peer:", "cpu")
-    waveforms = [np.full(n, value, np.float32) for n, value in ((1600, 0.1), (3200, 0.2), (1600, 0.3))]
-    scene = peer.embed(Batch(waveforms), peer.views(False), False)["scene embeddings"]
-    assert scene.rows.shape == (3, 1) and scene.rows[0] < scene.rows[1] < scene.rows[2]
-    frames = peer.embed(Batch(waveforms), peer.views(True), True)["timestamp embeddings"]
-    assert frames.counts.tolist() == [1, 2, 1] and frames.times_ms.tolist() == [0.0, 0.0, 100.0, 0.0]
-    del module.get_scene_embeddings
-    with pytest.raises(UserError, match="has no get_scene_embeddings"):
-        HearModule("peer:", "cpu")
-    with pytest.raises(UserError, match="can't be imported"):
-        HearModule("no_such_peer:weights", "cpu")
