@@ -43,12 +43,15 @@ def run(options: argparse.Namespace) -> int:
     from src.evaluation.run import Settings, evaluate
     from src.evaluation.shared import find_world, gather, my_share
     from src.evaluation.tasks.open import find_tasks
+    from src.training.run import check_online
 
     if not options.tasks or not options.out:
         raise UserError("give tasks and --out FOLDER; python -m src.evaluate --help shows examples")
     if not 0 < options.batch_seconds < float("inf") or options.jobs < 1:
         raise UserError("--batch-seconds must be above 0 and --jobs at least 1")
     world, out = find_world(), Path(options.out)
+    if options.wandb == "online":
+        check_online(setting="--wandb")
     paths = find_tasks(options.tasks)
     device = find_local_device(options.device, world)
     encoders = load_encoders(options, device)
