@@ -32,13 +32,12 @@ def results(out: Path) -> list[dict]:
 
 
 @pytest.mark.slow
-def test_every_method_gives_the_same_table_for_one_and_two_jobs(tmp_path, two_blocks):
+def test_every_method_gives_the_same_table_for_one_and_two_jobs(tmp_path, two_blocks, monkeypatch):
+    monkeypatch.setattr("src.evaluation.untrained.SEEDS", (0,))
     tasks = tmp_path / "tasks"
-    labels_task(tasks / "speech_scenes", per_part=6)
     with_small_grid(hear_task(tasks / "music_folds", "multiclass", "new_split_kfold", 6))
-    with_small_grid(hear_task(tasks / "env_tags", "multilabel", "trainvaltest"))
-    with_small_grid(hear_task(tasks / "env_events", "event", "trainvaltest"))
-    with_small_grid(hear_task(tasks / "env_event_folds", "event", "presplit_kfold"))
+    with_small_grid(hear_task(tasks / "env_tags", "multilabel", "trainvaltest", 2))
+    with_small_grid(hear_task(tasks / "env_events", "event", "trainvaltest", 2))
     arguments = [str(tasks), "--method", ",".join(METHOD_NAMES), "--seed", "3"]
     for jobs in ("1", "2"):
         assert main([*arguments, "--jobs", jobs, "--out", str(tmp_path / jobs)]) == 0
@@ -46,11 +45,10 @@ def test_every_method_gives_the_same_table_for_one_and_two_jobs(tmp_path, two_bl
     assert first == results(tmp_path / "2")
     assert (tmp_path / "1" / "results.md").read_text() == (tmp_path / "2" / "results.md").read_text()
     done = {(row["task"], row["method"]) for row in first}
-    scene = {"speech_scenes", "music_folds"}
     every = {(task.name, method) for task in tasks.iterdir() for method in (*METHOD_NAMES, "majority")}
-    assert done == {(task, method) for task, method in every if method != "fewshot" or task in scene}
+    assert done == {(task, method) for task, method in every if method != "fewshot" or task == "music_folds"}
     mel = {(row["task"], row["method"]): row["score"] for row in first if row["encoder"] == "mel"}
-    assert all(mel[task, method] > 0.8 for task in scene for method in ("knn", "linear", "fewshot"))
+    assert all(mel["music_folds", method] > 0.8 for method in ("knn", "linear", "fewshot"))
 
 
 def command(tasks: Path, out: Path, *launcher: str) -> subprocess.Popen:
@@ -90,6 +88,7 @@ def test_processes_of_torchrun_share_the_tasks_and_a_killed_run_continues(tmp_pa
     assert errors[0] == errors[1] and len(errors[0]) == 1
 
 
+@pytest.mark.slow
 def test_wandb_offline_has_the_rows_as_a_table(tmp_path, monkeypatch):
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.setenv("WANDB_SILENT", "true")
