@@ -62,7 +62,8 @@ KNN_TASKS = {
         hub="hf://ashraq/esc50?label=category&fold=fold",
     ),
     "fsdkaggle2018": Known(
-        "FSDKaggle18", "environment", "top1_acc", "split", 11073, "0.3 to 30", "see source", f"{XARES}14725117", "X-ARES"
+        "FSDKaggle18", "environment", "top1_acc", "split", 11073, "0.3 to 30", "see source",
+        f"{XARES}14725117", "X-ARES",
     ),
     "nsynth_instrument": Known(
         "NSynth instrument", "music", "top1_acc", "split", 305979, "4", "see source", f"{XARES}14725174", "X-ARES"
@@ -86,8 +87,8 @@ KNN_TASKS = {
         "RAVDESS", "speech", "top1_acc", "4 folds", 1440, "3 to 5", "CC BY-NC-SA 4.0", f"{XARES}14722524", "X-ARES"
     ),
     "fluentspeechcommands": Known(
-        "Fluent Speech Commands", "speech", "top1_acc", "split", 30043, "1 to 5", "FSC Public License (academic, non-commercial)",
-        f"{XARES}14722453", "X-ARES",
+        "Fluent Speech Commands", "speech", "top1_acc", "split", 30043, "1 to 5",
+        "Fluent Speech Commands Public License", f"{XARES}14722453", "X-ARES",
     ),
 }  # fmt: skip
 
