@@ -58,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
     jobs = max(1, options.jobs // world.local_size)
     settings = Settings(options.method, out, options.seed, jobs, device, world.rank == 0, options.batch_seconds)
     rows, errors = evaluate(my_share(paths, world), encoders, settings)
-    everything = gather(rows, errors, out, world, [*paths, *options.method, *(e.fingerprint for e in encoders)])
+    everything = gather(rows, errors, out, world, paths, [*options.method, *(e.fingerprint for e in encoders)])
     if everything is None:
         return 1 if errors else 0
     rows, errors = everything

@@ -66,7 +66,7 @@ def _open_tasks(paths: Sequence[str]) -> tuple[list[Task], Errors]:
     errors: Errors = {}
     for path in paths:
         try:
-            task = open_task(path)
+            task = replace(open_task(path), path=path)
             if any(task.name == other.name for other in tasks):
                 raise UserError(f"{path}: there are two tasks of the name {task.name}; rename one of them")
             tasks.append(task)
