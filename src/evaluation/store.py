@@ -84,7 +84,7 @@ def embed_task(
         run = pool.map if all(encoder.parallel for encoder, _ in wanted) else map
         for window, waveforms in _decoded(task, pool):
             batches = batches_by_length([len(each) for each in waveforms], round(batch_seconds * SAMPLE_RATE))
-            found = []
+            found: list[dict[tuple[int, str], Embedded]] = []
             for embedded in run(partial(_embed_batch, task, wanted, window, waveforms), batches):
                 advance(len(batches[len(found)]))
                 found.append(embedded)

@@ -142,7 +142,8 @@ class AudioViT(nn.Module):
         Returns:
             (B, N, D); tokens beyond `num_tokens(length)` are zero.
         """
-        return self.encode_mel(*self.log_mel(waveform, length), layer)
+        log_mel, valid = self.log_mel(waveform, length)
+        return self.encode_mel(log_mel, valid, layer)
 
     def encode_mel(self, log_mel: Tensor, valid: Tensor | None, layer: Layer | Sequence[Layer] = None) -> Tensor:
         """As `forward`, from what `self.log_mel` returned: (B, n_mels, F) in dB, and (B, F) bool or None."""
