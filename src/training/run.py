@@ -243,7 +243,7 @@ class Run:
                 logger.experiment.log_artifact(artifact)
 
 
-def check_online(timeout_seconds: int = 15) -> None:
+def check_online(timeout_seconds: int = 15, setting: str = "tracking.wandb") -> None:
     """Check that W&B has a key and answers; nothing is asked if the environment (WANDB_MODE) turns it off.
 
     Raises:
@@ -259,7 +259,7 @@ def check_online(timeout_seconds: int = 15) -> None:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     if reason:
         raise UserError(
-            f"tracking.wandb=online, but W&B cannot be used: {reason}; run wandb login, or set tracking.wandb=offline "
+            f"{setting}=online, but W&B cannot be used: {reason}; run wandb login, or set {setting}=offline "
             "and upload later with wandb sync RUN_FOLDER/wandb/offline-run-*"
         )
 

@@ -62,7 +62,7 @@ def test_knn_of_several_labels_is_their_weighted_share(tagging_problem):
 def test_linear_is_the_best_regression_of_scikit_learn_on_validation(demo_problem):
     mean, deviation = demo_problem.train.features.mean(0), demo_problem.train.features.std(0) + 1e-6
     rows = [(p.features - mean) / deviation for p in (demo_problem.train, demo_problem.valid, demo_problem.test)]
-    fits = [LogisticRegression(C=c, max_iter=100).fit(rows[0], demo_problem.train.targets) for c in STRENGTHS]
+    fits = [LogisticRegression(C=c, max_iter=500).fit(rows[0], demo_problem.train.targets) for c in STRENGTHS]
     best = int(np.argmax([fit.score(rows[1], demo_problem.valid.targets) for fit in fits]))
     result = linear(demo_problem)
     assert result.chosen == {"strength": STRENGTHS[best]}
