@@ -5,6 +5,7 @@ import fcntl
 import os
 import shutil
 import tempfile
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -97,6 +98,8 @@ def writing_new(target: Path) -> Iterator[tuple[Path, Path]]:
 class FolderLock:
     """Holds a folder, which is created if needed, against other processes until `close`, or until the process ends.
 
+    Forked children, such as data workers, do not hold it: they may outlive a killed process.
+
     Raises:
         BlockingIOError: another process holds it. OSError: the folder cannot be written.
     """
@@ -109,6 +112,7 @@ class FolderLock:
             try:
                 fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if self._is_in_place():
+                    _held.add(self)
                     return
             except OSError:
                 os.close(self._descriptor)
@@ -126,6 +130,20 @@ class FolderLock:
             self._file.unlink(missing_ok=True)
             os.close(self._descriptor)
             self._descriptor = -1
+
+
+_held: "weakref.WeakSet[FolderLock]" = weakref.WeakSet()
+
+
+def _let_go() -> None:
+    """Close the locks of the parent, which keeps them."""
+    for lock in _held:
+        if lock._descriptor >= 0:
+            os.close(lock._descriptor)
+            lock._descriptor = -1
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 def _umask() -> int:

@@ -21,7 +21,8 @@ import os
 import sys
 import time
 import types
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,21 +61,24 @@ def embed(
 
     from src.audio.arrays import to_mono_16k
     from src.audio.decode import decode_blocks
+    from src.audio.levels import Levels, warn_of_oddities
     from src.models.long_clips import encode_long_clip, pool_chunks
 
     if missing := [layer for layer in layers if layer is not None and not 0 <= layer <= encoder.depth]:
         raise UserError(f"layers {missing} are not blocks; use 0 (the patch embedding) to {encoder.depth}, or None")
+    levels, read = Levels(), None
     if isinstance(audio, str | Path):
-        file = Path(audio)
-        chunks = encode_long_clip(encoder, lambda: decode_blocks(file), layers)
+        read = partial(Path, audio)
+        blocks: Callable[[], Iterable[np.ndarray]] = partial(decode_blocks, Path(audio))
     elif sample_rate is None:
         raise ValueError("an array needs its sample_rate, in Hz")
     else:
-        waveform = to_mono_16k(audio, sample_rate)
-        chunks = encode_long_clip(encoder, lambda: [waveform], layers)
-    if level == "frame":
-        return torch.cat(list(chunks)).float().cpu().numpy()
-    return pool_chunks(chunks, pooling).cpu().numpy()
+        blocks = partial(list, [to_mono_16k(audio, sample_rate)])
+    chunks = encode_long_clip(encoder, lambda: levels.watch(blocks()), layers)
+    embedding = torch.cat(list(chunks)).float() if level == "frame" else pool_chunks(chunks, pooling)
+    if what := levels.oddity(read):
+        warn_of_oddities([(str(audio) if read else "the array", what)])
+    return embedding.cpu().numpy()
 
 
 def main(arguments: list[str] | None = None) -> int:

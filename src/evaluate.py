@@ -6,9 +6,9 @@
     python -m src.evaluate --compare before/results.json after/results.json
 
 A task is a folder in HEAR's layout, with a labels.csv (`filename,label` and `split` or `fold`), of X-ARES tars, or a
-Hugging Face dataset; a folder of such folders is all of them. An encoder is anything that load_encoder reads, or
-`module:path` with the HEAR API. Embeddings are computed once and kept in the cache; the same command continues an
-interrupted evaluation. Under torchrun, the processes share the tasks. See docs/evaluation.md.
+Hugging Face dataset; a folder of such folders is all of them. An encoder is anything that load_encoder reads,
+`module:path` with the HEAR API, or `module:Class` of X-ARES. Embeddings are computed once and kept in the cache; the
+same command continues an interrupted evaluation. Under torchrun, the processes share the tasks. See docs/evaluation.md.
 Exit status: 0 done, 1 done but some tasks could not be scored, 2 usage error, 130 interrupted.
 """
 
@@ -43,19 +43,22 @@ def run(options: argparse.Namespace) -> int:
     from src.evaluation.run import Settings, evaluate
     from src.evaluation.shared import find_world, gather, my_share
     from src.evaluation.tasks.open import find_tasks
+    from src.training.run import check_online
 
     if not options.tasks or not options.out:
         raise UserError("give tasks and --out FOLDER; python -m src.evaluate --help shows examples")
     if not 0 < options.batch_seconds < float("inf") or options.jobs < 1:
         raise UserError("--batch-seconds must be above 0 and --jobs at least 1")
     world, out = find_world(), Path(options.out)
+    if options.wandb == "online":
+        check_online(setting="--wandb")
     paths = find_tasks(options.tasks)
     device = find_local_device(options.device, world)
     encoders = load_encoders(options, device)
     jobs = max(1, options.jobs // world.local_size)
-    settings = Settings(options.method, out, options.seed, jobs, device, world.rank == 0)
+    settings = Settings(options.method, out, options.seed, jobs, device, world.rank == 0, options.batch_seconds)
     rows, errors = evaluate(my_share(paths, world), encoders, settings)
-    everything = gather(rows, errors, out, world, [*paths, *options.method, *(e.fingerprint for e in encoders)])
+    everything = gather(rows, errors, out, world, paths, [*options.method, *(e.fingerprint for e in encoders)])
     if everything is None:
         return 1 if errors else 0
     rows, errors = everything
@@ -82,11 +85,11 @@ def load_encoders(options: argparse.Namespace, device: str) -> "list[Frozen]":
     """The encoders of the command line, then the floors.
 
     Raises:
-        UserError: as `load_encoder` and `HearModule`; no such layer; two encoders of one name.
+        UserError: as `load_encoder` and `load_peer`; no such layer; two encoders of one name.
     """
     from src.encoders.load import load_encoder
     from src.evaluation.frozen import FrozenViT
-    from src.evaluation.hear_module import HearModule
+    from src.evaluation.peers import load_peer
     from src.evaluation.untrained import floors
 
     encoders: list[Frozen] = []
@@ -94,15 +97,15 @@ def load_encoders(options: argparse.Namespace, device: str) -> "list[Frozen]":
         if any(text == other.name for other in encoders):
             raise UserError(f"--encoder {text} is given twice")
         if _is_module(text):
-            encoders.append(HearModule(text, device))
+            encoders.append(load_peer(text, device))
         else:
             encoder = load_encoder(text).to(device)
-            encoders.append(FrozenViT(text, encoder, options.layers, options.pooling, options.batch_seconds))
+            encoders.append(FrozenViT(text, encoder, options.layers, options.pooling))
     return [*encoders, *floors(options.layers, options.pooling, device)]
 
 
 def _is_module(text: str) -> bool:
-    """`package.module:path`, and no file or folder of that name."""
+    """`package.module:path` or `package.module:Class`, and no file or folder of that name."""
     module, colon, _ = text.partition(":")
     return bool(colon) and not Path(text).exists() and all(word.isidentifier() for word in module.split("."))
 

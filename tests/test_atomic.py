@@ -2,7 +2,10 @@
 
 import contextlib
 import os
+import signal
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -70,6 +73,26 @@ def test_a_folder_is_held_by_one(tmp_path):
             FolderLock(tmp_path / "new")
     FolderLock(tmp_path / "new").close()
     assert not names(tmp_path / "new")
+
+
+def test_a_killed_process_lets_go_though_its_children_live(tmp_path):
+    """Data workers are forked and outlive a killed run by some seconds; they give up nothing while it lives."""
+    code = (
+        "import os, sys, time; from pathlib import Path; from src.atomic import FolderLock\n"
+        f"lock = FolderLock(Path({str(tmp_path)!r}))\n"
+        "child = os.fork()\n"
+        "if not child: lock.close(); time.sleep(60)\n"
+        "time.sleep(0.2); print(child, flush=True); time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        child = int(process.stdout.readline())
+        with pytest.raises(BlockingIOError):
+            FolderLock(tmp_path)
+        process.kill()
+        process.wait()
+        os.kill(child, 0)
+        FolderLock(tmp_path).close()
+        os.kill(child, signal.SIGKILL)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")

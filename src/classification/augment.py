@@ -3,14 +3,11 @@
 All use torch's default generator of that device.
 """
 
-import math
-
 import torch
 import torchaudio.transforms as AT
 from torch import Tensor, nn
 
 from src.config.settings import AugmentConfig
-from src.models.log_mel import LogMel
 
 
 def augment(waveform: Tensor, length: Tensor, target: Tensor, config: AugmentConfig) -> tuple[Tensor, Tensor, Tensor]:
@@ -70,23 +67,20 @@ def mixup(waveform: Tensor, length: Tensor, target: Tensor, alpha: float) -> tup
 class SpecAugment(nn.Module):
     """torchaudio's frequency and time masking of a log-mel spectrogram in dB, in training mode only.
 
-    Masked values become silence: what the front end gives for digital silence in a clip of the same maximum. Batch
-    normalization then maps them as it maps silence. Zero would be the mean of all sounds.
+    Masked values become the mean of their band, as in SpecAugment (Park et al., 2019), where it is 0 because the input
+    is normalized: batch normalization subtracts the mean after the masks.
 
     Args:
         bands, frames: maximum width of the mask.
-        log_mel: the front end.
     """
 
-    def __init__(self, bands: int, frames: int, log_mel: LogMel) -> None:
+    def __init__(self, bands: int, frames: int) -> None:
         super().__init__()
         self.masks = nn.Sequential(AT.FrequencyMasking(bands, iid_masks=True), AT.TimeMasking(frames, iid_masks=True))
-        self.min_db, self.floor_db = 10 * math.log10(log_mel.amin), log_mel.floor_db
 
-    def forward(self, log_mel: Tensor) -> Tensor:
-        """(B, n_mels, F) in dB -> the same shape."""
+    def forward(self, log_mel: Tensor, mean: Tensor) -> Tensor:
+        """log_mel (B, n_mels, F) in dB and mean (n_mels,), that of the batch norm -> the shape of log_mel."""
         if not self.training:
             return log_mel
-        silence = (log_mel.amax((1, 2), keepdim=True) - self.floor_db).clamp(min=self.min_db)
         kept = self.masks(torch.ones_like(log_mel)[:, None])[:, 0]
-        return torch.where(kept > 0, log_mel, silence)
+        return torch.where(kept > 0, log_mel, mean[:, None])

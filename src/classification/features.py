@@ -9,30 +9,31 @@ from torch import Tensor
 from src.audio.decode import AudioError
 from src.data.labelled.clips import Clip
 from src.errors import UserError
+from src.evaluation.collection import windows
 from src.evaluation.embeddings import embed_clips, embed_frames, mel_statistics
 from src.models.classifier import AudioClassifier
 from src.progress import progress_bar
 
-_CHUNK_CLIPS = 512  # clips decoded before they are embedded
 _PROGRESS_CLIPS = 2000  # more clips than this get a progress bar
 
 
 def embed(model: AudioClassifier, clips: Sequence[Clip]) -> list[Tensor]:
     """Input of the head for each clip, fp32 on the CPU: (D,), or (N, D) at frame level.
 
+    Half an hour of audio is in memory at a time, or one longer clip.
+
     Raises:
         UserError: a clip cannot be read; the encoder gives NaN or inf for one.
     """
     rows: list[Tensor] = []
     with progress_bar("embedding", len(clips), len(clips) > _PROGRESS_CLIPS) as advance:
-        for start in range(0, len(clips), _CHUNK_CLIPS):
-            chunk = clips[start : start + _CHUNK_CLIPS]
-            waveforms = [read(clip) for clip in chunk]
+        for window in windows(clips):
+            waveforms = [read(clip) for clip in window]
             if model.pooling is None:
                 embedded = embed_frames(model.encoder, waveforms, model.layer)
             else:
                 embedded = list(embed_clips(model.encoder, waveforms, model.layer, model.pooling))
-            for clip, row in zip(chunk, embedded, strict=True):
+            for clip, row in zip(window, embedded, strict=True):
                 if not np.isfinite(row).all():
                     raise UserError(f"the encoder gives NaN or inf for {clip.key}; remove the clip, or use another")
                 rows.append(torch.from_numpy(row))

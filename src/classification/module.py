@@ -85,9 +85,10 @@ class AudioClassification(TrainingModule):
             return
         augmented = self.config.augment
         if augmented.mask_bands or augmented.mask_frames:
-            encoder = self.model.encoder
-            masks = self.masks = SpecAugment(augmented.mask_bands, augmented.mask_frames, encoder.log_mel)
-            encoder.init_bn.register_forward_pre_hook(lambda module, inputs: (masks(inputs[0]), *inputs[1:]))
+            masks = self.masks = SpecAugment(augmented.mask_bands, augmented.mask_frames)
+            self.model.encoder.init_bn.register_forward_pre_hook(
+                lambda norm, inputs: (masks(inputs[0], norm.running_mean), *inputs[1:])
+            )
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
         return layer_groups(self.model, lr, self.optimizer_config.weight_decay, self.config.layer_decay)
@@ -122,18 +123,23 @@ class AudioClassification(TrainingModule):
     def loss(self, logits: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
         """Cross-entropy with class probabilities; binary cross-entropy per class for a multi-label model.
 
+        In training, label smoothing moves targets toward 1 / C, or toward 0.5 per class for a multi-label model. A
+        label keeps the weight of its own class: the share that is smoothed away to a rare class is not multiplied by
+        that class's weight.
+
         Args:
             logits, target: (B, C), or (B, N, C) with valid (B, N), True for real tokens.
         """
         if valid is not None:
             logits, target = logits[valid], target[valid]
+        smoothing = self.config.label_smoothing if self.training else 0.0
         if self.model.multi:
-            return binary_cross_entropy_with_logits(logits, target, pos_weight=self.class_weights)
+            present, absent = target * self.class_weights, 1 - target
+            weight = present + absent
+            smooth = (1 - smoothing) * present + smoothing * weight / 2
+            return binary_cross_entropy_with_logits(logits, smooth / weight, weight)
         target = target * self.class_weights
-        if self.training and (smoothing := self.config.label_smoothing):
-            # Each label weighs as its own class. With torch's arguments, the share that is smoothed away to a rare
-            # class would be multiplied by that class's weight.
-            target = (1 - smoothing) * target + smoothing * target.mean(1, keepdim=True)
+        target = (1 - smoothing) * target + smoothing * target.mean(1, keepdim=True)
         return cross_entropy(logits, target)
 
     def _targets(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:

@@ -2,7 +2,8 @@
 
 import csv
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import torch
 
 from src.atomic import writing_new
 from src.audio.decode import AudioError
-from src.classification.batches import probabilities_of
+from src.audio.levels import Levels, warn_of_oddities
+from src.classification.batches import Segment, probabilities_of
 from src.classification.report import write_predictions
 from src.config.settings import Config
 from src.data.sources.open import open_any
@@ -47,11 +49,12 @@ def predict(config: Config, checkpoint: str | None) -> int:
         raise UserError("data.test is not set; predict needs it, for example data.test.path=FOLDER")
     models = [load_classifier(path).to(find_device(config.trainer)) for path in paths]
     source = open_any(config.data.test)
-    bad = list(source.bad_paths)
+    bad, odd = list(source.bad_paths), list[tuple[str, str]]()
     log.info("checkpoint: %s", paths[0] if len(paths) == 1 else f"the mean of {len(paths)} folds, {paths[0]}, ...")
     write = _events if models[0].pooling is None else _classes
-    with writing_new(results_folder(paths[0]) / "predictions-new.csv") as (partial, target):
-        rows = write(models, source, partial, bad)
+    with writing_new(results_folder(paths[0]) / "predictions-new.csv") as (unfinished, target):
+        rows = write(models, _segments(source, models[0].encoder.hop_seconds, bad, odd), source, unfinished)
+        warn_of_oddities(odd)
         status = report_skipped(bad, target.with_suffix(".skipped.csv"))
         if len(bad) == len(source) + len(source.bad_paths):
             raise UserError(f"no clip of {config.data.test.path} could be read; there are no predictions")
@@ -75,23 +78,21 @@ def find_classifiers(config: Config, checkpoint: str | None) -> list[Path]:
     return [checkpoint_of(config.runs_folder, config.name, checkpoint)]
 
 
-def _classes(models: list[AudioClassifier], source: Source, file: Path, bad: list[tuple[str, str]]) -> int:
+def _classes(models: list[AudioClassifier], found: Iterable[Segment], source: Source, file: Path) -> int:
     """A row per segment; returns the number of rows."""
-    found = probabilities_of(models, _segments(source, models[0].encoder.hop_seconds, bad))
-    rows = ((source.path(i), start, probabilities) for i, start, probabilities in found)
+    rows = ((source.path(i), start, each) for i, start, each in probabilities_of(models, found))
     return write_predictions(file, rows, models[0].class_names)
 
 
-def _events(models: list[AudioClassifier], source: Source, file: Path, bad: list[tuple[str, str]]) -> int:
+def _events(models: list[AudioClassifier], found: Iterable[Segment], source: Source, file: Path) -> int:
     """A row per event: path, onset and offset in seconds, label, mean probability; returns the number of rows."""
     rows = 0
     hop, names = models[0].encoder.hop_seconds, models[0].class_names
     with open(file, "w", newline="", encoding="utf-8") as opened:
         writer = csv.writer(opened)
         writer.writerow(("path", "onset", "offset", "label", "probability"))
-        found = probabilities_of(models, _segments(source, hop, bad))
-        for i, segments in groupby(found, key=lambda segment: segment[0]):
-            probabilities = np.concatenate([each for _, _, each in segments])
+        for i, rows_of_clip in groupby(probabilities_of(models, found), key=lambda row: row[0]):
+            probabilities = np.concatenate([each for _, _, each in rows_of_clip])
             for event in find_events(probabilities, hop, names):
                 times = (f"{event.onset:.2f}", f"{event.offset:.2f}")
                 writer.writerow((source.path(i), *times, event.label, f"{event.probability:.4f}"))
@@ -100,16 +101,23 @@ def _events(models: list[AudioClassifier], source: Source, file: Path, bad: list
 
 
 def _segments(
-    source: Source, hop_seconds: float, bad: list[tuple[str, str]]
-) -> Iterator[tuple[int, float, torch.Tensor]]:
-    """Yield (clip index, start in seconds, (1, T) samples); unreadable clips are added to `bad` as (path, reason)."""
+    source: Source, hop_seconds: float, bad: list[tuple[str, str]], odd: list[tuple[str, str]]
+) -> Iterator[Segment]:
+    """Yield the segments of all clips.
+
+    Unreadable clips are added to `bad` as (path, reason), those with odd sound (`src.audio.levels`) to `odd`.
+    """
     for i in range(len(source)):
-        for start, seconds in segments(float(source.seconds[i]), hop_seconds):
-            try:
-                yield i, start, torch.from_numpy(source.waveform(i, start, seconds))[None]
-            except AudioError as error:
-                bad.append((source.path(i), str(error)))
-                break
+        levels = Levels()
+        try:
+            for start, seconds in segments(float(source.seconds[i]), hop_seconds):
+                waveform = source.waveform(i, start, seconds)
+                levels.add(waveform)
+                yield i, start, torch.from_numpy(waveform)[None]
+            if what := levels.oddity(partial(source.read, i)):
+                odd.append((source.path(i), what))
+        except AudioError as error:
+            bad.append((source.path(i), str(error)))
 
 
 def segments(seconds: float, hop_seconds: float) -> list[tuple[float, float]]:

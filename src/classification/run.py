@@ -19,8 +19,8 @@ from src.classification.report import describe, pooled_report, write_report
 from src.config.settings import ClassifyConfig, Config
 from src.data.labelled.clips import LabelledClips, read_labelled
 from src.data.labelled.datamodule import LabelledDataModule, events_of
-from src.data.labelled.splits import LabelledSet, Split, find_folds, make_splits
-from src.data.sources.annotations import in_order
+from src.data.labelled.splits import LabelledSet, Split, check_events, find_folds, make_splits
+from src.data.sources.annotations import in_order, labels_cell
 from src.encoders.load import load_classifier, load_encoder
 from src.encoders.low_rank import merge, save_adapters
 from src.errors import UserError
@@ -53,10 +53,14 @@ class Features(NamedTuple):
 
 def fit(config: Config, resume: str | None = None) -> int:
     """Train, test and report; returns the exit status."""
+    with Run(config, resume) as run:
+        return train(config, run)
+
+
+def train(config: Config, run: Run) -> int:
     classify = config.classify
     assert classify is not None
     started = time.monotonic()
-    run = Run(config, resume)
     labelled = read_set(config)
     if run.checkpoint:
         labelled = with_classes(load_classifier(run.checkpoint).class_names, labelled, run.checkpoint)
@@ -64,6 +68,8 @@ def fit(config: Config, resume: str | None = None) -> int:
     test_folds = in_order(folds) if classify.folds and folds else [classify.test_fold]
     sets = [make_splits(labelled, config.seed, folds, fold) for fold in test_folds]
     first = make_classifier(config, sets[0], run.checkpoint)
+    for divided in sets if classify.level == "frame" else []:
+        check_events(divided, first.encoder.hop_seconds)
     run.start(describe(sets[0]))
     if (skipped := [*labelled.bad, *labelled.left_out]) and is_first():
         write_skipped(skipped, run.folder / "skipped.csv")
@@ -137,6 +143,8 @@ def test(config: Config, checkpoint: str | None) -> int:
     labelled = with_classes(model.class_names, read_set(config), path)
     folds = find_folds(labelled, config.classify.folds, config.seed)
     divided = make_splits(labelled, config.seed, folds, config.classify.test_fold)
+    if config.classify.level == "frame":
+        check_events(divided, model.encoder.hop_seconds)
     folder = claim_folder(config.runs_folder, f"{config.name}-test")
     module = AudioClassification(model, config.classify, config.optimizer, None, config.seed)
     trainer = make_trainer(config.trainer, folder, "auto", [], [])
@@ -286,4 +294,5 @@ def write_splits(labelled: LabelledSet, file: Path) -> None:
         writer.writerow(("path", "label", "split"))
         for name, part in labelled.parts.items():
             for key, target in zip(part.keys, part.targets, strict=True):
-                writer.writerow((key, ";".join(np.array(labelled.class_names)[target > 0]), name))
+                labels = [label for label, present in zip(labelled.class_names, target, strict=True) if present]
+                writer.writerow((key, labels_cell(labels), name))

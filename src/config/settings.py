@@ -214,9 +214,9 @@ class AugmentConfig:
     mixup: float = 0.0
     """Mix clips and their labels in pairs with weights from Beta(mixup, mixup); 0 disables it."""
     mask_bands: int = 12
-    """SpecAugment: maximum width of the frequency mask in mel bands, filled with silence; 0 disables it."""
+    """SpecAugment: maximum width of the frequency mask in mel bands, filled with the band's mean; 0 disables it."""
     mask_frames: int = 20
-    """SpecAugment: maximum width of the time mask in frames of 10 ms; 0 disables it."""
+    """SpecAugment: maximum width of the time mask in frames of 10 ms, filled with the bands' means; 0 disables it."""
 
 
 @dataclass
@@ -237,7 +237,7 @@ class ClassifyConfig:
     """Learning rate of each block relative to the block above, counted from the block that is read; 0.01 to 1, 1 trains
     all at the same rate."""
     label_smoothing: float = 0.0
-    """Label smoothing for one class per clip; 0 to 0.99."""
+    """Label smoothing in training, 0 to 0.99: targets move toward 1 / classes, or 0.5 if a clip may have several."""
     balanced: Literal["weights", "sampling"] | None = None
     """Balance the classes by loss weights or by sampling; null does not balance."""
     lora_rank: int | None = None

@@ -112,7 +112,8 @@ def _read_tensors(folder: Path, prefixes: tuple[str, ...]) -> dict[str, Any]:
             warnings.simplefilter("ignore")  # about the missing process group
             dcp.load(tensors, checkpoint_id=folder, no_dist=True)
     except Exception as error:  # whatever a damaged shard raises
-        raise UserError(f"{folder} is not a complete sharded checkpoint ({str(error).splitlines()[0]})") from None
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{folder} is not a complete sharded checkpoint ({reason})") from None
 
     def part(prefix: str) -> dict[str, Any]:
         return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -147,7 +147,8 @@ def _read_file(file: Path) -> Stored:
             ) from None
         raise UserError(f"{file} is damaged or not a checkpoint") from None
     except Exception as error:  # whatever a damaged archive raises
-        raise UserError(f"{file} is damaged or not a checkpoint ({str(error).splitlines()[0]})") from None
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{file} is damaged or not a checkpoint ({reason})") from None
     if isinstance(content, dict) and {"state_dict", "global_step"} <= set(content):
         return lightning.read(content, str(file))
     if isinstance(content, dict) and isinstance(content.get("model"), dict) and isinstance(content.get("config"), dict):

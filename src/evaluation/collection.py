@@ -5,17 +5,17 @@ written. A clip longer than a minute is processed alone, in chunks. On a GPU, th
 background; on a CPU, decoding and embedding alternate, as they would compete for its cores.
 """
 
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
 from src.audio.decode import AudioError, decode_blocks
-from src.audio.levels import describe_oddities, oddity
+from src.audio.levels import Levels, oddity, warn_of_oddities
+from src.data.sources.annotations import labels_cell
 from src.data.sources.source import Source
 from src.evaluation.embedding_file import EmbeddingFile, rows
 from src.evaluation.embeddings import embed_clips, embed_frames
@@ -34,6 +34,14 @@ class Settings(NamedTuple):
     pooling: Pooling = "mean"
     level: Level = "clip"
     batch_seconds: float = 30.0
+
+
+class _HasSeconds(Protocol):
+    @property
+    def seconds(self) -> float: ...
+
+
+Timed = TypeVar("Timed", bound=_HasSeconds)
 
 
 class EmbedItem(NamedTuple):
@@ -83,8 +91,7 @@ def embed_collection(
             except AudioError as error:  # of a long clip, when the damage is reached
                 bad.append((window[0].path, str(error)))
             advance(len(window), sum(clip.seconds for clip in window))
-    for sentence in describe_oddities(odd):
-        warnings.warn(sentence, stacklevel=2)
+    warn_of_oddities(odd)
     return bad
 
 
@@ -97,13 +104,13 @@ def clips_of(sources: Sequence[Source], done: set[str]) -> Iterator[EmbedItem]:
             if path in done or path in seen:
                 continue
             seen.add(path)
-            label = ";".join(source.class_names[each] for each in source.labels(number)) or None
+            label = labels_cell([source.class_names[each] for each in source.labels(number)]) or None
             yield EmbedItem(source, number, path, float(source.seconds[number]), label)
 
 
-def windows(clips: Iterable[EmbedItem]) -> Iterator[list[EmbedItem]]:
+def windows(clips: Iterable[Timed]) -> Iterator[list[Timed]]:
     """Consecutive clips to hold in memory together; long ones alone."""
-    window: list[EmbedItem] = []
+    window: list[Timed] = []
     seconds = 0.0
     for clip in clips:
         long = clip.seconds > LONG_SECONDS
@@ -185,14 +192,8 @@ def _long_rows(
         AudioError: it cannot be read to its end; its embedding is not finite.
     """
     encoder.eval()
-    oddities: set[str] = set()  # of its blocks; the clip is odd if all of them are, in the same way
-
-    def blocks() -> Iterator[np.ndarray]:
-        for block in decode_blocks(clip.source.read(clip.number)):
-            oddities.add(oddity(block))
-            yield block
-
-    chunks = encode_long_clip(encoder, blocks, settings.layers)
+    levels, encoded = Levels(), clip.source.read(clip.number)
+    chunks = encode_long_clip(encoder, lambda: levels.watch(decode_blocks(encoded)), settings.layers)
     if settings.level == "clip":
         embedding = pool_chunks(chunks, settings.pooling).cpu().numpy()
         yield rows([clip.path], [clip.seconds], [clip.label], _finite(embedding[None]))
@@ -202,7 +203,7 @@ def _long_rows(
             times = encoder.token_times(first + len(chunk))[first:].numpy()
             yield _frame_rows(clip, _finite(chunk.float().cpu().numpy()), times)
             first += len(chunk)
-    if len(oddities) == 1 and (what := oddities.pop()):
+    if what := levels.oddity(lambda: encoded):
         odd.append((clip.path, what))
 
 

@@ -3,14 +3,17 @@
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from src.errors import UserError
 from src.models.log_mel import LogMel
-from src.models.long_clips import LONG_SECONDS, encode_clips, mel_segments, pool_chunks
+from src.models.long_clips import encode_clips
 from src.models.vit import AudioViT, Layer, Pooling, pool
+
+_FRAMES = 6000  # of a clip, transformed at a time: a minute
 
 
 def embed_clips(
@@ -82,52 +85,66 @@ def token_batches(
     encoder.eval()
     device = encoder.time_pos_embed.device
     for chosen in batches_by_length([len(w) for w in waveforms], round(batch_seconds * encoder.sample_rate)):
-        waveform, length = _pad([waveforms[i] for i in chosen])
-        length = length.to(device)
+        waveform = pad([waveforms[i] for i in chosen])
+        length = torch.tensor([len(waveforms[i]) for i in chosen], device=device)
         yield chosen, encode_clips(encoder, waveform.to(device), length, layer), encoder.num_tokens(length)
     encoder.train(was_training)
 
 
-@torch.no_grad()
-def calibrate_norm(encoder: AudioViT, waveforms: list[np.ndarray]) -> None:
-    """Set the batch-norm statistics of an untrained encoder from `waveforms`: the mean over batches of a minute.
+class BandStatistics(NamedTuple):
+    """mean, var: (n_mels,) of the log-mel bands of some clips, in dB. num_batches: of which they are the mean."""
 
-    Unlike training steps, it exchanges nothing between processes: each computes the same from all the clips.
-    """
-    device, means, variances = encoder.time_pos_embed.device, [], []
-    for chosen in batches_by_length([len(w) for w in waveforms], 60 * encoder.sample_rate):
-        waveform, length = _pad([waveforms[i] for i in chosen])
-        log_mel, valid = encoder.log_mel(waveform.to(device), length.to(device))
-        frames = log_mel.transpose(1, 2)
+    mean: torch.Tensor
+    var: torch.Tensor
+    num_batches: int
+
+
+@torch.no_grad()
+def band_statistics(log_mel: LogMel, waveforms: list[np.ndarray]) -> BandStatistics:
+    """The mean over batches of a minute. It exchanges nothing between processes: each computes the same."""
+    means, variances = [], []
+    for chosen in batches_by_length([len(w) for w in waveforms], 60 * log_mel.sample_rate):
+        clips = [waveforms[i] for i in chosen]
+        bands, valid = log_mel(pad(clips).to(log_mel.window.device), [len(clip) for clip in clips])
+        frames = bands.transpose(1, 2)
         var, mean = torch.var_mean(frames.flatten(0, 1) if valid is None else frames[valid], dim=0)
         means.append(mean)
         variances.append(var)
+    return BandStatistics(torch.stack(means).mean(0), torch.stack(variances).mean(0), len(means))
+
+
+@torch.no_grad()
+def set_norm(encoder: AudioViT, statistics: BandStatistics) -> None:
+    """Set the batch-norm statistics of an untrained encoder."""
     norm = encoder.init_bn
     assert norm.running_mean is not None and norm.running_var is not None and norm.num_batches_tracked is not None
-    norm.running_mean.copy_(torch.stack(means).mean(0))
-    norm.running_var.copy_(torch.stack(variances).mean(0))
-    norm.num_batches_tracked.fill_(len(means))
+    norm.running_mean.copy_(statistics.mean)
+    norm.running_var.copy_(statistics.var)
+    norm.num_batches_tracked.fill_(statistics.num_batches)
+
+
+def calibrate_norm(encoder: AudioViT, waveforms: list[np.ndarray]) -> None:
+    """Set the batch-norm statistics of an untrained encoder to those of `waveforms`."""
+    set_norm(encoder, band_statistics(encoder.log_mel, waveforms))
 
 
 @torch.no_grad()
 def mel_statistics(waveforms: list[np.ndarray]) -> np.ndarray:
-    """(n, 128): mean and standard deviation over time of each of the 64 log-mel bands."""
+    """(n, 128): mean and standard deviation over time of each of the 64 log-mel bands, the `mel` floor.
+
+    Frames lie within the clip and there is no dB floor under its maximum, unlike in the encoder's front end.
+    """
     log_mel = LogMel()
     rows = []
     for waveform in waveforms:
-        if len(waveform) > LONG_SECONDS * log_mel.sample_rate:
-            rows.append(_long_mel_statistics(log_mel, waveform))
-            continue
-        bands, _ = log_mel(torch.from_numpy(waveform)[None])  # (1, 64, F)
-        rows.append(pool(bands.transpose(1, 2), torch.tensor([bands.shape[2]]), "mean_std")[0].numpy())
+        samples = torch.from_numpy(np.pad(waveform, (0, max(0, log_mel.n_fft - len(waveform)))))
+        frames = samples.unfold(0, log_mel.n_fft, log_mel.hop_length)  # (F, n_fft)
+        powers = [
+            torch.fft.rfft(some * log_mel.window).abs().square() @ log_mel.filters for some in frames.split(_FRAMES)
+        ]
+        bands = 10.0 * torch.cat(powers).clamp(min=log_mel.amin).log10()  # (F, 64)
+        rows.append(torch.cat([bands.mean(0), bands.std(0, correction=0)]).numpy())
     return np.stack(rows)
-
-
-def _long_mel_statistics(log_mel: LogMel, waveform: np.ndarray) -> np.ndarray:
-    """A row of `mel_statistics`, segment by segment."""
-    frames = round(LONG_SECONDS * log_mel.sample_rate) // log_mel.hop_length
-    peak = torch.stack([bands.amax() for bands in mel_segments(log_mel, [waveform], frames)]).amax()[None]
-    return pool_chunks((bands[0].T for bands in mel_segments(log_mel, [waveform], frames, peak)), "mean_std").numpy()
 
 
 def batches_by_length(lengths: list[int], max_samples: int) -> list[list[int]]:
@@ -141,7 +158,6 @@ def batches_by_length(lengths: list[int], max_samples: int) -> list[list[int]]:
     return batches
 
 
-def _pad(waveforms: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
-    length = torch.tensor([len(w) for w in waveforms])
-    padded = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(w) for w in waveforms], batch_first=True)
-    return padded, length
+def pad(waveforms: list[np.ndarray]) -> torch.Tensor:
+    """(B, T), zero beyond the end of each clip."""
+    return torch.nn.utils.rnn.pad_sequence([torch.from_numpy(w) for w in waveforms], batch_first=True)

@@ -12,7 +12,7 @@ from src.evaluation.problem import Problem, Result
 from src.evaluation.scoring import result
 
 NEIGHBORS, TEMPERATURE = 10, 0.07
-_BLOCK = 1 << 25  # similarities in memory at a time
+_BLOCK = 1 << 22  # similarities in memory at a time; 16 bytes each
 
 
 def knn(

@@ -191,7 +191,8 @@ def _best_strength(train: np.ndarray, targets: np.ndarray, multi: bool, seed: in
 
 
 def _fit(rows: np.ndarray, labels: np.ndarray, strength: float, class_weight: str | None = None) -> LogisticRegression:
-    # Two threads are ten times slower on problems of this size; weakly regularized fits need not converge to be ranked.
+    # Two threads are ten times slower on problems of this size. After 500 steps the predictions have settled, if not
+    # all weights of weakly regularized fits.
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return LogisticRegression(C=strength, max_iter=100, class_weight=class_weight).fit(rows, labels)
+        return LogisticRegression(C=strength, max_iter=500, class_weight=class_weight).fit(rows, labels)

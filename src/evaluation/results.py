@@ -28,6 +28,7 @@ def make_row(unit: Unit, records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     views = [record["view"] for record in records]
     return {
         "task": task.name,
+        "path": task.path,
         "layout": task.layout,
         "domain": task.domain,
         "kind": "timestamp" if task.timestamps else task.kind,

@@ -27,7 +27,8 @@ Errors = dict[str, str]  # by task
 @dataclass(frozen=True)
 class Settings:
     """out: where scores are kept. seed: None for each method's own. jobs: processes that score; they don't change the
-    numbers. device: of methods that use a GPU. shown: whether to show progress."""
+    numbers. device: of methods that use a GPU. shown: whether to show progress. batch_seconds: of padded audio, for
+    embeddings."""
 
     methods: Sequence[str]
     out: Path
@@ -35,6 +36,7 @@ class Settings:
     jobs: int = 1
     device: str = "cpu"
     shown: bool = True
+    batch_seconds: float = 30.0
 
 
 def evaluate(
@@ -64,7 +66,7 @@ def _open_tasks(paths: Sequence[str]) -> tuple[list[Task], Errors]:
     errors: Errors = {}
     for path in paths:
         try:
-            task = open_task(path)
+            task = replace(open_task(path), path=path)
             if any(task.name == other.name for other in tasks):
                 raise UserError(f"{path}: there are two tasks of the name {task.name}; rename one of them")
             tasks.append(task)
@@ -86,7 +88,7 @@ def _embed(tasks: Sequence[Task], encoders: Sequence[Frozen], settings: Settings
                 advance(count, text)
 
             try:
-                embed_task(task, encoders, cores(), finished)
+                embed_task(task, encoders, cores(), settings.batch_seconds, finished)
                 done.append(task)
             except UserError as error:
                 _report(errors, task.name, error)

@@ -32,15 +32,21 @@ def my_share(paths: Sequence[str], world: World) -> list[str]:
 
 
 def gather(
-    rows: list[dict[str, Any]], errors: dict[str, str], out: Path, world: World, command: Sequence[str]
+    rows: list[dict[str, Any]],
+    errors: dict[str, str],
+    out: Path,
+    world: World,
+    paths: Sequence[str],
+    command: Sequence[str],
 ) -> tuple[list[dict[str, Any]], dict[str, str]] | None:
     """Rows and errors of all processes if this is the last one to finish, else None.
 
-    Tasks come in the order of `my_share`'s argument. command: what tells this evaluation from others in the same `out`.
+    Args:
+        paths: of all tasks, in the order of the table. command: what else tells this evaluation from others in `out`.
     """
     if world.size == 1:
         return rows, errors
-    run = digest([os.environ["TORCHELASTIC_RUN_ID"], *command])[:12]
+    run = digest([os.environ["TORCHELASTIC_RUN_ID"], *paths, *command])[:12]
     files = [out / "parts" / f"{run}-{rank}-of-{world.size}.json" for rank in range(world.size)]
     with _locked(out):
         with writing(files[world.rank]) as file:
@@ -50,17 +56,8 @@ def gather(
         parts = [json.loads(file.read_text(encoding="utf-8")) for file in files]
         for file in files:
             file.unlink()
-    by_task = [_by_task(part["rows"]) for part in parts]
-    turns = max(len(tasks) for tasks in by_task)
-    joined = [row for turn in range(turns) for tasks in by_task if turn < len(tasks) for row in tasks[turn]]
+    joined = sorted((row for part in parts for row in part["rows"]), key=lambda row: paths.index(row["path"]))
     return joined, {what: error for part in parts for what, error in part["errors"].items()}
-
-
-def _by_task(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for row in rows:
-        groups.setdefault(row["task"], []).append(row)
-    return list(groups.values())
 
 
 @contextlib.contextmanager

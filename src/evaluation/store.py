@@ -5,20 +5,25 @@ of each clip), `times.npy` (of timestamp tasks, in ms). Folders can be deleted a
 """
 
 import contextlib
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import IO
 
 import numpy as np
+import torch
 
 from src.atomic import publish_folder, scratch_folder
-from src.audio.decode import AudioError
+from src.audio.decode import SAMPLE_RATE, AudioError
 from src.data.sources.index import cache_root, digest
 from src.errors import UserError
-from src.evaluation.frozen import Embedded, Frozen
+from src.evaluation.embeddings import band_statistics, batches_by_length
+from src.evaluation.frozen import Batch, Embedded, Frozen
 from src.evaluation.tasks.task import Clip, Task
+from src.models.log_mel import LogMel
 
 _WINDOW_CLIPS, _WINDOW_SECONDS = 512, 600.0  # decoded and held in memory together
 _CALIBRATION_CLIPS, _CALIBRATION_SECONDS = 256, 10.08
@@ -48,12 +53,18 @@ def missing(task: Task, encoders: Sequence[Frozen]) -> list[tuple[Frozen, list[s
 
 
 def embed_task(
-    task: Task, encoders: Sequence[Frozen], workers: int, advance: Callable[[int], None] = lambda count: None
+    task: Task,
+    encoders: Sequence[Frozen],
+    workers: int,
+    batch_seconds: float = 30.0,
+    advance: Callable[[int], None] = lambda count: None,
 ) -> None:
     """Compute the missing embeddings of a task: each clip is decoded once for all encoders.
 
+    On CPUs, each thread embeds batches of its own on one core, which is faster than to share the cores in each batch.
+
     Args:
-        workers: decoding threads. advance: called with the number of clips just finished.
+        workers: threads. batch_seconds: padded audio per batch. advance: called with the number of clips just finished.
 
     Raises:
         UserError: a clip that can't be decoded, an embedding that isn't finite; nothing is stored then.
@@ -62,23 +73,61 @@ def embed_task(
     if not wanted:
         return
     with contextlib.ExitStack() as stack:
-        pool = stack.enter_context(ThreadPoolExecutor(max(1, workers)))
-        for encoder, _ in wanted:
-            if encoder.calibrated:
-                clips = [task.clips[i] for i in _calibration(task)]
-                encoder.calibrate(list(pool.map(lambda clip: _decode(task, clip, _CALIBRATION_SECONDS), clips)))
+        pool = ThreadPoolExecutor(max(1, workers), initializer=torch.set_num_threads, initargs=(1,))
+        stack.callback(pool.shutdown, cancel_futures=True)
+        _calibrate(task, [encoder for encoder, _ in wanted if encoder.calibrated], pool)
         writers = {
             (id(encoder), view): stack.enter_context(_writing(folder_of(task, encoder, view)))
             for encoder, views in wanted
             for view in views
         }
-        for window in _windows(task.clips):
-            waveforms = list(pool.map(lambda clip: _decode(task, clip), window))
-            for encoder, views in wanted:
-                for view, embedded in encoder.embed(waveforms, views, task.timestamps).items():
-                    _check_finite(task, encoder, window, embedded)
-                    writers[id(encoder), view].add(embedded)
-            advance(len(window))
+        run = pool.map if all(encoder.parallel for encoder, _ in wanted) else map
+        for window, waveforms in _decoded(task, pool):
+            batches = batches_by_length([len(each) for each in waveforms], round(batch_seconds * SAMPLE_RATE))
+            found: list[dict[tuple[int, str], Embedded]] = []
+            for embedded in run(partial(_embed_batch, task, wanted, window, waveforms), batches):
+                advance(len(batches[len(found)]))
+                found.append(embedded)
+            for key, writer in writers.items():
+                writer.add(_in_order(batches, [embedded[key] for embedded in found]))
+
+
+def _calibrate(task: Task, encoders: Sequence[Frozen], pool: Executor) -> None:
+    if encoders:
+        clips = [task.clips[i] for i in _calibration(task)]
+        waveforms = list(pool.map(lambda clip: _decode(task, clip, _CALIBRATION_SECONDS), clips))
+        statistics = pool.submit(band_statistics, LogMel(), waveforms).result()
+        for encoder in encoders:
+            encoder.calibrate(statistics)
+
+
+def _embed_batch(
+    task: Task,
+    wanted: Sequence[tuple[Frozen, list[str]]],
+    window: list[Clip],
+    waveforms: list[np.ndarray],
+    chosen: list[int],
+) -> dict[tuple[int, str], Embedded]:
+    """Embeddings of the `chosen` clips of a window, by id of the encoder and view."""
+    batch = Batch([waveforms[i] for i in chosen])
+    found: dict[tuple[int, str], Embedded] = {}
+    for encoder, views in wanted:
+        for view, embedded in encoder.embed(batch, views, task.timestamps).items():
+            _check_finite(task, encoder, [window[i] for i in chosen], embedded)
+            found[id(encoder), view] = embedded
+    return found
+
+
+def _in_order(batches: list[list[int]], parts: list[Embedded]) -> Embedded:
+    """Embeddings of all clips of a window, in their order."""
+    counts = np.concatenate([part.counts for part in parts])
+    ends = np.cumsum(counts)
+    order = np.argsort(np.concatenate(batches))
+    rows = np.concatenate([np.arange(ends[i] - counts[i], ends[i]) for i in order])
+    times = None
+    if parts[0].times_ms is not None:
+        times = np.concatenate([part.times_ms for part in parts if part.times_ms is not None])[rows]
+    return Embedded(np.concatenate([part.rows for part in parts])[rows], counts[order], times)
 
 
 @dataclass
@@ -105,6 +154,18 @@ def _writing(target: Path) -> Iterator[_Writer]:
         if writer.times:
             np.save(partial / "times.npy", np.concatenate(writer.times))
         publish_folder(partial, target)
+
+
+def _decoded(task: Task, pool: Executor) -> Iterator[tuple[list[Clip], list[np.ndarray]]]:
+    """Windows of clips with their waveforms; the next one is decoded meanwhile."""
+    waiting: deque[tuple[list[Clip], Iterator[np.ndarray]]] = deque()
+    for window in _windows(task.clips):
+        waiting.append((window, pool.map(partial(_decode, task), window)))
+        if len(waiting) > 1:
+            window, waveforms = waiting.popleft()
+            yield window, list(waveforms)
+    for window, waveforms in waiting:
+        yield window, list(waveforms)
 
 
 def _windows(clips: Sequence[Clip]) -> Iterator[list[Clip]]:
@@ -138,11 +199,11 @@ def _decode(task: Task, clip: Clip, seconds: float | None = None) -> np.ndarray:
         ) from None
 
 
-def _check_finite(task: Task, encoder: Frozen, window: list[Clip], embedded: Embedded) -> None:
+def _check_finite(task: Task, encoder: Frozen, clips: list[Clip], embedded: Embedded) -> None:
     if np.isfinite(embedded.rows).all():
         return
     row = int(np.flatnonzero(~np.isfinite(embedded.rows).all(1))[0])
-    clip = window[int(np.searchsorted(np.cumsum(embedded.counts), row, side="right"))]
+    clip = clips[int(np.searchsorted(np.cumsum(embedded.counts), row, side="right"))]
     raise UserError(
         f"{task.name}: {encoder.name} gives NaN or infinity for {clip.source.path(clip.number)}; "
         "listen to the clip, and check the encoder's weights"

@@ -11,10 +11,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from src.evaluation.embeddings import calibrate_norm, parse_layers
-from src.evaluation.frozen import Embedded, Frozen, FrozenViT, code_digest
+from src.evaluation.embeddings import BandStatistics, mel_statistics, parse_layers, set_norm
+from src.evaluation.frozen import Batch, Embedded, Frozen, FrozenViT, code_digest
 from src.models.initialize import initialize
-from src.models.log_mel import LogMel
 from src.models.sizes import create_encoder
 from src.models.vit import AudioViT, Pooling
 
@@ -25,7 +24,7 @@ _PATCH_WIDTH = 768
 class MelStatistics:
     """In timestamp tasks: mean and deviation over the four frames of each 40 ms token."""
 
-    name, floor, calibrated = "mel", True, False
+    name, floor, calibrated, parallel = "mel", True, False, True
 
     def __init__(self) -> None:
         self._frames = AudioViT(64, 0, 1)
@@ -34,15 +33,15 @@ class MelStatistics:
     def views(self, timestamps: bool) -> list[str]:
         return ["mean + deviation"]
 
-    def calibrate(self, waveforms: list[np.ndarray]) -> None:
+    def calibrate(self, statistics: BandStatistics) -> None:
         raise NotImplementedError
 
     @torch.no_grad()
-    def embed(self, waveforms: list[np.ndarray], views: Sequence[str], timestamps: bool) -> dict[str, Embedded]:
+    def embed(self, batch: Batch, views: Sequence[str], timestamps: bool) -> dict[str, Embedded]:
         if not timestamps:
-            return {views[0]: Embedded(plain_mel_statistics(waveforms), np.ones(len(waveforms), int))}
+            return {views[0]: Embedded(mel_statistics(batch.waveforms), np.ones(len(batch.waveforms), int))}
         rows = []
-        for waveform in waveforms:
+        for waveform in batch.waveforms:
             bands, _ = self._frames.log_mel(torch.from_numpy(waveform)[None])  # (1, 64, F)
             patches = self._frames.patch_embed.patchify(bands)[0].unflatten(1, (64, -1))  # (N, 64, 4)
             rows.append(torch.cat([patches.mean(2), patches.std(2, correction=0)], 1).numpy())
@@ -56,8 +55,8 @@ class Untrained(FrozenViT):
 
     floor, calibrated = True, True
 
-    def calibrate(self, waveforms: list[np.ndarray]) -> None:
-        calibrate_norm(self.encoder, waveforms)
+    def calibrate(self, statistics: BandStatistics) -> None:
+        set_norm(self.encoder, statistics)
 
 
 def random_patches() -> Untrained:
@@ -81,21 +80,3 @@ def floors(layers: Sequence[str], poolings: Sequence[Pooling], device: str = "cp
     for each in untrained:
         each.encoder.to(device)
     return [MelStatistics(), *untrained]
-
-
-@torch.no_grad()
-def plain_mel_statistics(waveforms: list[np.ndarray]) -> np.ndarray:
-    """(n, 128): mean and standard deviation over time of each of the 64 log-mel bands.
-
-    Frames lie within the clip and there is no dB floor under its maximum, unlike in the encoder's front end, with which
-    `src.evaluation.embeddings.mel_statistics` computes the floor of training runs.
-    """
-    log_mel = LogMel()
-    rows = []
-    for waveform in waveforms:
-        samples = torch.from_numpy(np.pad(waveform, (0, max(0, log_mel.n_fft - len(waveform)))))
-        frames = samples.unfold(0, log_mel.n_fft, log_mel.hop_length) * log_mel.window  # (F, n_fft)
-        power = torch.fft.rfft(frames).abs().square() @ log_mel.filters
-        bands = 10.0 * power.clamp(min=log_mel.amin).log10()  # (F, 64)
-        rows.append(torch.cat([bands.mean(0), bands.std(0, correction=0)]).numpy())
-    return np.stack(rows)

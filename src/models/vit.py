@@ -142,7 +142,12 @@ class AudioViT(nn.Module):
         Returns:
             (B, N, D); tokens beyond `num_tokens(length)` are zero.
         """
-        patches, _, valid = self.tokenize(waveform, length)
+        log_mel, valid = self.log_mel(waveform, length)
+        return self.encode_mel(log_mel, valid, layer)
+
+    def encode_mel(self, log_mel: Tensor, valid: Tensor | None, layer: Layer | Sequence[Layer] = None) -> Tensor:
+        """As `forward`, from what `self.log_mel` returned: (B, n_mels, F) in dB, and (B, F) bool or None."""
+        patches, valid = self._normalized_patches(log_mel, valid)
         chunks = []
         for start in range(0, patches.shape[1], self.max_tokens):
             part = slice(start, start + self.max_tokens)
@@ -166,11 +171,13 @@ class AudioViT(nn.Module):
     def tokenize(self, waveform: Tensor, length: Tensor | Sequence[int] | None) -> tuple[Tensor, Tensor, Tensor | None]:
         """Normalized patches (B, N, P), the same in dB, and (B, N) bool, True for real ones, None when all are."""
         log_mel, valid = self.log_mel(waveform, length)
-        patchify = self.patch_embed.patchify
+        patches, valid = self._normalized_patches(log_mel, valid)
+        return patches, self.patch_embed.patchify(log_mel), valid
+
+    def _normalized_patches(self, log_mel: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor | None]:
         frames = self.patch_embed.patch_frames
-        if valid is not None:  # a token is real when its last frame is
-            valid_tokens = valid[:, frames - 1 :: frames]
-        return patchify(self.init_bn(log_mel, valid)), patchify(log_mel), None if valid is None else valid_tokens
+        patches = self.patch_embed.patchify(self.init_bn(log_mel, valid))
+        return patches, None if valid is None else valid[:, frames - 1 :: frames]  # real when its last frame is
 
     def positions(self) -> Tensor:
         """Position embeddings (1, max_tokens, D)."""

@@ -37,7 +37,11 @@ _DEV_RUN_CLIPS = 64  # clips per probe split in a fast_dev_run
 
 def fit(config: Config, resume: str | None = None) -> int:
     """Train; returns the exit status."""
-    run = Run(config, resume)
+    with Run(config, resume) as run:
+        return train(config, run)
+
+
+def train(config: Config, run: Run) -> int:
     data = prepare_data(config)
     plan = plan_run(config, data)
     init_from = config.model.init_from if run.checkpoint is None else None

@@ -23,6 +23,7 @@ from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 
+from src.atomic import FolderLock
 from src.config.files import to_yaml
 from src.config.settings import CallbackConfig, Config
 from src.errors import UserError
@@ -43,9 +44,9 @@ log = logging.getLogger("src")
 class Run:
     """The parts that pretraining and classification share.
 
-        run = Run(config, resume)      # only reads
-        run.start(plan)                # creates the run folder
-        status = run.fit(module, data, ...)
+        with Run(config, resume) as run:   # only reads
+            run.start(plan)                # creates the run folder; no other process can write to it until the end
+            status = run.fit(module, data, ...)
 
     Args:
         resume: "auto", a checkpoint path, or None for a new run.
@@ -71,15 +72,23 @@ class Run:
             )
         self.changed = compare_settings(config, self.before["config"], self.checkpoint) if self.checkpoint else []
         self.folder = Path(config.runs_folder, config.name)
+        self._lock: FolderLock | None = None
         self._own_callbacks = own_callbacks(config.callbacks)
         if config.tracking.wandb == "online" and not config.trainer.fast_dev_run and is_first():
             check_online()
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._lock:
+            self._lock.close()
 
     def start(self, plan: str) -> None:
         """Create the run folder, write settings and plan, and log to it. Only rank 0 writes.
 
         Raises:
-            UserError: the folder cannot be written.
+            UserError: the folder cannot be written, or another process writes to it.
         """
         if self.checkpoint and self.checkpoint.parent.name == "checkpoints":
             self.folder = run_of(self.checkpoint)
@@ -92,6 +101,7 @@ class Run:
         self.config.name = self.folder.name
         if not is_first():  # callbacks of other processes get the folder from rank 0 in `setup`
             return
+        self._hold()
         try:
             (self.folder / "config.yaml").write_text(to_yaml(self.config), encoding="utf-8")
             (self.folder / "plan.txt").write_text(f"{plan}\n", encoding="utf-8")
@@ -103,6 +113,17 @@ class Run:
         for line in self.changed:
             log.info("changed: %s", line)
         log.info("\n%s\n", plan)
+
+    def _hold(self) -> None:
+        """Lock the folder until the process ends, however it does."""
+        try:
+            self._lock = FolderLock(self.folder)
+        except BlockingIOError:
+            raise UserError(
+                f"another process is writing to {self.folder}; wait for it, or start a new run without --resume"
+            ) from None
+        except OSError as error:
+            log.warning("%s cannot be locked against a second process (%s)", self.folder, error.strerror)
 
     def fold(self, number: Any) -> "Run":
         """The run of one fold, in a subfolder; it resumes the fold's own last checkpoint."""
@@ -222,7 +243,7 @@ class Run:
                 logger.experiment.log_artifact(artifact)
 
 
-def check_online(timeout_seconds: int = 15) -> None:
+def check_online(timeout_seconds: int = 15, setting: str = "tracking.wandb") -> None:
     """Check that W&B has a key and answers; nothing is asked if the environment (WANDB_MODE) turns it off.
 
     Raises:
@@ -235,10 +256,10 @@ def check_online(timeout_seconds: int = 15) -> None:
     try:
         reason = "" if wandb.login(prompt=False, verify=True, timeout=timeout_seconds) else "there is no API key"
     except (wandb.Error, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     if reason:
         raise UserError(
-            f"tracking.wandb=online, but W&B cannot be used: {reason}; run wandb login, or set tracking.wandb=offline "
+            f"{setting}=online, but W&B cannot be used: {reason}; run wandb login, or set {setting}=offline "
             "and upload later with wandb sync RUN_FOLDER/wandb/offline-run-*"
         )
 

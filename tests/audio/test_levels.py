@@ -5,7 +5,7 @@ import pytest
 import soundfile
 
 from src.audio.decode import decode
-from src.audio.levels import describe_oddities, oddity
+from src.audio.levels import Levels, describe_oddities, oddity
 
 TIME = np.arange(16000) / 16000
 TONE = (0.3 * np.sin(2 * np.pi * 440 * TIME)).astype(np.float32)
@@ -16,6 +16,10 @@ NOISE = (0.1 * np.random.default_rng(0).standard_normal(16000)).astype(np.float3
     "waveform, said",
     [
         (TONE, ""),
+        (
+            np.sin(2 * np.pi * 400 * (np.arange(160_000) + 4) / 16000).astype(np.float32),
+            "",
+        ),  # a grid has one value
         (NOISE, ""),
         (1e-5 * TONE, ""),
         (np.concatenate([TONE, np.zeros(100_000, np.float32)]), ""),  # padded, as many sets are
@@ -38,6 +42,19 @@ def test_channels_that_cancel_are_told_from_silence(tmp_path, other, said):
     channels = np.stack([TONE, other], 1) if other is not None else np.zeros((16000, 2))
     soundfile.write(tmp_path / "a.wav", channels, 16000)
     assert oddity(decode(tmp_path / "a.wav"), lambda: tmp_path / "a.wav") == said
+
+
+@pytest.mark.parametrize("level, said", [(0.0, "channels that cancel each other"), (2e-4, ""), (-0.5, "a constant")])
+def test_a_long_clip_is_judged_as_a_whole(tmp_path, level, said):
+    """Channels are looked at once, at the end; most of the clip may be in some of its blocks only."""
+    mean = np.full(8 * 16000, level, np.float32)
+    mean[:32000] += 0.2 * NOISE.repeat(2) if level else 0
+    blocks, read = np.split(mean, 8), []
+    soundfile.write(tmp_path / "a.wav", np.stack([mean + 0.4, mean - 0.4], 1), 16000, subtype="FLOAT")
+    levels = Levels()
+    assert sum(map(len, levels.watch(blocks))) == len(mean)
+    assert said in levels.oddity(lambda: read.append(1) or tmp_path / "a.wav")
+    assert len(read) == (level == 0)
 
 
 def test_a_sentence_for_each_kind():

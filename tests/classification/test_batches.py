@@ -2,12 +2,17 @@
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
+from src.classification import features
 from src.classification.batches import logits_of, probabilities_of
 from src.classification.module import frame_targets
+from src.data.labelled.clips import Clip
 from src.data.labelled.datamodule import EmbeddedClips, bounded_batches
-from src.data.sources.annotations import Event
+from src.data.sources.annotations import Annotation, Event
+from src.data.sources.folder import FolderSource
+from src.evaluation import collection
 from src.evaluation.embeddings import embed_clips, mel_statistics
 from src.models import long_clips
 from src.models.classifier import AudioClassifier
@@ -79,8 +84,8 @@ def test_embeddings_and_mel_statistics_of_a_long_clip_are_those_of_the_whole(mon
     waveforms = [noise(n, i).numpy() for i, n in enumerate((70000, 9000))]
     encoder = classifier("mean").encoder
     embeddings, statistics = embed_clips(encoder, waveforms, pooling="mean_std"), mel_statistics(waveforms)
-    for module in ("src.models.long_clips", "src.evaluation.embeddings"):
-        monkeypatch.setattr(f"{module}.LONG_SECONDS", 2.0)
+    monkeypatch.setattr("src.models.long_clips.LONG_SECONDS", 2.0)
+    monkeypatch.setattr("src.evaluation.embeddings._FRAMES", 100)
     seen, forward = [], LogMel.forward
 
     def remember(self, waveform, *arguments, **named):
@@ -89,8 +94,31 @@ def test_embeddings_and_mel_statistics_of_a_long_clip_are_those_of_the_whole(mon
 
     monkeypatch.setattr(LogMel, "forward", remember)
     np.testing.assert_allclose(embed_clips(encoder, waveforms, pooling="mean_std"), embeddings, atol=TOLERANCE)
-    np.testing.assert_allclose(mel_statistics(waveforms), statistics, atol=1e-3)  # in dB
     assert max(seen) < 35000
+    np.testing.assert_allclose(mel_statistics(waveforms), statistics, atol=1e-5)  # in dB
+
+
+@pytest.mark.parametrize("pooling", ["mean", None])
+def test_features_of_a_set_hold_bounded_audio(pooling, tmp_path, monkeypatch):
+    """Four windows: two clips, two clips, a long clip, a clip."""
+    monkeypatch.setattr(collection, "_WINDOW_SECONDS", 1.1)
+    monkeypatch.setattr(collection, "LONG_SECONDS", 2.0)
+    for i, seconds in enumerate((0.5, 0.6, 0.3, 0.7, 2.5, 0.5)):
+        soundfile.write(tmp_path / f"{i}.wav", noise(int(seconds * 16000), i).numpy(), 16000)
+    source, model, events = FolderSource(str(tmp_path)), classifier(pooling), []
+    clips = [Clip(source, i, Annotation(("a",)), None, str(i)) for i in range(6)]
+    inner = features.embed_clips if pooling else features.embed_frames
+
+    def counted(encoder, waveforms, *rest):
+        events.append(len(waveforms))
+        return inner(encoder, waveforms, *rest)
+
+    monkeypatch.setattr(features, inner.__name__, counted)
+    rows = features.embed(model, clips)
+    assert events == [2, 2, 1, 1]
+    for clip, row in zip(clips, rows, strict=True):
+        alone = features.embed(model, [clip])[0]
+        torch.testing.assert_close(row, alone, atol=TOLERANCE, rtol=0)
 
 
 def test_batches_of_whole_clips_hold_bounded_audio():

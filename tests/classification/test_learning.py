@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from src.classification.augment import SpecAugment
 from src.classification.lora import add_adapters, has_adapters, remove_adapters
@@ -130,31 +130,42 @@ def test_each_clip_weighs_as_its_class(smoothing):
     torch.testing.assert_close(module.class_weights[0] * 8, module.class_weights[2])
 
 
-@pytest.mark.parametrize("peak", [1e-4, 1e-2, 0.9])
-def test_masks_write_what_the_front_end_gives_for_silence(peak):
-    waveform = torch.zeros(1, 32000)
-    waveform[0, :16000] = torch.sin(torch.arange(16000) * 0.3) * peak
-    log_mel, _ = LogMel()(waveform)
-    silence = log_mel[0, :, -50:]
-    assert silence.min() == silence.max()
-    torch.manual_seed(0)
-    masked = SpecAugment(30, 40, LogMel())(log_mel)
-    changed = masked != log_mel
-    assert changed.any()
-    assert torch.allclose(masked[changed], silence[0, 0], atol=1e-4)
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_several_classes_are_smoothed_toward_a_half_with_the_weight_of_their_label(smoothing):
+    module = module_of(
+        AudioClassifier(encoder(1), NAMES, multi=True), [8, 4, 1], balanced="weights", label_smoothing=smoothing
+    )
+    logits, target = torch.randn(6, 3), torch.eye(3)[[0, 0, 1, 1, 2, 2]]
+    target[0, 2] = 1
+    each = binary_cross_entropy_with_logits(logits, target * (1 - smoothing) + smoothing / 2, reduction="none")
+    expected = torch.where(target > 0, each * module.class_weights, each).mean()
+    torch.testing.assert_close(module.loss(logits, target), expected)
+    mixed = 0.3 * target + 0.7 * target.flip(0)  # mixup: the mean of both losses
+    parts = 0.3 * module.loss(logits, target) + 0.7 * module.loss(logits, target.flip(0))
+    torch.testing.assert_close(module.loss(logits, mixed), parts)
+    unsmoothed = binary_cross_entropy_with_logits(logits, target, pos_weight=module.class_weights)
+    torch.testing.assert_close(module.eval().loss(logits, target), unsmoothed)
 
 
-def test_masks_are_applied_before_the_batch_norm():
+def test_masks_write_what_the_batch_norm_maps_to_the_mean():
     settings = AugmentConfig(mask_bands=30, mask_frames=40)
     module = module_of(AudioClassifier(encoder(1), NAMES), augment=settings)
     norm = module.model.encoder.init_bn.eval()
-    log_mel, _ = LogMel()(noise(1.0, 1))
+    torch.nn.init.normal_(norm.running_mean, -30, 10)
+    torch.nn.init.normal_(norm.weight)
+    torch.nn.init.normal_(norm.bias)
+    log_mel, _ = LogMel()(noise(1.0, 2))
     torch.manual_seed(1)
     masked = norm(log_mel)
-    torch.manual_seed(1)
-    assert torch.equal(masked, type(norm).forward(norm, module.masks(log_mel)))
+    unmasked = type(norm).forward(norm, log_mel)
     module.masks.eval()
-    assert not torch.equal(norm(log_mel), masked)
+    assert torch.equal(norm(log_mel), unmasked)
+    changed = masked != unmasked
+    assert 0 < changed.float().mean() < 1
+    assert torch.allclose(masked[changed], norm.bias[:, None].expand_as(masked)[changed], atol=TOLERANCE)
+    module.masks.train()
+    bands = SpecAugment(30, 40)(log_mel, norm.running_mean)
+    assert torch.equal(bands[bands != log_mel].unique(), norm.running_mean[(bands != log_mel).any(2).any(0)].unique())
 
 
 def adapted(base: AudioViT, layer=None) -> AudioClassifier:

@@ -8,14 +8,14 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from src.config.settings import SourceConfig
 from src.data.labelled.stratify import assign_parts, whole_shares
-from src.data.sources.annotations import Annotation, Event, class_texts, fold_names, in_order
+from src.data.sources.annotations import Annotation, Event, class_texts, fold_names, in_order, labels_cell
 from src.data.sources.folder_labels import find_annotations
-from src.data.sources.label_table import read_csv
+from src.data.sources.label_table import Row, read_csv, read_rows
 from src.data.sources.open import open_source
 from src.data.sources.table import read_table
 from src.errors import UserError
@@ -182,6 +182,17 @@ def test_folds_are_the_values_of_the_column(texts):
     assert all(
         fold.removesuffix(".0") == text.removesuffix(".0") for fold, text in zip(folds, texts, strict=True) if fold
     )
+
+
+NAME = st.text(st.sampled_from("ab ;|,[]'\"\\0ö\u2028"), min_size=1, max_size=6).map(str.strip).filter(bool)
+
+
+@given(st.lists(NAME, min_size=1, max_size=4, unique=True))
+@example(["' 'b"])
+@example(["[1, 2]"])
+def test_labels_written_into_a_cell_are_read_from_it(labels):
+    row = Row("somewhere", {"label": labels_cell(labels)})
+    assert read_rows([row])[0].labels == class_texts([labels])[0]
 
 
 def test_class_folders_also_under_splits(tmp_path):

@@ -11,12 +11,13 @@ from src.config.settings import DataConfig, SourceConfig
 from src.data.labelled import clips as clips_module
 from src.data.labelled.clips import read_labelled
 from src.data.labelled.datamodule import LabelledDataModule
-from src.data.labelled.splits import find_folds, make_splits
+from src.data.labelled.splits import check_events, find_folds, make_splits
 from src.data.packing.manifest import list_clips
 from src.data.packing.pack import index_shards, pack
 from src.data.sources.annotations import Annotation, Event
 from src.data.sources.open import open_source
 from src.errors import UserError
+from src.evaluation.collection import clips_of
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +94,40 @@ def test_fewer_clips_than_processes_are_refused_before_training(audio, tmp_path)
         data.setup("fit")
 
 
+def test_clips_without_a_split_beside_others_are_said(audio, tmp_path):
+    columns = {"label": lambda n: "ab"[n % 2]}
+    bare = labelled(audio, tmp_path / "other", columns)
+    split = labelled(audio, tmp_path / "set", {**columns, "split": lambda n: ["train", "test"][n % 2]})
+    said = "12 clips have no split, others have one: they are train"
+    assert any(said in note for note in read_labelled([split, bare], None, None).notes)
+    for sources, test in (([split], None), ([bare], None), ([bare], split)):
+        assert not any("have no split" in note for note in read_labelled(sources, None, test).notes)
+
+
+@pytest.mark.parametrize(("times", "said"), [
+    ("0,0.05", ""), ("50,80", "no event of train lies in its clip, such as"), ("0.021,0.059", "no event of train"),
+])  # fmt: skip
+def test_events_that_no_token_lies_in_are_said_or_refused(audio, tmp_path, times, said):
+    """Clips last 0.1 s; tokens have their centers at 0.02 s, 0.06 s, ..."""
+    shutil.copytree(audio, tmp_path / "set")
+    table, header = tmp_path / "set/labels.csv", "filename,onset,offset,label\n"
+    rows = "".join(f"{n:02}.wav,{times},{'ab'[n % 2]}\n" for n in range(12))
+
+    def split(text):
+        table.write_text(header + text)
+        made = make_splits(read_labelled([SourceConfig(path=str(tmp_path / "set"))], None, None), 0)
+        check_events(made, 0.04)
+        return [note for note in made.notes if "beyond their clips" in note]
+
+    if not said:
+        assert not split(rows)
+        return
+    with pytest.raises(UserError, match=said):
+        split(rows)
+    notes = split(rows + "".join(f"{n:02}.wav,0.01,0.05,a\n" for n in range(12)))
+    assert len(notes) == 3 and "8 of 16 events of train" in notes[0]
+
+
 def test_split_names_are_no_classes(audio, tmp_path):
     for name in ("train", "test"):
         shutil.copytree(audio, tmp_path / name)
@@ -123,11 +158,15 @@ def test_labels_go_into_shards_and_come_out_of_them(audio, tmp_path):
     assert len(read_labelled([config], None, None).clips) == 8
 
 
-def test_a_semicolon_in_a_class_cannot_be_packed(audio, tmp_path):
-    for name in ("a;b", "c"):
-        shutil.copytree(audio, tmp_path / name)
-    with pytest.raises(UserError, match="the class a;b has a ; in its name"):
-        list_clips([str(tmp_path)])
+def test_a_semicolon_in_a_class_goes_into_shards_and_comes_out_of_them(audio, tmp_path):
+    for name in ("a;b", "[c]"):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        shutil.copy(audio / "00.wav", tmp_path / "set" / name)
+    list(pack(list_clips([str(tmp_path / "set")]), tmp_path / "shards", 1e9)[1])
+    shards = open_source(SourceConfig("shards", str(tmp_path / "shards" / "*.tar")))
+    assert [shards.annotation(i).labels for i in range(2)] == [("[c]",), ("a;b",)]
+    found = [clip.label for clip in clips_of([open_source(SourceConfig(path=str(tmp_path / "set")))], set())]
+    assert found == ["[c]", '["a;b"]']
 
 
 def test_shards_without_labels_have_none(audio, tmp_path):

@@ -2,8 +2,6 @@
 
 import json
 import math
-import sys
-import types
 from dataclasses import replace
 
 import numpy as np
@@ -14,15 +12,15 @@ from src.encoders.save import save_encoder
 from src.errors import UserError
 from src.evaluate import main
 from src.evaluation.compare import compare, read_rows
-from src.evaluation.frozen import FrozenViT
-from src.evaluation.hear_module import HearModule
+from src.evaluation.embeddings import mel_statistics
+from src.evaluation.frozen import Batch, FrozenViT
 from src.evaluation.resample import resample
 from src.evaluation.results import write_results
 from src.evaluation.run import Settings, evaluate
 from src.evaluation.store import embed_task, folder_of, missing, open_rows
 from src.evaluation.tasks.open import open_task
 from src.evaluation.units import make_problem
-from src.evaluation.untrained import MelStatistics, plain_mel_statistics, random_patches
+from src.evaluation.untrained import MelStatistics, random_patches
 from src.models import create_encoder
 from src.models.initialize import initialize
 from src.models.log_mel import LogMel
@@ -40,7 +38,7 @@ def encoder(two_blocks):
 def test_views_are_columns_of_one_pass(encoder):
     random = np.random.default_rng(0)
     waveforms = [random.normal(size=n).astype(np.float32) * 0.1 for n in (9000, 3000, 16000)]
-    found = encoder.embed(waveforms, encoder.views(False), False)
+    found = encoder.embed(Batch(waveforms), encoder.views(False), False)
     assert set(found) == {
         f"{layers} {pooling}" for layers in ("0", "last", "0+last") for pooling in ("mean", "mean_std")
     }
@@ -89,7 +87,7 @@ def test_results_are_strict_json_and_null_is_undefined(tmp_path):
 def test_a_long_clip_gives_the_tokens_of_the_whole(encoder):
     waveform = np.random.default_rng(0).normal(size=61 * 16000).astype(np.float32) * 0.1
     (view,) = [each for each in encoder.views(True) if each == "last"]
-    found = encoder.embed([waveform[:16000], waveform], [view], True)[view]
+    found = encoder.embed(Batch([waveform[:16000], waveform]), [view], True)[view]
     with torch.no_grad():
         whole = encoder.encoder(torch.from_numpy(waveform)[None])[0].numpy()
     assert found.counts.tolist() == [25, len(whole)]
@@ -101,11 +99,13 @@ def test_embeddings_are_stored_once_and_in_order(tmp_path, encoder):
     task = open_task(str(labels_task(tmp_path / "beeps")))
     assert [each.name for each, _ in missing(task, [encoder, MelStatistics()])] == ["ours", "mel"]
     done = []
-    embed_task(task, [encoder, MelStatistics()], 2, done.append)
+    embed_task(task, [encoder, MelStatistics()], 2, 1.0, done.append)
     assert sum(done) == 36 and not missing(task, [encoder, MelStatistics()])
     stored = open_rows(folder_of(task, encoder, "last mean"))
     waveforms = [clip.source.waveform(clip.number) for clip in task.clips]
-    np.testing.assert_allclose(stored.rows, encoder.embed(waveforms, ["last mean"], False)["last mean"].rows, atol=1e-5)
+    np.testing.assert_allclose(
+        stored.rows, encoder.embed(Batch(waveforms), ["last mean"], False)["last mean"].rows, atol=1e-5
+    )
     other = FrozenViT("other", create_encoder("tiny", seed=6))
     assert folder_of(task, other, "last mean") != folder_of(task, encoder, "last mean")
 
@@ -122,7 +122,7 @@ def test_a_nan_is_said_with_its_clip_and_nothing_is_stored(tmp_path, encoder):
 
 def test_mel_statistics_ignore_the_level_of_other_frames():
     noise = np.random.default_rng(0).normal(size=16000).astype(np.float32) * 0.1
-    quiet, loud, short = plain_mel_statistics([noise * 0.1, noise, noise[:100]])
+    quiet, loud, short = mel_statistics([noise * 0.1, noise, noise[:100]])
     np.testing.assert_allclose(loud[:64] - quiet[:64], 20.0, atol=1e-3)  # ten times the amplitude is 20 dB
     np.testing.assert_allclose(loud[64:], quiet[64:], atol=1e-3)
     np.testing.assert_allclose(short[64:], 0.0, atol=1e-6)  # one frame
@@ -240,35 +240,3 @@ def test_bootstrap_of_average_precision_equals_scikit_learn(monkeypatch):
     draws = list(intervals.bootstrap_draws(40, None, 3, 20))
     expected = [mean_average_precision(targets[draw], predictions[draw]) for draw in draws]
     np.testing.assert_allclose(samples, expected, atol=1e-12)
-
-
-class Peer(torch.nn.Module):
-    sample_rate = 8000
-
-    def forward(self, audio):
-        return audio.abs().mean(1, keepdim=True)
-
-
-def test_any_module_with_the_hear_api_is_an_encoder(monkeypatch):
-    module = types.ModuleType("peer")
-    module.__file__ = __file__
-    module.load_model = lambda path="": Peer()
-    module.get_scene_embeddings = lambda audio, model: model(audio)
-
-    def timestamps(audio, model):
-        times = torch.arange(audio.shape[1] // 800) * 100.0
-        return torch.ones(len(audio), len(times), 2), times.expand(len(audio), -1)
-
-    module.get_timestamp_embeddings = timestamps
-    monkeypatch.setitem(sys.modules, "peer", module)
-    peer = HearModule("peer:", "cpu")
-    waveforms = [np.full(n, value, np.float32) for n, value in ((1600, 0.1), (3200, 0.2), (1600, 0.3))]
-    scene = peer.embed(waveforms, peer.views(False), False)["scene embeddings"]
-    assert scene.rows.shape == (3, 1) and scene.rows[0] < scene.rows[1] < scene.rows[2]
-    frames = peer.embed(waveforms, peer.views(True), True)["timestamp embeddings"]
-    assert frames.counts.tolist() == [1, 2, 1] and frames.times_ms.tolist() == [0.0, 0.0, 100.0, 0.0]
-    del module.get_scene_embeddings
-    with pytest.raises(UserError, match="has no get_scene_embeddings"):
-        HearModule("peer:", "cpu")
-    with pytest.raises(UserError, match="can't be imported"):
-        HearModule("no_such_peer:weights", "cpu")

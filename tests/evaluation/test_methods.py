@@ -1,5 +1,6 @@
 """k-NN, linear, few-shot and trained read-outs on real features: against scikit-learn, and their choices."""
 
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -62,7 +63,7 @@ def test_knn_of_several_labels_is_their_weighted_share(tagging_problem):
 def test_linear_is_the_best_regression_of_scikit_learn_on_validation(demo_problem):
     mean, deviation = demo_problem.train.features.mean(0), demo_problem.train.features.std(0) + 1e-6
     rows = [(p.features - mean) / deviation for p in (demo_problem.train, demo_problem.valid, demo_problem.test)]
-    fits = [LogisticRegression(C=c, max_iter=100).fit(rows[0], demo_problem.train.targets) for c in STRENGTHS]
+    fits = [LogisticRegression(C=c, max_iter=500).fit(rows[0], demo_problem.train.targets) for c in STRENGTHS]
     best = int(np.argmax([fit.score(rows[1], demo_problem.valid.targets) for fit in fits]))
     result = linear(demo_problem)
     assert result.chosen == {"strength": STRENGTHS[best]}
@@ -246,3 +247,16 @@ def test_methods_find_events(method, demo_problem):
     if method in (METHODS[0], METHODS[1]):
         with pytest.raises(UserError, match="one value each"):
             method(replace(problem, valid=None), 0)
+
+
+@pytest.mark.parametrize("count", [4_000, 40_000])
+def test_the_memory_of_knn_does_not_grow_with_the_number_of_rows(count):
+    """Similarities are computed in blocks: 64 MB whatever the count, beside rows and predictions of 5 MB."""
+    random = np.random.default_rng(0)
+    part = Part(random.normal(size=(count // 2, 8)).astype(np.float32), random.integers(4, size=count // 2))
+    test = Part(random.normal(size=(1000, 8)).astype(np.float32), random.integers(4, size=1000))
+    tracemalloc.start()
+    knn(Problem(part, None, test, "multiclass", 4, ["top1_acc"]), standardize=True)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 80e6

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from src.config.settings import CheckConfig, ClassifyConfig, Config, ModelConfig, OptimizerConfig, SourceConfig
 from src.errors import UserError
 from src.training.resume import FIXED, compare_settings
-from src.training.run import check_online
+from src.training.run import Run, check_online
 from src.training.run_folder import (
     checkpoint_of,
     checkpoint_to_resume,
@@ -38,6 +38,33 @@ def test_two_starts_at_one_moment_get_two_folders(tmp_path):
     with ThreadPoolExecutor(16) as pool:
         claimed = list(pool.map(lambda _: claim_folder(str(tmp_path), "a"), range(64)))
     assert len(set(claimed)) == 64 == len(list(tmp_path.iterdir()))
+
+
+def test_the_second_of_two_that_resume_a_run_is_refused_before_it_writes(tmp_path):
+    config = Config(name="a", runs_folder=str(tmp_path))
+    path = tmp_path / "a/checkpoints/last.ckpt"
+    path.parent.mkdir(parents=True)
+    torch.save({"state_dict": {}, "run": {"config": plain(config), "name": "a"}, "global_step": 4}, path)
+    with Run(config, "auto") as first:
+        first.start("the first")
+        with (
+            pytest.raises(UserError, match=r"another process is writing to .*/a; wait for it"),
+            Run(config, "auto") as b,
+        ):
+            b.start("the second")
+        with Run(config) as other:  # a new run of that name gets its own folder
+            other.start("another")
+        config.name = "a"
+        assert other.folder == tmp_path / "a-2"
+        assert (tmp_path / "a/plan.txt").read_text() == "the first\n"
+    with Run(config, "auto") as third:
+        third.start("the third")
+    assert sorted(each.name for each in (tmp_path / "a").iterdir()) == [
+        "checkpoints",
+        "config.yaml",
+        "log.txt",
+        "plan.txt",
+    ]
 
 
 def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path):

@@ -32,6 +32,10 @@ class Clip:
     def key(self) -> str:
         return self.source.path(self.number)
 
+    @property
+    def seconds(self) -> float:
+        return float(self.source.seconds[self.number])
+
 
 @dataclass(frozen=True)
 class LabelledClips:
@@ -78,12 +82,18 @@ def read_labelled(
     bad: list[tuple[str, str]] = []
     notes: list[str] = []
     left_out: list[tuple[str, str]] = []
+    sources = []  # that may have splits of their own
     for config, split in given:
         source = _open(config, cache_gigabytes, notes)
+        sources += [source] if split is None else []
         bad += source.bad_paths
         labelled, unlabelled = _labelled_clips(source, config, split, notes)
         clips += labelled
         left_out += unlabelled
+    own = [clip for clip in clips if clip.source in sources]
+    unsplit = [clip for clip in own if clip.split is None]
+    if 0 < len(unsplit) < len(own):
+        notes.append(f"{len(unsplit)} clips have no split, others have one: they are train, such as {unsplit[0].key}")
     clips = _without_contradictions(clips, left_out, notes)
     class_names = in_order(label for clip in clips for label in clip.annotation.labels)
     if len(class_names) < 2:

@@ -2,10 +2,12 @@
 
 import warnings
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from src.audio.decode import AudioError
+from src.audio.levels import oddity, warn_of_oddities
 from src.config.settings import SourceConfig
 from src.data.sources.open import open_source
 from src.data.sources.source import Source
@@ -65,13 +67,17 @@ def _load(source: Source, class_names: list[str], max_clips: int, seed: int) -> 
     labels = np.array([source.label(i) for i in range(len(source))], dtype=int)
     labels = np.where(labels >= 0, number[labels], -1)
     labelled = np.flatnonzero(labels >= 0)
-    waveforms, kept, bad = [], [], list(source.bad_paths)
+    waveforms, kept, bad, odd = [], [], list(source.bad_paths), list[tuple[str, str]]()
     for i in labelled[stratified(labels[labelled], max_clips, seed)].tolist():
         try:
             waveforms.append(source.waveform(i, 0.0, LONGEST_SECONDS))
-            kept.append(labels[i])
         except AudioError as error:
             bad.append((source.path(i), str(error)))
+            continue
+        kept.append(labels[i])
+        if what := oddity(waveforms[-1], partial(source.read, i)):
+            odd.append((source.path(i), what))
+    warn_of_oddities(odd)
     if bad:
         warnings.warn(
             f"{len(bad)} clips cannot be read and are left out of the probes, such as {bad[0][0]}: {bad[0][1]}",

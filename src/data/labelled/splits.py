@@ -47,7 +47,7 @@ class Split:
         return self.clips[i].source.waveform(self.clips[i].number, start_seconds, seconds)
 
     def seconds(self, i: int) -> float:
-        return float(self.clips[i].source.seconds[self.clips[i].number])
+        return self.clips[i].seconds
 
     def events(self, i: int) -> tuple[Event, ...]:
         return self.clips[i].annotation.events
@@ -127,6 +127,34 @@ def make_splits(
     if folds is None and len(divided["test"]) < _FEW_TEST_CLIPS:
         notes.append(f"test has only {len(divided['test'])} clips; configs/classify/kfold.yaml tests on all clips")
     return LabelledSet(divided, labelled.class_names, labelled.multi, labelled.bad, notes)
+
+
+def check_events(labelled: LabelledSet, hop_seconds: float) -> None:
+    """Note events that no token of their clip lies in: beyond its end, or between two centers.
+
+    Args:
+        hop_seconds: between tokens, the first of which is half of it from the start.
+
+    Raises:
+        UserError: all those of a split.
+    """
+    for name, part in labelled.parts.items():
+        missed, total = [], 0
+        for i in range(len(part)):
+            for event in part.events(i):
+                center = (np.ceil(event.onset / hop_seconds - 0.5) + 0.5) * hop_seconds
+                total += 1
+                if center >= min(event.offset, part.seconds(i)):
+                    missed.append((i, event))
+        if not missed:
+            continue
+        i, event = missed[0]
+        which = f"{part.keys[i]} ({event.onset:g} to {event.offset:g} s in a clip of {part.seconds(i):.2f} s)"
+        if len(missed) == total:
+            raise UserError(f"no event of {name} lies in its clip, such as {which}; onset and offset are in seconds")
+        labelled.notes.append(
+            f"{len(missed)} of {total} events of {name} lie beyond their clips or between tokens, such as {which}"
+        )
 
 
 def _by_fold(folds: list[str], tested: str | None, notes: list[str]) -> list[str | None]:

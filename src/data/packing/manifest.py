@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from src.audio.decode import SUFFIXES
+from src.data.sources.annotations import labels_cell
 from src.data.sources.folder import as_text
 from src.data.sources.folder_labels import find_annotations
 from src.data.sources.label_table import FILE_COLUMNS, LABEL_COLUMNS
@@ -84,16 +85,10 @@ def _of_folder(root: Path, prefix: str) -> list[PackItem]:
     files = [*found.files, *(path for path, _ in found.unreadable)]  # those are skipped, with the reason, when packed
     names = [Path(as_text(file.relative_to(root))).as_posix() for file in files]
     annotations = find_annotations(root, names)
-    clips = []
-    for file, name in zip(files, names, strict=True):
-        try:
-            columns = packed_columns(annotations[name]) if name in annotations else {}
-        except ValueError as error:
-            raise UserError(
-                f"{file}: the class {error} has a ; in its name, which separates classes in the index"
-            ) from None
-        clips.append(PackItem(str(file), prefix + name, columns))
-    return clips
+    return [
+        PackItem(str(file), prefix + name, packed_columns(annotations[name]) if name in annotations else {})
+        for file, name in zip(files, names, strict=True)
+    ]
 
 
 def _of_manifest(file: Path) -> Iterator[PackItem]:
@@ -131,7 +126,7 @@ def _table_rows(file: Path) -> list[tuple[int, str, dict[str, str]]]:
         (
             line,
             cells[place],
-            {table.header[i]: cells[i].replace("|", ";") if i in separated else cells[i] for i in kept},
+            {table.header[i]: labels_cell(cells[i].split("|")) if i in separated else cells[i] for i in kept},
         )
         for line, cells in table.rows
         if cells[place]

@@ -2,8 +2,9 @@
 
 import itertools
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import lightning.pytorch as L
@@ -11,10 +12,11 @@ import numpy as np
 import torch.distributed as dist
 from torch.utils.data import DataLoader
 
-from src.audio.decode import decode
-from src.audio.levels import describe_oddities
+from src.audio.decode import Encoded, decode
+from src.audio.levels import warn_of_oddities
 from src.config.settings import DataConfig, SourceConfig
 from src.data.cache import CachedSource, cache_bytes
+from src.data.odd_sound import spread_clips, warn_of_some
 from src.data.overlap import count_overlap
 from src.data.pretraining.batch import BatchRequest, CropDataset
 from src.data.pretraining.order import Batching, Order, eval_batches, hash_integers, make_batches
@@ -120,8 +122,12 @@ class PretrainDataModule(L.LightningDataModule):
         self._held_out = {name: CachedSource(source, store=fits) for name, source in held_out.items()}
         self.bad += [entry for source in self._held_out.values() for entry in source.bad]
         for source in [*self.sources, *self._held_out.values()]:
-            for sentence in describe_oddities(source.odd) if isinstance(source, CachedSource) else ():
-                warnings.warn(sentence, stacklevel=2)
+            if isinstance(source, CachedSource):
+                warn_of_oddities(source.odd)
+            else:
+                warn_of_some(spread_clips(source))
+        if self.streaming:
+            warn_of_some(stream_clips(self.config.sources[0]))
         for config, opened_source in zip(self.config.sources, self.sources, strict=False):  # none for a stream
             _check_readable(config, opened_source)
         for name, opened_source in self._held_out.items():
@@ -265,6 +271,12 @@ def open_stream(source: SourceConfig, rank: int, world_size: int) -> Any:
 
     stream = load_hub(source)
     return split_dataset_by_node(stream, rank, world_size) if world_size > 1 else stream
+
+
+def stream_clips(source: SourceConfig) -> Iterator[tuple[str, Callable[[], Encoded]]]:
+    """Name and encoded clip of each row, in the order of the stream."""
+    for number, row in enumerate(open_stream(source, 0, 1)):
+        yield f"{source.path}#{number}", partial(encoded_clip, row[source.audio_column])
 
 
 def _check_sources(sources: list[SourceConfig]) -> None:

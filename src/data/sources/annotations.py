@@ -1,6 +1,8 @@
 """What is known of a clip besides its sound: its labels, split, fold, group and events; and which values are none."""
 
 import ast
+import contextlib
+import json
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -65,9 +67,13 @@ def class_texts(column: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
 
 
 def printed_list(text: str) -> list[str] | None:
-    """The values of a list or array as Python and NumPy print it: `['dog', 'cat']`, `[1 0 1]`; None for other text."""
+    """The values of a list or array as JSON has it or Python and NumPy print it: `["dog"]`, `['dog', 'cat']`,
+    `[1 0 1]`; None for other text."""
     if not re.fullmatch(r"\[.*\]", text, re.DOTALL):
         return None
+    with contextlib.suppress(ValueError):
+        if all(isinstance(value, str) for value in json.loads(text)):
+            return json.loads(text)
     if re.search("['\"]", text):
         text = re.sub(r"(['\"])\s+(?=['\"])", r"\1, ", text)
     else:
@@ -77,6 +83,13 @@ def printed_list(text: str) -> list[str] | None:
     except (ValueError, SyntaxError):  # a name in brackets, such as [noise]
         return None
     return [str(value) for value in values] if isinstance(values, list) else None
+
+
+def labels_cell(labels: Sequence[str]) -> str:
+    """Labels as the cell of a table: `a;b`, or a JSON list where that would be read as other labels."""
+    cell = ";".join(labels)
+    ambiguous = any(";" in label for label in labels) or printed_list(cell) is not None
+    return json.dumps(list(labels), ensure_ascii=False) if ambiguous else cell
 
 
 def is_multi_hot(rows: Sequence[Sequence[Any]]) -> bool:

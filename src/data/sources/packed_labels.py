@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from src.data.sources.annotations import Annotation, Event, composed, event_times
+from src.data.sources.annotations import Annotation, Event, composed, event_times, labels_cell
 from src.data.sources.index import tar_members
 from src.data.sources.label_table import LABEL_COLUMNS, Row, read_rows
 from src.data.sources.sidecars import COLUMNS, cell_text
@@ -13,14 +13,8 @@ from src.errors import UserError
 
 
 def packed_columns(annotation: Annotation) -> dict[str, str]:
-    """The columns of a clip in the index.
-
-    Raises:
-        ValueError: a class name with `;`, which separates them.
-    """
-    if odd := next((label for label in annotation.labels if ";" in label), None):
-        raise ValueError(odd)
-    columns = {"label": ";".join(annotation.labels)}
+    """The columns of a clip in the index."""
+    columns = {"label": labels_cell(annotation.labels)}
     rest = {"split": annotation.split, "fold": annotation.fold, "group": annotation.group}
     columns |= {column: value for column, value in rest.items() if value is not None}
     if annotation.events:

@@ -62,13 +62,14 @@ KNN_TASKS = {
         hub="hf://ashraq/esc50?label=category&fold=fold",
     ),
     "fsdkaggle2018": Known(
-        "FSDKaggle18", "environment", "top1_acc", "split", 11073, "0.3 to 30", "CC BY 4.0", f"{XARES}14725117", "X-ARES"
+        "FSDKaggle18", "environment", "top1_acc", "split", 11073, "0.3 to 30", "see source",
+        f"{XARES}14725117", "X-ARES",
     ),
     "nsynth_instrument": Known(
-        "NSynth instrument", "music", "top1_acc", "split", 305979, "4", "CC BY 4.0", f"{XARES}14725174", "X-ARES"
+        "NSynth instrument", "music", "top1_acc", "split", 305979, "4", "see source", f"{XARES}14725174", "X-ARES"
     ),
     "speechcommandsv1": Known(
-        "Speech Commands 1", "speech", "top1_acc", "split", 64727, "1", "CC BY 4.0", f"{XARES}14722647", "X-ARES"
+        "Speech Commands 1", "speech", "top1_acc", "split", 64727, "1", "see source", f"{XARES}14722647", "X-ARES"
     ),
     "speechcommandsv2": Known(
         "Speech Commands 2", "speech", "top1_acc", "split", 105829, "1", "CC BY 4.0",
@@ -76,7 +77,7 @@ KNN_TASKS = {
         "hf://datasets/google/speech_commands@refs%2Fconvert%2Fparquet/v0.02/{split}/*.parquet?label=label",
     ),
     "urbansound8k": Known(
-        "UrbanSound8K", "environment", "top1_acc", "10 folds", 8732, "up to 4", "CC BY-NC 3.0",
+        "UrbanSound8K", "environment", "top1_acc", "10 folds", 8732, "up to 4", "see source",
         f"{XARES}14722683", "X-ARES",
     ),
     "voxceleb1": Known(
@@ -86,8 +87,8 @@ KNN_TASKS = {
         "RAVDESS", "speech", "top1_acc", "4 folds", 1440, "3 to 5", "CC BY-NC-SA 4.0", f"{XARES}14722524", "X-ARES"
     ),
     "fluentspeechcommands": Known(
-        "Fluent Speech Commands", "speech", "top1_acc", "split", 30043, "1 to 5", "for research, see source",
-        f"{XARES}14722453", "X-ARES",
+        "Fluent Speech Commands", "speech", "top1_acc", "split", 30043, "1 to 5",
+        "Fluent Speech Commands Public License", f"{XARES}14722453", "X-ARES",
     ),
 }  # fmt: skip
 

@@ -52,7 +52,8 @@ class Task:
     folds: names in the order of rotation; empty for a task with train, valid and test.
     metrics, postprocessing, grid, stop_on_score: as `src.evaluation.problem.Problem`.
     domain: environment, speech or music; None if unknown.
-    layout: where the task came from, for the table. notes: what was assumed, a sentence each.
+    path: as given to the command. layout: where the task came from, for the table.
+    notes: what was assumed, a sentence each.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Task:
     grid: dict[str, list[Any]] = field(default_factory=dict)
     stop_on_score: bool = True
     notes: Sequence[str] = ()
+    path: str = ""
 
     @cached_property
     def content(self) -> str:
