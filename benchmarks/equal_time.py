@@ -1,11 +1,11 @@
-"""What an encoder has learned after the same time: the official classes and recipe, the paper's objective here, ours.
+"""Encoders of equal training time: the official classes and recipe, the paper's objective with our code, our recipe.
 
-    python -m benchmarks.equal_time POOL --tasks TASKS --out OUT --minutes 3 10 --seeds 2
+    python -m benchmarks.equal_time POOL --tasks TASKS --out OUT --minutes 3 10 30 --seeds 2
 
-POOL is a folder of audio to pretrain on. Every run takes the given minutes of wall-clock on all cores, validation and
-start excluded; its schedule ends with them: the number of steps comes from the speed of a trial of 20 steps.
-`python -m src.evaluate` then scores all encoders on TASKS, with floors, and OUT/evaluation has its tables;
-OUT/curves.png shows the means over the minutes. An interrupted command continues: finished encoders are kept.
+POOL is a folder of audio to pretrain a tiny encoder on. A run trains for the given minutes of wall-clock on all cores:
+its number of steps, and so its schedule, comes from the speed of a trial. `python -m src.evaluate` scores all encoders
+on TASKS beside its floors, with the layer chosen on the validation splits; the tables are in OUT/evaluation, the means
+over the minutes in OUT/curves.png. Finished encoders are kept, so that an interrupted command continues.
 """
 
 import argparse
@@ -14,32 +14,25 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
+from omegaconf import OmegaConf
 
 from benchmarks.parity import official_mae
 from benchmarks.report import machine_and_date
-from src.config.files import load_config
+from src import evaluate, train
+from src.config.settings import DataConfig, SourceConfig
 from src.data.pretraining.datamodule import PretrainDataModule
-from src.encoders.save import save_encoder
-from src.encoders.stored import rename
-from src.encoders.dasheng import KEYS
-from src.encoders.load import load_encoder
-from src.evaluate import main as evaluate
-from src.models import create_encoder
-from src.train import main as train
+from src.models import SIZES
 from src.training.optimizer import schedule
 
-TRIAL_STEPS = 20
-RECIPES = {  # presets and overrides; the first is trained with the official classes
-    "official": ["configs/pretrain/tiny.yaml"],
-    "paper": ["configs/pretrain/tiny.yaml"],
-    "ours": ["configs/pretrain/tiny.yaml"],
-}
+CONFIGS = Path(__file__).parent.parent / "configs"
+TINY, PAPER = CONFIGS / "pretrain/tiny.yaml", CONFIGS / "pretrain/paper.yaml"
+PRESETS = {"paper": ["--config", str(TINY), "--config", str(PAPER)], "ours": ["--config", str(TINY)]}
+TRIAL_STEPS = 30
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -49,5 +42,97 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, nargs="+", default=[3, 10, 30])
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--recipes", nargs="+", choices=list(RECIPES), default=list(RECIPES))
+    parser.add_argument("--recipes", nargs="+", choices=["official", *PRESETS], default=["official", *PRESETS])
+    parser.add_argument("overrides", nargs="*", help="settings of our recipe, such as optimizer.lr=1e-3")
     options = parser.parse_args(arguments)
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    names = []
+    for recipe in options.recipes:
+        for minutes in options.minutes:
+            for seed in range(options.seeds):
+                names.append(f"{recipe}-{minutes:g}min-{seed}" + ".pt" * (recipe == "official"))
+                if (options.out / names[-1]).exists():
+                    continue
+                if recipe == "official":
+                    train_official(options.pool, options.out / names[-1], minutes * 60, seed)
+                else:
+                    words = [*PRESETS[recipe], *(options.overrides if recipe == "ours" else [])]
+                    train_ours(words, options.pool, options.out / names[-1], minutes * 60, seed)
+    words = [options.tasks, "--out", str(options.out / "evaluation"), "--method", "knn,linear",
+             "--layers", "last,0+last", "--pooling", "mean_std", "--encoder"]  # fmt: skip
+    if evaluate.main([*words, *(str(options.out / name) for name in names)]):
+        sys.exit(1)
+    draw(options.out / "evaluation" / "results.json", options.out / "curves.png")
+    print(machine_and_date())
+
+
+def train_ours(words: list[str], pool: str, out: Path, seconds: float, seed: int) -> None:
+    """A run through the command; its folder gets the name `out` when it is done."""
+
+    def fit(name: str, steps: int) -> Path:
+        settings = [f"data.sources=[{{kind: folder, path: {pool}}}]", f"seed={seed}", f"trainer.max_steps={steps}",
+                    f"optimizer.warmup_steps={steps // 10}", "trainer.val_check_interval=null", "tracking.wandb=null",
+                    f"runs_folder={out.parent}", f"name={name}", "trainer.log_every_n_steps=10"]  # fmt: skip
+        if train.main(["fit", *words, *settings]):
+            sys.exit(1)
+        return max(out.parent.glob(f"{name}*"), key=os.path.getmtime)  # an earlier one was interrupted
+
+    trial = fit(f"trial-{out.name}", TRIAL_STEPS)
+    with open(trial / "metrics.csv", newline="", encoding="utf-8") as file:
+        speed = [row["train/clips_per_second"] for row in csv.DictReader(file) if row["train/clips_per_second"]][-1]
+    batch = OmegaConf.load(trial / "config.yaml").data.batch_size
+    fit(f"unfinished-{out.name}", max(TRIAL_STEPS, round(seconds * float(speed) / batch))).rename(out)
+
+
+def train_official(pool: str, out: Path, seconds: float, seed: int) -> None:
+    """The official network with the settings of the official `MAEConfig`: padded crops of 10 s, batches of 32, AdamW
+    at 3e-4, 3 % of the steps warm-up, cosine to a hundredth. Crops come from our loader, which costs it nothing."""
+    torch.manual_seed(seed)
+    data = PretrainDataModule(
+        DataConfig(sources=[SourceConfig(path=pool)], batch_size=32, pad_to_crop=True, resample=True), seed
+    )
+    data.setup()
+    network = official_mae("tiny").train()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=3e-4, weight_decay=0.01)
+    start, steps = time.monotonic(), TRIAL_STEPS
+    for step, batch in enumerate(data.train_dataloader()):
+        if step == TRIAL_STEPS:  # of the first ones, which count
+            steps = max(step + 1, round(seconds * step / (time.monotonic() - start)))
+        if step == steps:
+            break
+        for group in optimizer.param_groups:
+            group["lr"] = 3e-4 * schedule(step, max(TRIAL_STEPS, round(0.03 * steps)), steps, 0.01)
+        network(batch["waveform"], return_loss=True).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    print(f"official: {steps} steps in {time.monotonic() - start:.0f} s", flush=True)
+    shape = SIZES["tiny"].encoder
+    config = {"embed_dim": shape.width, "depth": shape.depth, "num_heads": shape.num_heads}
+    torch.save({"model": network.encoder.state_dict(), "config": config}, out)
+
+
+def draw(results: Path, picture: Path) -> None:
+    """Means over tasks by minutes, a panel per method, with the best floor."""
+    rows = [row for row in json.loads(results.read_text(encoding="utf-8"))["rows"] if row["score"] is not None]
+    figure = Figure(figsize=(9, 4))
+    for axis, method in zip(figure.subplots(1, 2), ("knn", "linear"), strict=True):
+        means: dict[str, list[float]] = {}
+        for row in rows:
+            if row["method"] == method:
+                means.setdefault(row["encoder"], []).append(row["score"])
+        curves: dict[str, dict[float, list[float]]] = {}
+        for encoder, scores in means.items():
+            recipe, _, rest = Path(encoder).stem.partition("-")
+            if "min" in rest:
+                curves.setdefault(recipe, {}).setdefault(float(rest.split("min")[0]), []).append(float(np.mean(scores)))
+        for recipe, points in curves.items():
+            axis.plot(list(points), [np.mean(values) for values in points.values()], "o-", label=recipe)
+        floor = max(float(np.mean(means[name])) for name in means if not Path(name).exists())
+        axis.axhline(floor, color="0.5", linestyle="--", label="best floor")
+        axis.set(xscale="log", xlabel="minutes", title=method, ylabel="mean accuracy over tasks")
+        axis.legend()
+    figure.savefig(picture, dpi=120, bbox_inches="tight")
+
+
+if __name__ == "__main__":
+    main()

@@ -16,8 +16,8 @@ class ModelConfig:
     drop_path: float = 0.0
     """Stochastic depth rate of the last encoder block, increasing linearly from 0 in the first; 0 to 0.99."""
     layer_scale: float | None = None
-    """Initial value of LayerScale in the encoder blocks; null uses no LayerScale. 0.1 keeps more of what the patches say
-    (docs/pretraining.md)."""
+    """Initial value of LayerScale in the encoder blocks; null uses no LayerScale. 0.1 keeps more of what the patches
+    say."""
     freeze_patches: bool = False
     """Keep the patch projection, and the scale and shift of the input's batch norm, at their initial values."""
     gradient_checkpointing: bool | None = None

@@ -48,11 +48,10 @@ class Decoder(nn.Module):
         Returns:
             (M, P), in the order of `mask.masked`; the output layer runs on masked tokens only.
         """
-        seen, num_tokens, index = self.input_proj(latent), mask.mask.shape[1], mask.visible
-        surplus = mask.visible_valid is not None  # of shorter clips: they go to one more token, which is dropped
-        if surplus:
+        seen, index, (_, num_tokens) = self.input_proj(latent), mask.visible, mask.mask.shape
+        if mask.visible_valid is not None:  # surplus entries of shorter clips go to one more token, which is dropped
             index = index.masked_fill(~mask.visible_valid, num_tokens)
-        holes = self.mask_token.to(seen.dtype).expand(len(seen), num_tokens + surplus, -1)
+        holes = self.mask_token.to(seen.dtype).expand(len(seen), num_tokens + 1, -1)
         tokens = holes.scatter(1, index[..., None].expand_as(seen), seen)[:, :num_tokens]
         tokens = tokens + self.pos_embed[:, :num_tokens].to(seen.dtype)
         tokens = run_blocks(self.blocks, tokens, valid)

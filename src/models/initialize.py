@@ -21,7 +21,7 @@ def initialize(module: nn.Module, seed: int, part: str) -> None:
 
     Args:
         module: may hold uninitialized memory (`to_empty`).
-        part: "encoder", "decoder" or "projector"; selects the distribution of the matrices and is the prefix of the names.
+        part: "encoder", "decoder" or "projector"; selects the distribution of the matrices and prefixes the names.
     """
     for name, parameter in module.named_parameters():
         fill(parameter, initial_value(f"{part}.{name}", parameter.shape, seed, _scale_of(module, name)))

@@ -1,6 +1,5 @@
 """Head of the contrastive objective: embeddings in, unit vectors to compare out. It is dropped after pretraining."""
 
-import torch
 from torch import Tensor, nn
 
 

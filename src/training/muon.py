@@ -17,7 +17,7 @@ class Muon(torch.optim.AdamW):
     """Muon (Jordan et al., 2024): the momentum of a matrix, with all its singular values moved near 1, is its update.
 
     The update is scaled to the size of AdamW's (Liu et al., 2025, "Muon is scalable for LLM training"), so both take
-    the same learning rate and weight decay. `torch.optim.Muon` (2.9) rounds to bf16 and does not update other parameters.
+    the same learning rate and weight decay. `torch.optim.Muon` (2.9) rounds to bf16 and updates matrices only.
 
     Args:
         groups: with "muon", True for groups of matrices; the others are AdamW's.
@@ -60,7 +60,7 @@ class Muon(torch.optim.AdamW):
 def orthogonalize(matrices: Tensor) -> Tensor:
     """(n, rows, columns) -> the same with singular values of about 0.7 to 1.2, times 0.2 sqrt(max(rows, columns)).
 
-    Five Newton-Schulz iterations, in bf16 on a GPU. Query, key and value of an attention layer are matrices of their own.
+    Five Newton-Schulz iterations, in bf16 on a GPU. An attention layer's query, key and value are orthogonalized apart.
     """
     number, rows, columns = matrices.shape
     if rows == 3 * columns:  # qkv
