@@ -27,9 +27,6 @@ class ModelConfig:
 
 @dataclass
 class ObjectiveConfig:
-    name: Literal["reconstruction", "contrastive"] = "reconstruction"
-    """reconstruction of the masked tokens is the paper's; contrastive adds telling clips apart by the two halves of
-    their visible tokens."""
     mask_ratio: float = 0.75
     """Fraction of each clip's tokens hidden from the encoder; 0.01 to 0.99."""
     mask_group: int = 2

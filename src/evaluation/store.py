@@ -18,6 +18,7 @@ import torch
 
 from src.atomic import publish_folder, scratch_folder
 from src.audio.decode import SAMPLE_RATE, AudioError
+from src.audio.levels import oddity, warn_of_oddities
 from src.data.sources.index import cache_root, digest
 from src.errors import UserError
 from src.evaluation.embeddings import band_statistics, batches_by_length
@@ -72,6 +73,7 @@ def embed_task(
     wanted = missing(task, encoders)
     if not wanted:
         return
+    odd: list[tuple[str, str]] = []
     with contextlib.ExitStack() as stack:
         pool = ThreadPoolExecutor(max(1, workers), initializer=torch.set_num_threads, initargs=(1,))
         stack.callback(pool.shutdown, cancel_futures=True)
@@ -83,6 +85,9 @@ def embed_task(
         }
         run = pool.map if all(encoder.parallel for encoder, _ in wanted) else map
         for window, waveforms in _decoded(task, pool):
+            for clip, waveform in zip(window, waveforms, strict=True):
+                if what := oddity(waveform, partial(clip.source.read, clip.number)):
+                    odd.append((clip.source.path(clip.number), what))
             batches = batches_by_length([len(each) for each in waveforms], round(batch_seconds * SAMPLE_RATE))
             found: list[dict[tuple[int, str], Embedded]] = []
             for embedded in run(partial(_embed_batch, task, wanted, window, waveforms), batches):
@@ -90,6 +95,7 @@ def embed_task(
                 found.append(embedded)
             for key, writer in writers.items():
                 writer.add(_in_order(batches, [embedded[key] for embedded in found]))
+    warn_of_oddities(odd, task.name)
 
 
 def _calibrate(task: Task, encoders: Sequence[Frozen], pool: Executor) -> None:

@@ -41,18 +41,18 @@ class Decoder(nn.Module):
         """Predicted patches of the masked tokens.
 
         Args:
-            latent: (B, K, D) encoder output of the visible tokens, in the order of `mask.visible`.
+            latent: (B, K, D) encoder output of the visible tokens.
             mask: which tokens were hidden.
             valid: (B, N) bool, True for real tokens; None when all are.
 
         Returns:
             (M, P), in the order of `mask.masked`; the output layer runs on masked tokens only.
         """
-        seen, index, (_, num_tokens) = self.input_proj(latent), mask.visible, mask.mask.shape
-        if mask.visible_valid is not None:  # surplus entries of shorter clips go to one more token, which is dropped
-            index = index.masked_fill(~mask.visible_valid, num_tokens)
-        holes = self.mask_token.to(seen.dtype).expand(len(seen), num_tokens + 1, -1)
-        tokens = holes.scatter(1, index[..., None].expand_as(seen), seen)[:, :num_tokens]
-        tokens = tokens + self.pos_embed[:, :num_tokens].to(seen.dtype)
+        seen = self.input_proj(latent)
+        holes = self.mask_token.to(seen.dtype).expand(len(seen), mask.mask.shape[1], -1)
+        index = mask.visible[..., None].expand_as(seen)
+        if mask.visible_valid is not None:  # surplus entries of shorter clips write back the mask token
+            seen = torch.where(mask.visible_valid[..., None], seen, holes[:, : seen.shape[1]])
+        tokens = holes.scatter(1, index, seen) + self.pos_embed[:, : holes.shape[1]].to(seen.dtype)
         tokens = run_blocks(self.blocks, tokens, valid)
         return self.outputlayer(self.norm(tokens.flatten(0, 1).index_select(0, mask.masked)))

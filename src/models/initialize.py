@@ -1,7 +1,6 @@
 """Initial weights as a pure function of (seed, parameter name), on any device, whole or sharded.
 
-Distributions follow the official code: Xavier uniform in the encoder (and in the projector), truncated normal
-(std 0.02) in the decoder.
+Distributions follow the official code: Xavier uniform in the encoder, truncated normal (std 0.02) in the decoder.
 """
 
 import hashlib
@@ -17,11 +16,11 @@ from src.models.log_mel import LogMel
 
 @torch.no_grad()
 def initialize(module: nn.Module, seed: int, part: str) -> None:
-    """Initialize all parameters and buffers of an encoder, decoder or projector in place.
+    """Initialize all parameters and buffers of an encoder or decoder in place.
 
     Args:
         module: may hold uninitialized memory (`to_empty`).
-        part: "encoder", "decoder" or "projector"; selects the distribution of the matrices and prefixes the names.
+        part: "encoder" or "decoder"; selects the distribution of the matrices and is the prefix of the names.
     """
     for name, parameter in module.named_parameters():
         fill(parameter, initial_value(f"{part}.{name}", parameter.shape, seed, _scale_of(module, name)))
@@ -42,7 +41,7 @@ def fill(parameter: Tensor, value: Tensor) -> None:
 
 
 def initial_value(name: str, shape: torch.Size, seed: int, layer_scale: float = 1.0) -> Tensor:
-    """Initial value of one parameter, fp32 on the CPU. `name` starts with the part."""
+    """Initial value of one parameter, fp32 on the CPU. `name` starts with "encoder." or "decoder."."""
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") % 2**63)
     value = torch.empty(shape, device="cpu")
@@ -57,7 +56,7 @@ def initial_value(name: str, shape: torch.Size, seed: int, layer_scale: float = 
         return value.zero_()
     if len(shape) == 1:  # norms
         return value.fill_(1.0)
-    if not name.startswith("decoder."):
+    if name.startswith("encoder."):
         return nn.init.xavier_uniform_(value, generator=generator)
     return nn.init.trunc_normal_(value, std=0.02, generator=generator)
 

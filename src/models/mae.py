@@ -1,6 +1,6 @@
 """Masked autoencoding of log-mel tokens: the encoder sees a quarter of them, the decoder predicts the rest.
 
-Dasheng, section 2, after He et al. (2022). For the contrastive objective the encoder sees two views of a clip apart.
+Dasheng, section 2, after He et al. (2022).
 """
 
 from collections.abc import Callable, Sequence
@@ -10,16 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from src.models.decoder import Decoder
-from src.models.masking import Mask, count_masked, group_mask, split_visible
-from src.models.projector import Projector
-from src.models.vit import AudioViT, pool
+from src.models.masking import count_masked, group_mask
+from src.models.vit import AudioViT
 
 
 class MAEOutput(NamedTuple):
     """loss: scalar, mean over the M masked tokens. prediction, target: (M, P), normalized patches in the order of
-    `mask.nonzero()`. mask: (B, N) bool. mean, deviation: (M, 1) in dB, used to normalize the target.
-    views: (B, 2, E) in fp32, a vector of unit length for each of a clip's two views; paired: (B,) bool, False for clips
-    of one visible token, whose earlier view is empty. Both are None without a projector."""
+    `mask.nonzero()`. mask: (B, N) bool. mean, deviation: (M, 1) in dB, used to normalize the target."""
 
     loss: Tensor
     prediction: Tensor
@@ -27,8 +24,6 @@ class MAEOutput(NamedTuple):
     mask: Tensor
     mean: Tensor
     deviation: Tensor
-    views: Tensor | None = None
-    paired: Tensor | None = None
 
 
 class MaskedAutoencoder(nn.Module):
@@ -37,20 +32,11 @@ class MaskedAutoencoder(nn.Module):
     Args:
         mask_ratio: fraction of each clip's tokens that is masked.
         mask_group: number of adjacent tokens masked together.
-        projector: encode the earlier and the later half of a clip's visible tokens apart, and project the mean of each;
-            None encodes all visible tokens together, as in the paper.
     """
 
-    def __init__(
-        self,
-        encoder: AudioViT,
-        decoder: Decoder,
-        mask_ratio: float = 0.75,
-        mask_group: int = 2,
-        projector: Projector | None = None,
-    ) -> None:
+    def __init__(self, encoder: AudioViT, decoder: Decoder, mask_ratio: float = 0.75, mask_group: int = 2) -> None:
         super().__init__()
-        self.encoder, self.decoder, self.projector = encoder, decoder, projector
+        self.encoder, self.decoder = encoder, decoder
         self.mask_ratio, self.mask_group = mask_ratio, mask_group
 
     @property
@@ -59,7 +45,6 @@ class MaskedAutoencoder(nn.Module):
         return {
             "encoder": self.encoder.architecture,
             "decoder": self.decoder.architecture,
-            "projector": None if self.projector is None else self.projector.architecture,
             "mask_ratio": self.mask_ratio,
             "mask_group": self.mask_group,
         }
@@ -83,36 +68,16 @@ class MaskedAutoencoder(nn.Module):
             seeds, patches.shape[1], valid, self.mask_ratio, self.mask_group, self.num_masked(waveform, samples)
         )
 
-        views = paired = None
-        if self.projector is None:
-            latent = self.encoder.encode(self._embed(patches, mask.visible), mask.visible_valid)
-        else:
-            latent, mask, views, paired = self._encode_views(patches, mask)
+        tokens = self.encoder.patch_embed(_take(patches, mask.visible))
+        positions = _take(self.encoder.positions().expand(len(patches), -1, -1), mask.visible)
+        # Under autocast, positions in fp32 would make the residual stream fp32; shards have all weights in bf16 anyway.
+        latent = self.encoder.encode(tokens + positions.to(tokens.dtype), mask.visible_valid)
         prediction = self.decoder(latent, mask, valid).float()
 
         target, mean, deviation = normalize_patches(patches_db.flatten(0, 1).index_select(0, mask.masked))
         error = (prediction - target).square().mean(-1)
         loss = error.sum() / max(1, len(error))
-        return MAEOutput(loss, prediction, target, mask.mask, mean, deviation, views, paired)
-
-    def _embed(self, patches: Tensor, visible: Tensor) -> Tensor:
-        """Tokens (B, K, D) of the patches (B, N, P) at (B, K)."""
-        tokens = self.encoder.patch_embed(_take(patches, visible))
-        positions = _take(self.encoder.positions().expand(len(patches), -1, -1), visible)
-        # Under autocast, positions in fp32 would make the residual stream fp32; shards have all weights in bf16 anyway.
-        return tokens + positions.to(tokens.dtype)
-
-    def _encode_views(self, patches: Tensor, mask: Mask) -> tuple[Tensor, Mask, Tensor, Tensor]:
-        """Latent tokens of both views (B, K, D), the mask with its visible tokens in this order, `views`, `paired`."""
-        assert self.projector is not None
-        visible, valid = split_visible(mask)
-        mask = mask._replace(visible=visible.flatten(1), visible_valid=None if valid is None else valid.flatten(1))
-        tokens = self._embed(patches, mask.visible).unflatten(1, (2, -1)).flatten(0, 1)
-        latent = self.encoder.encode(tokens, None if valid is None else valid.flatten(0, 1))
-        real = torch.ones_like(visible, dtype=torch.bool) if valid is None else valid
-        count = real.sum(2)
-        views = self.projector(pool(latent, count.flatten().clamp(min=1))).unflatten(0, (-1, 2))
-        return latent.unflatten(0, (-1, 2)).flatten(1, 2), mask, views, (count > 0).all(1)
+        return MAEOutput(loss, prediction, target, mask.mask, mean, deviation)
 
     def num_masked(self, waveform: Tensor, length: Sequence[int] | None = None) -> int:
         """M, the masked tokens of a batch, without looking at it."""

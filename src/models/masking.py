@@ -60,26 +60,6 @@ def group_mask(
     return Mask(mask, masked, order[:, :max_kept], visible_valid)
 
 
-def split_visible(mask: Mask) -> tuple[Tensor, Tensor | None]:
-    """The visible tokens in two views: the earlier and the later half of each clip's, so that neither sees the other.
-
-    Returns:
-        Indices (B, 2, H), and (B, 2, H) bool, False on surplus entries (index 0); None when there are none. Of an odd
-        number the later half has one more; a clip with one visible token has none in the earlier half.
-    """
-    rows, most = mask.visible.shape
-    if mask.visible_valid is None and most % 2 == 0:
-        return mask.visible.sort(1).values.unflatten(1, (2, -1)), None
-    valid = torch.ones_like(mask.visible, dtype=torch.bool) if mask.visible_valid is None else mask.visible_valid
-    visible = mask.visible.masked_fill(~valid, mask.mask.shape[1]).sort(1).values  # surplus entries come last
-    count = valid.sum(1, keepdim=True)
-    column = torch.arange(most - most // 2, device=visible.device).expand(rows, -1)
-    place = torch.stack([column, column + count // 2], 1)
-    real = torch.stack([column < count // 2, column + count // 2 < count], 1)
-    index = visible.gather(1, place.clamp(max=most - 1).flatten(1)).unflatten(1, (2, -1))
-    return index.masked_fill(~real, 0), real
-
-
 def count_masked(num_tokens: int, mask_ratio: float) -> int:
     """Masked tokens of a clip of `num_tokens`."""
     return num_tokens - _num_kept(num_tokens, mask_ratio)

@@ -8,7 +8,6 @@ from src.models.decoder import Decoder
 from src.models.initialize import initialize
 from src.models.log_mel import LogMel
 from src.models.mae import MaskedAutoencoder
-from src.models.projector import Projector
 from src.models.vit import AudioViT
 
 
@@ -47,9 +46,8 @@ def build_mae(architecture: dict[str, Any]) -> MaskedAutoencoder:
     encoder = _materialize(build_encoder(architecture["encoder"]), 0, "encoder", "cpu")
     with torch.device("meta"):
         decoder = Decoder(**architecture["decoder"])
-        projector = Projector(**architecture["projector"]) if architecture.get("projector") else None
-    decoder, projector = _materialize(decoder, 0, "decoder", "cpu"), _materialize(projector, 0, "projector", "cpu")
-    return MaskedAutoencoder(encoder, decoder, architecture["mask_ratio"], architecture["mask_group"], projector)
+    decoder = _materialize(decoder, 0, "decoder", "cpu")
+    return MaskedAutoencoder(encoder, decoder, architecture["mask_ratio"], architecture["mask_group"])
 
 
 def create_encoder(
@@ -81,25 +79,16 @@ def create_mae(
     gradient_checkpointing: bool = False,
     seed: int = 0,
     device: str = "cpu",
-    contrastive: bool = False,
 ) -> MaskedAutoencoder:
-    """Create a masked autoencoder; its encoder equals that of `create_encoder` with the same arguments.
-
-    Args:
-        contrastive: with a projector, for the contrastive objective.
-    """
+    """Create a masked autoencoder; its encoder equals that of `create_encoder` with the same arguments."""
     encoder = create_encoder(size, drop_path, layer_scale, gradient_checkpointing, seed, device)
     with torch.device("meta"):
         decoder = Decoder(encoder.embed_dim, *SIZES[size].decoder, max_tokens=encoder.max_tokens)
-        projector = Projector(encoder.embed_dim) if contrastive else None
-    decoder, projector = (
-        _materialize(module, seed, part, device) for module, part in ((decoder, "decoder"), (projector, "projector"))
-    )
-    return MaskedAutoencoder(encoder, decoder, mask_ratio, mask_group, projector)
+    return MaskedAutoencoder(encoder, _materialize(decoder, seed, "decoder", device), mask_ratio, mask_group)
 
 
 def _materialize(module, seed: int, part: str, device: str):
-    if module is not None and device != "meta":
+    if device != "meta":
         module.to_empty(device=device)
         initialize(module, seed, part)
     return module

@@ -15,9 +15,8 @@ from torchmetrics import MeanMetric
 
 from src.config.settings import OptimizerConfig
 from src.data.pretraining.datamodule import PretrainDataModule
-from src.models.mae import MaskedAutoencoder
+from src.models.mae import MAEOutput, MaskedAutoencoder
 from src.models.sizes import build_mae
-from src.pretraining.objectives import contrast, reconstruct
 from src.training.distributed.parallel import reduce
 from src.training.module import TrainingModule
 from src.training.optimizer import parameter_groups
@@ -47,7 +46,6 @@ class MAEPretraining(TrainingModule):
         super().__init__(build_mae(model) if isinstance(model, dict) else model, optimizer)
         self.save_hyperparameters({"model": self.model.architecture, "optimizer": asdict(optimizer), "seed": seed})
         self.seed, self._shard, self._reduce_once = seed, shard, reduce_once
-        self._objective = reconstruct if self.model.projector is None else contrast
         self.validation_loss = MeanMetric()
         # Of the batches accumulated so far, over all processes: (2,) sum of errors and number of masked tokens; and the
         # latter of the first batch, by which gradients are divided before the number of all is known.
@@ -79,23 +77,15 @@ class MAEPretraining(TrainingModule):
         Clips differ in length, hence processes and batches in their numbers of masked tokens. The loss returned is
         weighted so that its gradients, averaged over processes and scaled by `on_after_backward`, are the mean's.
         """
-        loss, num_masked, contrast = self._objective(self.model, batch)
-        count = torch.full_like(loss, num_masked)
-        total = reduce(torch.stack([loss.detach() * count, count]), "sum")
+        output = self._forward(batch)
+        count = torch.full_like(output.loss, len(output.target))
+        total = reduce(torch.stack([output.loss.detach() * count, count]), "sum")
         if batch_idx % self.trainer.accumulate_grad_batches == 0:
             self._total, self._first_count = total, total[1].clamp(min=1)
         else:
             self._total = self._total + total
-        mean = self._total[0] / self._total[1].clamp(min=1)
-        loss = loss * count * self.trainer.world_size / self._first_count
-        if contrast is None:
-            self.log("train/loss", mean)
-            return loss
-        mean_contrast = reduce(contrast.detach() / self.trainer.world_size, "sum")
-        figures = {"loss": mean + mean_contrast, "reconstruction": mean, "contrast": mean_contrast}
-        for name, value in figures.items():
-            self.log(f"train/{name}", value)
-        return loss + contrast
+        self.log("train/loss", self._total[0] / self._total[1].clamp(min=1))
+        return output.loss * count * self.trainer.world_size / self._first_count
 
     def on_after_backward(self) -> None:
         """Lightning has divided by the number of accumulated batches; divide by that of their masked tokens instead."""
@@ -105,9 +95,8 @@ class MAEPretraining(TrainingModule):
             torch._foreach_mul_(gradients, accumulated * self._first_count / self._total[1].clamp(min=1))
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Only the reconstruction error: how hard it is to tell clips apart depends on the batch."""
-        losses = self._objective(self.model, batch)
-        self.validation_loss.update(losses.reconstruction, weight=losses.num_masked)
+        output = self._forward(batch)
+        self.validation_loss.update(output.loss, weight=len(output.target))
 
     def on_validation_epoch_end(self) -> None:
         self.log("val/loss", self.validation_loss.compute(), prog_bar=True)
@@ -119,3 +108,6 @@ class MAEPretraining(TrainingModule):
     def on_test_epoch_end(self) -> None:
         self.log("test/loss", self.validation_loss.compute())
         self.validation_loss.reset()
+
+    def _forward(self, batch: dict[str, Any]) -> MAEOutput:
+        return self.model(batch["waveform"], batch.get("samples", batch.get("length")), batch.get("seed"))

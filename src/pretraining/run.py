@@ -159,7 +159,6 @@ def build_model(config: Config, device: str = "cpu") -> MaskedAutoencoder:
         layer_scale=config.model.layer_scale,
         seed=config.seed,
         device=device,
-        contrastive=config.objective.name == "contrastive",
     )
     if config.model.freeze_patches:
         model.encoder.patch_embed.requires_grad_(False)

@@ -35,7 +35,7 @@ CLASSIFY = ["data.batch_size=16", "trainer.threads=1", "trainer.max_epochs=2", "
 CHANGES = {
     "name": "other", "runs_folder": "{tmp}/elsewhere", "seed": "1", "model.size": "base", "model.drop_path": "0.2",
     "model.init_from": "no-such-encoder.pt", "model.layer_scale": "0.1", "model.gradient_checkpointing": "true",
-    "model.freeze_patches": "true", "objective.name": "contrastive",
+    "model.freeze_patches": "true", 
     "objective.mask_ratio": "0.5", "objective.mask_group": "3", "data.validation": "null", "data.test": "null",
     "data.crop_seconds": "0.7", "data.pad_to_crop": "true", "data.batch_size": "8", "data.window_clips": "32",
     "data.resample": "true", "data.gain_db": "6", "data.num_workers": "1", "data.pin_memory": "true",

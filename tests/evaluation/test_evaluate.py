@@ -25,7 +25,7 @@ from src.models import create_encoder
 from src.models.initialize import initialize
 from src.models.log_mel import LogMel
 from src.models.vit import AudioViT
-from tests.evaluation.made_tasks import hear_task, labels_task
+from tests.evaluation.made_tasks import hear_task, labels_task, write
 
 pytestmark = pytest.mark.usefixtures("two_blocks")
 
@@ -118,6 +118,16 @@ def test_a_nan_is_said_with_its_clip_and_nothing_is_stored(tmp_path, encoder):
     with pytest.raises(UserError, match=r"broken gives NaN or infinity for .*\.wav"):
         embed_task(task, [broken], 1)
     assert missing(task, [broken])
+
+
+def test_odd_sound_is_said_once(tmp_path, encoder):
+    task = labels_task(tmp_path / "a")
+    for name in ("train-0.wav", "test-0.wav"):
+        write(task / name, np.zeros(4800, np.float32))
+    with pytest.warns(UserWarning) as said:
+        embed_task(open_task(str(task)), [encoder, MelStatistics()], 1)
+    names = ", ".join(str(task / name) for name in ("test-0.wav", "train-0.wav"))
+    assert [str(each.message) for each in said] == [f"a: 2 clips with digital silence, used as is: {names}"]
 
 
 def test_mel_statistics_ignore_the_level_of_other_frames():

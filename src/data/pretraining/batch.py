@@ -29,9 +29,8 @@ class BatchRequest(NamedTuple):
 
 class CropDataset(Dataset):
     """`dataset[request]` is the batch: waveform (B, T), zero-padded; length (B,) samples; samples, the same as a list,
-    which stays on the host when the batch goes to a GPU; seed (B,); source (B,), indices into `sources`; clip (B,), a
-    number of the recording that the crop is from; key, the clip names; position; equal_sizes, whether all processes
-    have as many clips in this batch; bad, (name, reason) of clips that could not be decoded.
+    which stays on the host when the batch goes to a GPU; seed (B,); source (B,),
+    indices into `sources`; key, the clip names; position; bad, (name, reason) of clips that could not be decoded.
 
     Args:
         sources: indexed by the requests. pad_seconds: pad every clip to this length, counted as audio; None pads to
@@ -72,10 +71,8 @@ class CropDataset(Dataset):
             samples=batch["length"].tolist(),
             seed=torch.from_numpy(crops.seed),
             source=torch.from_numpy(crops.source),
-            clip=torch.from_numpy(crops.clip + (crops.source << 40)),
             key=keys,
             position=request.position,
-            equal_sizes=request.encoded is None and self.replace_bad,
             bad=bad,
         )
         return batch

@@ -67,23 +67,6 @@ def reduce(values: torch.Tensor, operation: Literal["sum", "max"]) -> torch.Tens
     return values
 
 
-def gather(values: torch.Tensor) -> torch.Tensor:
-    """(B, ...) of each process, B the same, to (B x processes, ...) in the order of ranks; differentiable."""
-    return _Gather.apply(values) if dist.is_available() and dist.is_initialized() else values  # type: ignore[no-any-return]
-
-
-class _Gather(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, values: torch.Tensor) -> torch.Tensor:
-        gathered = values.new_empty((dist.get_world_size() * len(values), *values.shape[1:]))
-        dist.all_gather_into_tensor(gathered, values.contiguous())
-        return gathered
-
-    @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-        return reduce(gradient.contiguous(), "sum").chunk(dist.get_world_size())[dist.get_rank()]
-
-
 def shard(
     model: MaskedAutoencoder,
     mesh: DeviceMesh,
@@ -127,8 +110,6 @@ def shard(
     model.to_empty(device=device)
     initialize(model.encoder, seed, "encoder")
     initialize(model.decoder, seed, "decoder")
-    if model.projector is not None:
-        initialize(model.projector, seed, "projector")
     if start is not None:
         start(model)
 
