@@ -14,12 +14,13 @@ from src.pretraining.run import build_model
 FRAGMENTS = sorted(Path("configs/data").glob("*.yaml"))
 CLASSIFIERS = [Path("configs/classify", f"{name}.yaml") for name in ("linear", "finetune", "kfold")]  # tests/training
 EXPERIMENTS = {  # file: parameters of encoder and decoder
-    "configs/quickstart.yaml": (5_436_800, 1_914_880),
-    "configs/pretrain/tiny.yaml": (5_436_800, 1_914_880),
+    "configs/quickstart.yaml": (5_441_408, 1_914_880),  # 4,608 of them LayerScale
+    "configs/pretrain/tiny.yaml": (5_441_408, 1_914_880),
     "configs/pretrain/base.yaml": (85_447_808, 25_874_688),
     "configs/pretrain/0.6b.yaml": (630_333_568, 26_136_832),
     "configs/pretrain/1.2b.yaml": (1_134_047_360, 58_276_096),
 }
+RECIPE = "configs/pretrain/paper.yaml"  # goes with one of the experiments
 PAPER = {"optimizer.lr": 3e-4, "optimizer.weight_decay": 0.01, "optimizer.warmup_steps": 45_000,
          "optimizer.final_share": 0.1, "data.batch_size": 256, "data.crop_seconds": 10.0, "data.pad_to_crop": True,
          "trainer.max_steps": 1_500_000, "objective.mask_ratio": 0.75, "objective.mask_group": 2}  # fmt: skip
@@ -27,9 +28,9 @@ PAPER = {"optimizer.lr": 3e-4, "optimizer.weight_decay": 0.01, "optimizer.warmup
 
 def test_all_experiments_are_listed_here():
     found = [Path("configs/quickstart.yaml"), *Path("configs/pretrain").glob("*.yaml")]
-    assert {str(path) for path in found} == set(EXPERIMENTS)
+    assert {str(path) for path in found} == set(EXPERIMENTS) | {RECIPE}
     assert {str(path) for path in Path("configs").rglob("*.yaml")} == set(EXPERIMENTS) | {
-        str(f) for f in [*FRAGMENTS, *CLASSIFIERS]
+        str(f) for f in [*FRAGMENTS, *CLASSIFIERS, RECIPE]
     }
 
 
@@ -38,6 +39,17 @@ def test_an_experiment_builds_with_its_exact_size(file):
     model = build_model(load_config([file, "configs/data/demo.yaml"], []), device="meta")
     counts = tuple(sum(p.numel() for p in part.parameters()) for part in (model.encoder, model.decoder))
     assert counts == EXPERIMENTS[file]
+
+
+@pytest.mark.parametrize("file", ["configs/quickstart.yaml", "configs/pretrain/tiny.yaml"])
+def test_the_papers_recipe_is_a_fragment_away(file):
+    ours, theirs = (load_config([file, "configs/data/demo.yaml", *more], []) for more in ([], [RECIPE]))
+    assert ours.optimizer.name == "muon" and ours.model.freeze_patches and ours.model.layer_scale == 0.1
+    base = load_config(["configs/pretrain/base.yaml", "configs/data/demo.yaml"], [])
+    for name in ("name", "lr", "weight_decay", "betas", "final_share"):
+        assert getattr(theirs.optimizer, name) == getattr(base.optimizer, name)
+    assert theirs.objective == base.objective
+    assert (theirs.model.layer_scale, theirs.model.freeze_patches) == (None, False)
 
 
 @pytest.mark.parametrize("size", ["base", "0.6b", "1.2b"])
