@@ -25,9 +25,13 @@ class Muon(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        loss = None
+        if closure is not None:  # first: what it does to the gradients concerns all groups
+            with torch.enable_grad():
+                loss = closure()
         groups = self.param_groups
         self.param_groups = [group for group in groups if not group["muon"]]
-        loss = super().step(closure)
+        super().step()
         self.param_groups = groups
         for group in groups:
             if group["muon"]:

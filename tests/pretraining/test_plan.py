@@ -21,8 +21,11 @@ DEMO = DataSummary(
 )  # fmt: skip
 
 
+RUN = ["trainer.max_steps=600", "trainer.val_check_interval=300", "optimizer.warmup_steps=100", "data.batch_size=32"]
+
+
 def plan(overrides=(), memory_limit=math.inf, **facts):
-    config = load_config(["configs/quickstart.yaml"], list(overrides))
+    config = load_config(["configs/quickstart.yaml"], [*RUN, *overrides])
     model = create_mae(config.model.size, device="meta")
     return make_plan(config, model, dataclasses.replace(DEMO, **facts), False, memory_limit)
 

@@ -57,3 +57,22 @@ def test_other_parameters_take_the_steps_of_adamw_and_a_resume_is_exact():
     for optimizer, network in ((muon, networks[0]), (resumed, networks[2])):
         run(optimizer, list(network.parameters()), 1, seed=1)
     assert all(torch.equal(a, b) for a, b in zip(networks[0].parameters(), networks[2].parameters(), strict=True))
+
+
+def test_the_closure_sees_all_parameters():
+    """Lightning zeroes and clips gradients in it."""
+    network = torch.nn.ModuleDict(
+        {"blocks": torch.nn.ModuleList([torch.nn.Linear(4, 4)]), "head": torch.nn.Linear(4, 4)}
+    )
+    optimizer = make_optimizer(parameter_groups(network, 1e-3, CONFIG), CONFIG, fused=True)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = network["head"](network["blocks"][0](torch.ones(1, 4))).sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    network["blocks"][0].weight.grad.fill_(1e6)
+    optimizer.step(closure)
+    assert all(parameter.grad.abs().max() < 100 for parameter in network.parameters())
