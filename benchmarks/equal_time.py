@@ -45,6 +45,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--recipes", nargs="+", choices=["official", *PRESETS], default=["official", *PRESETS])
     parser.add_argument("overrides", nargs="*", help="settings of our recipe, such as optimizer.lr=1e-3")
     options = parser.parse_args(arguments)
+    options.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     names = []
     for recipe in options.recipes:
