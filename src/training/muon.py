@@ -38,6 +38,11 @@ class Muon(torch.optim.AdamW):
                 self._step_matrices(group)
         return loss
 
+    def _keep_if_bad(self, values: Tensor, before: Tensor) -> None:
+        """As fused AdamW: nothing changes in a step whose `found_inf` is set, which the host does not know."""
+        if (bad := getattr(self, "found_inf", None)) is not None:
+            _local(values).copy_(torch.where(bad > 0, before, _local(values)))
+
     def _step_matrices(self, group: dict[str, Any]) -> None:
         """Matrices of one shape are orthogonalized in one batch."""
         same: dict[torch.Size, list[Tensor]] = defaultdict(list)
@@ -47,10 +52,12 @@ class Muon(torch.optim.AdamW):
         for parameters in same.values():
             updates = orthogonalize(torch.stack([_whole(self._nesterov(parameter)) for parameter in parameters]))
             for parameter, update in zip(parameters, updates, strict=True):
+                before = _local(parameter).clone()
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
                 change = torch.zeros_like(parameter)
                 fill(change, update)
                 parameter.add_(change, alpha=-group["lr"])
+                self._keep_if_bad(parameter, before)
 
     def _nesterov(self, parameter: Tensor) -> Tensor:
         state, gradient = self.state[parameter], parameter.grad
@@ -58,7 +65,10 @@ class Muon(torch.optim.AdamW):
         if not state:
             state["step"] = torch.zeros(())  # AdamW's load_state_dict looks for it
             state["momentum"] = torch.zeros_like(gradient)
-        return gradient.lerp(state["momentum"].lerp_(gradient, 1 - MOMENTUM), MOMENTUM)
+        before = _local(state["momentum"]).clone()
+        update = gradient.lerp(state["momentum"].lerp_(gradient, 1 - MOMENTUM), MOMENTUM)
+        self._keep_if_bad(state["momentum"], before)
+        return update
 
 
 def orthogonalize(matrices: Tensor) -> Tensor:
@@ -82,3 +92,7 @@ def orthogonalize(matrices: Tensor) -> Tensor:
 
 def _whole(values: Tensor) -> Tensor:
     return values.full_tensor() if isinstance(values, DTensor) else values
+
+
+def _local(values: Tensor) -> Tensor:
+    return values.to_local() if isinstance(values, DTensor) else values

@@ -173,9 +173,9 @@ def test_changed_rates_decay_and_schedule_are_applied(tmp_path):
     words = pretrain(tmp_path, "name=a", "trainer.max_steps=5", *steady, *changes, "--resume", "auto")
     assert train.main(words) == 0
     rates = [float(value) for _, value in rows(tmp_path / "a", "train/learning_rate")]
-    assert rates == pytest.approx([8e-4 / 32] * 3 + [2e-3 / 32] * 2)
+    assert rates == pytest.approx([4e-3 / 32] * 3 + [2e-3 / 32] * 2)
     groups = torch.load(tmp_path / "a/checkpoints/last.ckpt", weights_only=True)["optimizer_states"][0]["param_groups"]
-    assert [group["weight_decay"] for group in groups] == [0.3, 0.0]
+    assert [group["weight_decay"] for group in groups] == [0.3, 0.0, 0.3]
     assert all(tuple(group["betas"]) == (0.5, 0.6) for group in groups)
     log = (tmp_path / "a/log.txt").read_text()
     for key in ("optimizer.lr", "optimizer.weight_decay", "objective.mask_ratio", "trainer.gradient_clip_val"):
