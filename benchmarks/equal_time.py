@@ -14,6 +14,7 @@ import json
 import os
 import sys
 import time
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,6 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--minutes", type=float, nargs="+", default=[3, 10, 30])
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--recipes", nargs="+", choices=["official", *PRESETS], default=["official", *PRESETS])
-    parser.add_argument("overrides", nargs="*", help="settings of our recipe, such as optimizer.lr=1e-3")
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(len(os.sched_getaffinity(0)))
@@ -57,8 +57,7 @@ def main(arguments: list[str] | None = None) -> None:
                 if recipe == "official":
                     train_official(options.pool, options.out / names[-1], minutes * 60, seed)
                 else:
-                    words = [*PRESETS[recipe], *(options.overrides if recipe == "ours" else [])]
-                    train_ours(words, options.pool, options.out / names[-1], minutes * 60, seed)
+                    train_ours(PRESETS[recipe], options.pool, options.out / names[-1], minutes * 60, seed)
     words = [options.tasks, "--out", str(options.out / "evaluation"), "--method", "knn,linear",
              "--layers", "last,0+last", "--pooling", "mean_std", "--encoder"]  # fmt: skip
     if evaluate.main([*words, *(str(options.out / name) for name in names)]):
@@ -117,19 +116,17 @@ def draw(results: Path, picture: Path) -> None:
     rows = [row for row in json.loads(results.read_text(encoding="utf-8"))["rows"] if row["score"] is not None]
     figure = Figure(figsize=(9, 4))
     for axis, method in zip(figure.subplots(1, 2), ("knn", "linear"), strict=True):
-        means: dict[str, list[float]] = {}
+        floors: dict[str, list[float]] = defaultdict(list)
+        curves: dict[str, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
         for row in rows:
-            if row["method"] == method:
-                means.setdefault(row["encoder"], []).append(row["score"])
-        curves: dict[str, dict[float, list[float]]] = {}
-        for encoder, scores in means.items():
-            recipe, _, rest = Path(encoder).stem.partition("-")
-            if "min" in rest:
-                curves.setdefault(recipe, {}).setdefault(float(rest.split("min")[0]), []).append(float(np.mean(scores)))
-        for recipe, points in curves.items():
-            axis.plot(list(points), [np.mean(values) for values in points.values()], "o-", label=recipe)
-        floor = max(float(np.mean(means[name])) for name in means if not Path(name).exists())
-        axis.axhline(floor, color="0.5", linestyle="--", label="best floor")
+            if row["method"] == method and row["floor"]:
+                floors[row["encoder"]].append(row["score"])
+            elif row["method"] == method:
+                recipe, minutes, _ = Path(row["encoder"]).name.split("-")
+                curves[recipe][float(minutes.removesuffix("min"))].append(row["score"])
+        for recipe, points in curves.items():  # each point is the mean over tasks and seeds
+            axis.plot(list(points), [np.mean(scores) for scores in points.values()], "o-", label=recipe)
+        axis.axhline(max(map(np.mean, floors.values())), color="0.5", linestyle="--", label="best floor")
         axis.set(xscale="log", xlabel="minutes", title=method, ylabel="mean accuracy over tasks")
         axis.legend()
     figure.savefig(picture, dpi=120, bbox_inches="tight")

@@ -26,10 +26,11 @@ def spread_clips(source: Source) -> Iterator[tuple[str, Read]]:
 
 def warn_of_some(clips: Iterable[tuple[str, Read]]) -> None:
     """Warn of odd sound in the first two minutes of the first MOST_CLIPS; unreadable ones are passed over."""
-    paths, reads = zip(*itertools.islice(clips, MOST_CLIPS), strict=True)
+    some = list(itertools.islice(clips, MOST_CLIPS))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        odd = [(path, what) for path, what in zip(paths, pool.map(_oddity, reads), strict=True) if what]
-    warn_of_oddities(odd, f"of {len(paths)} clips looked at before training")
+        found = pool.map(_oddity, (read for _, read in some))
+        odd = [(path, what) for (path, _), what in zip(some, found, strict=True) if what]
+    warn_of_oddities(odd, f"of {len(some)} clips looked at before training")
 
 
 def _oddity(read: Read) -> str:

@@ -12,6 +12,7 @@ from src.classification.predict import _segments
 from src.config.settings import DataConfig, SourceConfig
 from src.data.labelled.clips import read_labelled
 from src.data.labelled.probe_clips import load_probe_clips
+from src.data.odd_sound import warn_of_some
 from src.data.pretraining.datamodule import PretrainDataModule
 from src.data.sources.folder import FolderSource
 from src.embed import embed
@@ -66,6 +67,10 @@ def test_pretraining_and_classifiers(folder, gigabytes):
     assert said(lambda: pretraining(source, gigabytes)) == [f"{among}{CANCEL}{folder}/dog/3.wav"]
     classifier = said(lambda: read_labelled([source], None, None, cache_gigabytes=gigabytes).notes)
     assert classifier == [f"{CANCEL}{folder}/dog/3.wav"]
+
+
+def test_of_no_clips_nothing_is_said():
+    assert said(lambda: warn_of_some([])) == []
 
 
 def test_a_stream(folder, tmp_path):

@@ -76,3 +76,20 @@ def test_the_closure_sees_all_parameters():
     network["blocks"][0].weight.grad.fill_(1e6)
     optimizer.step(closure)
     assert all(parameter.grad.abs().max() < 100 for parameter in network.parameters())
+
+
+def test_a_bad_step_changes_nothing():
+    """`SkipBadSteps` sets `found_inf`, as a GradScaler does for fused AdamW: the host does not know of it."""
+    network = torch.nn.ModuleDict(
+        {"blocks": torch.nn.ModuleList([torch.nn.Linear(4, 4)]), "head": torch.nn.Linear(4, 4)}
+    )
+    optimizer = make_optimizer(parameter_groups(network, 1e-3, CONFIG), CONFIG, fused=True)
+    optimizer.found_inf = torch.tensor(0.0)
+    run(optimizer, list(network.parameters()), 2)
+    before = copy.deepcopy((network.state_dict(), optimizer.state[network["blocks"][0].weight]["momentum"]))
+    optimizer.found_inf = torch.tensor(1.0)
+    for parameter in network.parameters():
+        parameter.grad.fill_(torch.nan)
+    optimizer.step()
+    assert all(torch.equal(value, before[0][name]) for name, value in network.state_dict().items())
+    assert torch.equal(optimizer.state[network["blocks"][0].weight]["momentum"], before[1])
