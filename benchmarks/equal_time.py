@@ -2,10 +2,11 @@
 
     python -m benchmarks.equal_time POOL --tasks TASKS --out OUT --minutes 3 10 30 --seeds 2
 
-POOL is a folder of audio to pretrain a tiny encoder on. A run trains for the given minutes of wall-clock on all cores:
-its number of steps, and so its schedule, comes from the speed of a trial. `python -m src.evaluate` scores all encoders
-on TASKS beside its floors, with the layer chosen on the validation splits; the tables are in OUT/evaluation, the means
-over the minutes in OUT/curves.png. Finished encoders are kept, so that an interrupted command continues.
+POOL is a folder of audio to pretrain a tiny encoder on. A trial of each recipe on all cores measures its speed, and a
+run has the number of steps that this speed gives in the minutes (so other jobs disturb the trials only).
+`python -m src.evaluate` scores all encoders on TASKS beside its floors, with the layer chosen on the validation splits;
+the tables are in OUT/evaluation, the means over the minutes in OUT/curves.png. Speeds and finished encoders are kept,
+so that an interrupted command continues.
 """
 
 import argparse
@@ -47,17 +48,20 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(len(os.sched_getaffinity(0)))
+    speeds = measure_speeds(options.recipes, options.pool, options.out)
     names = []
-    for recipe in options.recipes:
-        for minutes in options.minutes:
+    for minutes in options.minutes:
+        for recipe in options.recipes:
+            steps = max(TRIAL_STEPS, round(minutes * 60 * speeds[recipe]))
             for seed in range(options.seeds):
                 names.append(f"{recipe}-{minutes:g}min-{seed}" + ".pt" * (recipe == "official"))
                 if (options.out / names[-1]).exists():
                     continue
                 if recipe == "official":
-                    train_official(options.pool, options.out / names[-1], minutes * 60, seed)
+                    train_official(options.pool, options.out / names[-1], steps, seed)
                 else:
-                    train_ours(PRESETS[recipe], options.pool, options.out / names[-1], minutes * 60, seed)
+                    unfinished = train_ours(recipe, options.pool, options.out, f"unfinished-{names[-1]}", steps, seed)
+                    unfinished.rename(options.out / names[-1])
     words = [options.tasks, "--out", str(options.out / "evaluation"), "--method", "knn,linear",
              "--layers", "last,0+last", "--pooling", "mean_std", "--encoder"]  # fmt: skip
     if evaluate.main([*words, *(str(options.out / name) for name in names)]):
@@ -66,27 +70,40 @@ def main(arguments: list[str] | None = None) -> None:
     print(machine_and_date())
 
 
-def train_ours(words: list[str], pool: str, out: Path, seconds: float, seed: int) -> None:
-    """A run through the command; its folder gets the name `out` when it is done."""
+def measure_speeds(recipes: list[str], pool: str, out: Path) -> dict[str, float]:
+    """Steps per second of each recipe: the median of a trial's second half."""
+    path = out / "speeds.json"
+    speeds = json.loads(path.read_text()) if path.exists() else {}
+    for recipe in set(recipes) - set(speeds):
+        if recipe == "official":
+            seconds = train_official(pool, None, TRIAL_STEPS, seed=0)
+        else:
+            with open(
+                train_ours(recipe, pool, out, f"trial-{recipe}", TRIAL_STEPS) / "metrics.csv", newline=""
+            ) as file:
+                rows = [row for row in csv.DictReader(file) if row["train/clips_per_second"]]
+            batch = OmegaConf.load(PRESETS[recipe][-1]).data.batch_size
+            seconds = [batch / float(row["train/clips_per_second"]) for row in rows]
+        speeds[recipe] = 1 / float(np.median(seconds[len(seconds) // 2 :]))
+        print(f"{recipe}: {speeds[recipe]:.3f} steps per second", flush=True)
+        path.write_text(json.dumps(speeds))
+    return speeds
 
-    def fit(name: str, steps: int) -> Path:
-        settings = [f"data.sources=[{{kind: folder, path: {pool}}}]", f"seed={seed}", f"trainer.max_steps={steps}",
-                    f"optimizer.warmup_steps={steps // 10}", "trainer.val_check_interval=null", "tracking.wandb=null",
-                    f"runs_folder={out.parent}", f"name={name}", "trainer.log_every_n_steps=10"]  # fmt: skip
-        if train.main(["fit", *words, *settings]):
-            sys.exit(1)
-        return max(out.parent.glob(f"{name}*"), key=os.path.getmtime)  # an earlier one was interrupted
 
-    trial = fit(f"trial-{out.name}", TRIAL_STEPS)
-    with open(trial / "metrics.csv", newline="", encoding="utf-8") as file:
-        speed = [row["train/clips_per_second"] for row in csv.DictReader(file) if row["train/clips_per_second"]][-1]
-    batch = OmegaConf.load(trial / "config.yaml").data.batch_size
-    fit(f"unfinished-{out.name}", max(TRIAL_STEPS, round(seconds * float(speed) / batch))).rename(out)
+def train_ours(recipe: str, pool: str, out: Path, name: str, steps: int, seed: int = 0) -> Path:
+    """The folder of a run made by the command."""
+    settings = [f"data.sources=[{{kind: folder, path: {pool}}}]", f"seed={seed}", f"trainer.max_steps={steps}",
+                f"optimizer.warmup_steps={steps // 10}", "trainer.val_check_interval=null", "tracking.wandb=null",
+                f"runs_folder={out}", f"name={name}", "trainer.log_every_n_steps=5"]  # fmt: skip
+    if train.main(["fit", *PRESETS[recipe], *settings]):
+        sys.exit(1)
+    return max(out.glob(f"{name}*"), key=os.path.getmtime)  # an earlier one was interrupted
 
 
-def train_official(pool: str, out: Path, seconds: float, seed: int) -> None:
-    """The official network with the settings of the official `MAEConfig`: padded crops of 10 s, batches of 32, AdamW
-    at 3e-4, 3 % of the steps warm-up, cosine to a hundredth. Crops come from our loader, which costs it nothing."""
+def train_official(pool: str, out: Path | None, steps: int, seed: int) -> list[float]:
+    """Seconds of each step of the official network with the settings of the official `MAEConfig`: padded crops of 10 s,
+    batches of 32, AdamW at 3e-4, 3 % of the steps warm-up, cosine to a hundredth. Crops come from our loader, which
+    costs it nothing."""
     torch.manual_seed(seed)
     data = PretrainDataModule(
         DataConfig(sources=[SourceConfig(path=pool)], batch_size=32, pad_to_crop=True, resample=True), seed
@@ -94,21 +111,21 @@ def train_official(pool: str, out: Path, seconds: float, seed: int) -> None:
     data.setup()
     network = official_mae("tiny").train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-4, weight_decay=0.01)
-    start, steps = time.monotonic(), TRIAL_STEPS
-    for step, batch in enumerate(data.train_dataloader()):
-        if step == TRIAL_STEPS:  # of the first ones, which count
-            steps = max(step + 1, round(seconds * step / (time.monotonic() - start)))
-        if step == steps:
-            break
+    seconds = []
+    start = time.monotonic()
+    for step, batch in zip(range(steps), data.train_dataloader(), strict=False):
         for group in optimizer.param_groups:
             group["lr"] = 3e-4 * schedule(step, max(TRIAL_STEPS, round(0.03 * steps)), steps, 0.01)
         network(batch["waveform"], return_loss=True).backward()
         optimizer.step()
         optimizer.zero_grad()
-    print(f"official: {steps} steps in {time.monotonic() - start:.0f} s", flush=True)
-    shape = SIZES["tiny"].encoder
-    config = {"embed_dim": shape.width, "depth": shape.depth, "num_heads": shape.num_heads}
-    torch.save({"model": network.encoder.state_dict(), "config": config}, out)
+        seconds.append(time.monotonic() - start)
+        start = time.monotonic()
+    if out:
+        shape = SIZES["tiny"].encoder
+        config = {"embed_dim": shape.width, "depth": shape.depth, "num_heads": shape.num_heads}
+        torch.save({"model": network.encoder.state_dict(), "config": config}, out)
+    return seconds
 
 
 def draw(results: Path, picture: Path) -> None:

@@ -34,8 +34,8 @@ CLASSIFY = ["data.batch_size=16", "trainer.threads=1", "trainer.max_epochs=2", "
             "data.test=null"]  # fmt: skip
 CHANGES = {
     "name": "other", "runs_folder": "{tmp}/elsewhere", "seed": "1", "model.size": "base", "model.drop_path": "0.2",
-    "model.init_from": "no-such-encoder.pt", "model.layer_scale": "0.1", "model.gradient_checkpointing": "true",
-    "model.freeze_patches": "true", 
+    "model.init_from": "no-such-encoder.pt", "model.layer_scale": "0.3", "model.gradient_checkpointing": "true",
+    "model.freeze_patches": "true",
     "objective.mask_ratio": "0.5", "objective.mask_group": "3", "data.validation": "null", "data.test": "null",
     "data.crop_seconds": "0.7", "data.pad_to_crop": "true", "data.batch_size": "8", "data.window_clips": "32",
     "data.resample": "true", "data.gain_db": "6", "data.num_workers": "1", "data.pin_memory": "true",
@@ -129,11 +129,13 @@ def describe(trainer: L.Trainer, module, data, config) -> str:
     small = sum(p.numel() for p in module.parameters()) < 10**7 and not next(module.parameters()).is_meta
     groups = [{k: v for k, v in group.items() if k != "params"} for group in module._groups()] if small else []
     weights = [float(p.detach().sum()) for p in module.parameters()] if small else []
+    trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
     compiled = module.model.encoder.blocks[0]._compiled_call_impl is not None
     loaders = [data.train_dataloader(), data.val_dataloader(), data.test_dataloader()]
     loss = loss_of(module, loaders[0], trainer) if small else None
     return repr([
-        str(module), loss, weights, groups, compiled, trainer_facts(trainer), schedule_of(module) if small else None,
+        str(module), loss, weights, trained, groups, compiled, trainer_facts(trainer),
+        schedule_of(module) if small else None,
         module.model.encoder.gradient_checkpointing, torch.get_num_threads(), list(map(loader_facts, loaders)),
         [type(source).__name__ for source in getattr(data, "sources", [])], getattr(data, "overfit", None),
         [callback_facts(callback) for callback in trainer.callbacks],
@@ -212,6 +214,8 @@ def changes_of(kind: str) -> list[str]:
 def override(key: str, kind: str) -> str:
     source = "check.train." if kind == "pretrain" and key.endswith("label_column") else "data.sources.0."
     value = CHANGES[key]
+    if kind == "pretrain" and key in ("model.freeze_patches", "optimizer.name"):  # the quickstart's own are the others
+        value = {"model.freeze_patches": "false", "optimizer.name": "adamw"}[key]
     if kind == "linear" and key.startswith(("classify.augment", "model.drop_path")):  # its defaults have no effect
         value = "3"[: key != "model.drop_path"] or "0.3"
     if kind != "pretrain" and key == "data.validation":
