@@ -78,6 +78,24 @@ def test_two_processes_give_the_losses_and_gradient_norms_of_one(runs, name):
     assert not list(runs.glob("*-2"))  # the other processes make no folders
 
 
+def test_muon_takes_the_same_steps_on_one_process_two_copies_and_two_halves(mixture, tmp_path):
+    overrides = [*mixture, "optimizer.name=muon", "trainer.max_steps=5"]
+    fit(tmp_path, "one", "data.batch_size=8", *overrides)
+    for name, several in (("ddp", TWO), ("fsdp", FSDP)):
+        fit(tmp_path, name, *several, *overrides)
+        same(column(tmp_path, "one"), column(tmp_path, name))
+
+
+@pytest.mark.slow
+def test_muon_goes_on_with_another_number_of_processes(mixture, tmp_path):
+    overrides = [*mixture, "optimizer.name=muon"]
+    for name, several in (("one", ["data.batch_size=8"]), ("fsdp", FSDP)):
+        fit(tmp_path, name, *several, *overrides, "trainer.max_steps=3")
+        fit(tmp_path, name, "data.batch_size=8", *overrides, "trainer.max_steps=6", resume="auto")
+    assert len(column(tmp_path, "one")) == 6
+    same(column(tmp_path, "one"), column(tmp_path, "fsdp"))
+
+
 @pytest.mark.slow
 def test_a_killed_process_ends_the_run_with_a_sentence_and_the_resume_is_exact(runs, mixture, tmp_path):
     """SIGKILL of rank 1 in mid-epoch of a mixture, two workers each; the losses go on bit by bit."""
