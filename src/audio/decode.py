@@ -3,10 +3,11 @@
 soundfile (libsndfile) decodes and seeks, soxr resamples.
 """
 
+import contextlib
 import io
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +27,7 @@ _LOWEST_RATE_HZ, _HIGHEST_RATE_HZ = 1_000, 768_000  # outside this range, the he
 _BLOCK_FRAMES = 2**20  # read at a time: a broken header may claim more than fits into memory
 _MAX_FRAMES_PER_BYTE = 10_000  # above this, the header is wrong: even digital silence in FLAC has only hundreds
 _MP3_PREROLL_SAMPLES = 4608  # decoded before a crop and dropped: MP3 needs earlier bits, or the crop starts with noise
+_GAP_SECONDS = 1.0  # between two ranges, is read and dropped: as fast as a seek, or faster
 _FILTER_SAMPLES = 160  # half the resampling filter at most, in samples at the lower of the two rates
 
 
@@ -85,6 +87,29 @@ def decode(file: Encoded, start_seconds: float = 0.0, seconds: float | None = No
     return samples
 
 
+def decode_ranges(file: Encoded, ranges: Sequence[tuple[float, float]]) -> list[np.ndarray | AudioError]:
+    """`decode(file, start_seconds, seconds)` of each range, or its error; the file is opened once and read onwards.
+
+    Args:
+        ranges: (start_seconds, seconds), ascending; they may overlap.
+    """
+    found: list[np.ndarray | AudioError] = []
+    with contextlib.suppress(AudioError):  # `decode` raises it again below
+        parts = _streams(file)
+        if len(parts) == 1:
+            for run in _runs(ranges):
+                for samples in _decode_run(parts[0], run):
+                    if not len(samples):
+                        raise AudioError("no samples")
+                    found.append(samples)
+    for start_seconds, seconds in ranges[len(found) :]:
+        try:
+            found.append(decode(file, start_seconds, seconds))
+        except AudioError as error:
+            found.append(error)
+    return found
+
+
 def decode_blocks(file: Encoded, block_seconds: float = 30.0) -> Iterator[np.ndarray]:
     """`decode(file)` in consecutive blocks, in memory independent of the length.
 
@@ -116,7 +141,7 @@ def channel_peak(file: Encoded) -> float:
 
 def check_samples(samples: np.ndarray) -> None:
     """Raises AudioError: samples that are not finite, or beyond HIGHEST_PEAK."""
-    peak = float(np.abs(samples).max(initial=0.0))
+    peak = max(float(samples.max(initial=0.0)), -float(samples.min(initial=0.0)))  # NaN where there is one
     if not math.isfinite(peak):
         raise AudioError("samples that are not finite (NaN or inf)")
     if peak > HIGHEST_PEAK:
@@ -132,38 +157,91 @@ def _decode_stream(file: Encoded, first: int, count: int | None) -> np.ndarray:
     with _open(file) as sound:
         rate = sound.samplerate
         length = _count_frames(sound, file) if count is None else sound.frames
-        begin, end = first, length if count is None else first + count
-        if rate != SAMPLE_RATE:
-            margin, step = math.ceil(_FILTER_SAMPLES * max(1, rate / SAMPLE_RATE)), rate // math.gcd(rate, SAMPLE_RATE)
-            begin = max(0, first * rate // SAMPLE_RATE - margin) // step * step
-            if count is not None:
-                end = math.ceil((first + count) * rate / SAMPLE_RATE) + margin
+        begin, end = _frames(first, count, rate)
         if begin >= length:
             return np.zeros(0, np.float32)
-        samples = _read_range(sound, file, begin, end)
+        samples = _read_range(sound, file, begin, length if end is None else end)
+    return _resampled(samples, rate, first - begin * SAMPLE_RATE // rate, count)
+
+
+def _decode_run(file: Encoded, ranges: Sequence[tuple[float, float]]) -> Iterator[np.ndarray]:
+    """Samples of each range, none beyond the end of the file, with one seek: a second one gives wrong Vorbis samples.
+
+    Raises:
+        AudioError: as `decode`; a stream that cannot seek.
+    """
+    with _open(file) as sound:
+        held, held_begin = np.zeros(0, np.float32), None  # the stream stands at the end of `held`
+        for start_seconds, seconds in ranges:
+            first, count = round(start_seconds * SAMPLE_RATE), max(1, round(seconds * SAMPLE_RATE))
+            begin, end = _frames(first, count, sound.samplerate)
+            assert end is not None
+            try:
+                if held_begin is None:
+                    preroll = _seek(sound, begin)
+                    held = _read(sound, preroll + end - begin)[preroll:]
+                else:
+                    position = held_begin + len(held)
+                    more = _read(sound, max(0, end - position))[max(0, begin - position) :]
+                    held = np.concatenate([held[begin - held_begin :], more]) if begin < position else more
+            except soundfile.LibsndfileError as error:
+                raise AudioError(f"damaged data ({_reason(error)})") from None
+            held_begin = begin
+            skipped = first - begin * SAMPLE_RATE // sound.samplerate
+            yield _resampled(held[: end - begin], sound.samplerate, skipped, count)
+
+
+def _runs(ranges: Sequence[tuple[float, float]]) -> Iterator[list[tuple[float, float]]]:
+    """Ascending ranges, split where a gap is longer than what is read and dropped."""
+    run: list[tuple[float, float]] = []
+    for start, seconds in ranges:
+        if run and start > sum(run[-1]) + _GAP_SECONDS:
+            yield run
+            run = []
+        run.append((start, seconds))
+    if run:
+        yield run
+
+
+def _frames(first: int, count: int | None, rate: int) -> tuple[int, int | None]:
+    """Frames of a stream that `count` samples at 16 kHz from `first` need, with a margin for the resampling filter."""
+    if rate == SAMPLE_RATE:
+        return first, None if count is None else first + count
+    margin, step = math.ceil(_FILTER_SAMPLES * max(1, rate / SAMPLE_RATE)), rate // math.gcd(rate, SAMPLE_RATE)
+    begin = max(0, first * rate // SAMPLE_RATE - margin) // step * step
+    return begin, None if count is None else math.ceil((first + count) * rate / SAMPLE_RATE) + margin
+
+
+def _resampled(samples: np.ndarray, rate: int, skipped: int, count: int | None) -> np.ndarray:
+    """`count` samples at 16 kHz, without the `skipped` first. Raises AudioError: as `check_samples`; too short."""
     check_samples(samples)
     if rate == SAMPLE_RATE or not len(samples):
         return samples
     samples = soxr.resample(samples, rate, SAMPLE_RATE, quality="HQ")
     if not len(samples):
         raise AudioError("shorter than one sample at 16 kHz")
-    skipped = first - begin * SAMPLE_RATE // rate
     return samples[skipped:] if count is None else samples[skipped : skipped + count]
 
 
 def _read_range(sound: _Sound, file: Encoded, begin: int, end: int) -> np.ndarray:
     """Frames `begin` to `end` of an open stream, mono. If it cannot seek, the frames before are read and dropped."""
-    preroll = min(begin, _MP3_PREROLL_SAMPLES) if sound.subtype.startswith("MPEG") else 0
     try:
         try:
-            if begin > 0:
-                sound.seek(begin - preroll)
+            preroll = _seek(sound, begin)
         except soundfile.LibsndfileError:  # GSM 6.10 and most kinds of ADPCM
             with _open(file) as again:
                 return _read(again, end)[begin:]
         return _read(sound, preroll + end - begin)[preroll:]
     except soundfile.LibsndfileError as error:
         raise AudioError(f"damaged data ({_reason(error)})") from None
+
+
+def _seek(sound: _Sound, begin: int) -> int:
+    """Go to frame `begin`, or to one before it; returns how many frames have to be read and dropped then."""
+    preroll = min(begin, _MP3_PREROLL_SAMPLES) if sound.subtype.startswith("MPEG") else 0
+    if begin > 0:
+        sound.seek(begin - preroll)
+    return preroll
 
 
 def _stream_blocks(file: Encoded, block_seconds: float) -> Iterator[np.ndarray]:

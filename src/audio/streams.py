@@ -41,12 +41,25 @@ def streams(file: Encoded) -> list[Encoded]:
     """
     if isinstance(file, bytes):
         return _split(file) or [file]
-    with open(file, "rb") as opened:
+    stat = Path(file).stat()
+    if _is_sound(str(file), stat.st_size, stat.st_mtime_ns):
+        return [file]
+    return _split_file(str(file)) or [file]
+
+
+@lru_cache(maxsize=2**16)
+def _is_sound(path: str, size: int, mtime_ns: int) -> bool:
+    """Whether a file of this size and time can be read as it is; crops of one file ask again and again."""
+    return _split_file(path) is None
+
+
+def _split_file(path: str) -> list[Encoded] | None:
+    with open(path, "rb") as opened:
         start = opened.read(4)
         if not (start in (b"OggS", b"fLaC") or _is_mpeg(start)):
-            return [file]
+            return None
         with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return _split(data) or [file]
+            return _split(data)
 
 
 def _is_mpeg(start: bytes) -> bool:

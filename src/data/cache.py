@@ -81,6 +81,9 @@ class CachedSource(Source):
             end = min(end, begin + max(1, round(seconds * SAMPLE_RATE)))
         return self._samples[begin:end] * self._scale[i]
 
+    def crops(self, i: int, ranges: Sequence[tuple[float, float]]) -> list[np.ndarray | AudioError]:
+        return [self.waveform(i, *each) for each in ranges]
+
     def _open_samples(self) -> None:
         self._samples: np.ndarray | None = None
         if self._store:

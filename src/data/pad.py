@@ -15,7 +15,9 @@ def pad(waveforms: list[torch.Tensor], pad_seconds: float | None = None) -> dict
     """
     length = torch.tensor([len(waveform) for waveform in waveforms])
     if pad_seconds is None:
-        return {"waveform": torch.nn.utils.rnn.pad_sequence(waveforms, batch_first=True), "length": length}
+        equal = len(set(length.tolist())) == 1
+        whole = torch.stack(waveforms) if equal else torch.nn.utils.rnn.pad_sequence(waveforms, batch_first=True)
+        return {"waveform": whole, "length": length}
     samples = round(pad_seconds * SAMPLE_RATE)
     padded = torch.zeros(len(waveforms), samples)
     for row, waveform in enumerate(waveforms):

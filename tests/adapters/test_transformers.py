@@ -50,6 +50,7 @@ def test_auto_model_equals_the_encoder_even_in_padded_batches(exports, clips):
         extractor(chosen[0].numpy(), sampling_rate=44100)
 
 
+@pytest.mark.slow
 def test_a_folder_does_not_need_this_project(exports, tmp_path, clips):
     """Run in another folder, without `src` on the path."""
     folder, encoder, _ = exports

@@ -61,6 +61,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss has another unit elsewhere")
 def test_ten_minutes_in_bounded_memory(folder, long_audio, tmp_path):
     """In a separate process, since the peak is counted from the start of a process."""

@@ -151,6 +151,7 @@ def test_frozen_stays_frozen_and_fine_tuning_moves_all(place, preset):
         assert {name for name in before if "init_bn.running" not in name and "num_batches" not in name} == moved
 
 
+@pytest.mark.slow
 def test_from_scratch_and_several_labels(place, tmp_path):
     names = [f"{each.parent.name}/{each.name}" for each in sorted((place / "sounds").rglob("*.wav"))]
     (tmp_path / "labels.csv").write_text(

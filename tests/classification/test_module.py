@@ -46,6 +46,7 @@ def test_the_validation_loss_of_frames_is_the_mean_over_all_frames():
     assert float(module.losses["val"].compute()) == pytest.approx(float(expected), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_intervals_of_a_report_draw_groups_where_there_are_groups(tmp_path):
     lines = ["filename,label,split,group"]
     for number in range(48):

@@ -106,6 +106,7 @@ def test_one_process_measures_as_two_do_on_an_uneven_set(place):
         assert float(one_curve[0][name]) == pytest.approx(float(two_curve[0][name]), abs=1e-6), name
 
 
+@pytest.mark.slow
 def test_two_processes_say_a_mistake_once(place):
     overrides = ["trainer.devices=2", "trainer.accelerator=cpu", f"model.init_from={place / 'nothing'}"]
     arguments = [sys.executable, "-m", "src.train", *command(place, "finetune", *overrides)]
@@ -113,6 +114,7 @@ def test_two_processes_say_a_mistake_once(place):
     assert done.returncode == 2 and done.stderr.count("error: there is no checkpoint") == 1 == done.stderr.count("\n")
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_as_if_it_had_not_stopped(place):
     """Crops, order, augmentation and schedule go on where they were."""
     crop = ["data.crop_seconds=0.4", "trainer.max_epochs=3"]
@@ -163,6 +165,7 @@ def test_adapters_learn_in_place_of_the_encoder_and_end_in_its_weights(place):
         assert torch.linalg.matrix_rank(after[name] - before[name], atol=1e-6) <= 2
 
 
+@pytest.mark.slow
 def test_adapters_go_on_after_a_stop(place):
     pytest.importorskip("peft")
     lora = ["classify.lora_rank=2"]

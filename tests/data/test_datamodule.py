@@ -102,7 +102,9 @@ def test_another_seed_gives_another_order(sources):
     assert [b["key"] for b in first] != [b["key"] for b in other]
 
 
-@pytest.mark.parametrize("budget", [{}, {"batch_seconds": 12.0}], ids=["clips", "seconds"])
+@pytest.mark.parametrize(
+    "budget", [{}, pytest.param({"batch_seconds": 12.0}, marks=pytest.mark.slow)], ids=["clips", "seconds"]
+)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_resume_goes_on_exactly(sources, kind, budget):
     config = config_of(sources[kind], **budget)

@@ -31,6 +31,7 @@ def names_only(self, request):
     return {"key": names, "position": request.position}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world_size, workers, batch_size", [(1, 0, 5), (5, 1, 1), (2, 2, 16)])
 def test_an_epoch_of_the_pool_has_each_clip_once(packed, monkeypatch, world_size, workers, batch_size):
     """Where the epoch is not a number of whole batches, clips of the next one fill the last batch."""

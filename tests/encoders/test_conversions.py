@@ -71,7 +71,9 @@ def test_a_classifier_is_read_without_its_head(official, tmp_path):
     assert all(torch.equal(state[name], same[name]) for name in same)
 
 
-@pytest.mark.parametrize("size", ["tiny", "base", "0.6b", "1.2b"])
+@pytest.mark.parametrize(
+    "size", ["tiny", "base", *(pytest.param(size, marks=pytest.mark.slow) for size in ("0.6b", "1.2b"))]
+)
 def test_they_read_our_file(size, tmp_path, long_audio):
     """Width and heads of each size, with two blocks (all blocks: the slow test)."""
     shape = SIZES[size].encoder

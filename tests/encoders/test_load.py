@@ -73,6 +73,7 @@ torch.save(result, sys.argv[1])
 """
 
 
+@pytest.mark.slow
 def test_each_pair_of_formats_round_trips_in_a_fresh_process(forms, tmp_path, long_audio):
     paths_by_form, mae = forms
     paths = [str(path) for path in paths_by_form.values()]
@@ -305,7 +306,9 @@ def test_a_truncated_file_is_damaged(forms, tmp_path):
         load_encoder(copy)
 
 
-@pytest.mark.parametrize("form", ["folder", "dasheng", "huggingface"])
+@pytest.mark.parametrize(
+    "form", ["folder", *(pytest.param(form, marks=pytest.mark.slow) for form in ("dasheng", "huggingface"))]
+)
 def test_a_full_disk_leaves_nothing_half_written(forms, tmp_path, monkeypatch, capsys, form):
     """Simulated by a limit on the file size, in a separate process."""
     program = (

@@ -18,6 +18,7 @@ ONSETS = st.lists(
 ).map(sorted)
 
 
+@pytest.mark.slow
 @settings(max_examples=2000, deadline=None)
 @given(true=ONSETS, predicted=ONSETS, collar=st.sampled_from([0.0, 0.04, 0.1, COLLAR_SECONDS, 1.0, 10.0]))
 def test_matching_equals_mir_eval(true, predicted, collar):

@@ -21,6 +21,7 @@ def predictions(num_clips: int, multi: bool = False, seed: int = 0) -> tuple[np.
     return targets, probabilities / probabilities.sum(1, keepdims=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("multi", [False, True])
 def test_each_clip_in_its_own_group_equals_the_bootstrap_of_clips(multi):
     targets, probabilities = predictions(60, multi)

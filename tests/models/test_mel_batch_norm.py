@@ -117,6 +117,7 @@ def run_process(rank: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one_with_all_clips(tmp_path):
     mp.spawn(run_process, (str(tmp_path),), nprocs=2)
     result = [torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2)]

@@ -17,8 +17,8 @@ STEPS = 20
 # AdamW, because Muon takes longer than the rest of such a step; it has tests of its own.
 SMALL = ["trainer.log_every_n_steps=1", "data.crop_seconds=1.0", "data.window_clips=64", "check.train=null",
          "check.test=null", "trainer.val_check_interval=1000", "data.validation=null", "tracking.wandb=null",
-         "optimizer.warmup_steps=2", "optimizer.name=adamw", "trainer.gradient_clip_val=0.5", "trainer.threads=1", "trainer.accelerator=cpu",
-         f"trainer.max_steps={STEPS}"]  # fmt: skip
+         "optimizer.warmup_steps=2", "optimizer.name=adamw", "trainer.gradient_clip_val=0.5", "trainer.threads=1",
+         "trainer.accelerator=cpu", f"trainer.max_steps={STEPS}"]  # fmt: skip
 TWO = ["data.batch_size=4", "trainer.devices=2"]
 FOUR = ["data.batch_size=2", "trainer.devices=4", "trainer.strategy=fsdp"]
 FSDP = [*TWO, "trainer.strategy=fsdp"]

@@ -1,5 +1,7 @@
-"""From batch requests to batches, in the workers. Workers have no state, so their number changes nothing."""
+"""From batch requests to batches, in the workers. These keep decoded crops for later requests, and nothing else: the
+batch of a request is the same in any worker."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,6 +11,7 @@ from torch.utils.data import Dataset
 from src.audio.decode import SAMPLE_RATE, AudioError, Encoded, decode
 from src.data.pad import pad
 from src.data.pretraining.order import Crops, uniform
+from src.data.pretraining.read_ahead import Group
 from src.data.sources.source import Source
 from src.errors import UserError
 
@@ -19,12 +22,14 @@ _NEIGHBORS = 10  # of these are adjacent; the others are spread out, as a whole 
 class BatchRequest(NamedTuple):
     """A batch to make. position: crops consumed once it is trained on. encoded: (name, encoded clip) of a stream,
     indexed by `crops`; None if `crops` index the clips of a source. bad: (name, reason) of unreadable clips in the
-    stream since the last request."""
+    stream since the last request. groups: of the `window`, to decode now and to keep until their batch is made."""
 
     crops: Crops
     position: int
     encoded: list[tuple[str, Encoded]] | None = None
     bad: tuple[tuple[str, str], ...] = ()
+    groups: Sequence[Group] = ()
+    window: int = 0
 
 
 class CropDataset(Dataset):
@@ -47,9 +52,12 @@ class CropDataset(Dataset):
         replace_bad: bool = True,
     ) -> None:
         self.sources, self.pad_seconds, self.gain_db, self.replace_bad = sources, pad_seconds, gain_db, replace_bad
+        self._kept: dict[tuple, np.ndarray] = {}  # crops of the window, by (source, clip), (start_seconds, seconds)
+        self._window = -1
 
     def __getitem__(self, request: BatchRequest) -> dict[str, Any]:
         crops = request.crops
+        self._read_ahead(request)
         bad = list(request.bad)
         waveforms, keys, kept = [], [], []
         gains = uniform(crops.seed, 2) * 2 - 1
@@ -77,14 +85,22 @@ class CropDataset(Dataset):
         )
         return batch
 
+    def _read_ahead(self, request: BatchRequest) -> None:
+        """Decode and keep the crops of the request's groups; those that can't be are met again in their batch."""
+        if request.window != self._window:
+            self._kept, self._window = {}, request.window
+        for source, clip, ranges, wanted in request.groups:
+            for span, waveform in zip(ranges, self.sources[source].crops(clip, ranges), strict=True):
+                if span in wanted and not isinstance(waveform, AudioError):
+                    self._kept[(source, clip), span] = waveform
+
     def _clip(self, request: BatchRequest, row: int, bad: list[tuple[str, str]]) -> tuple[np.ndarray, str] | None:
         """Waveform and name of a row, of the next readable clip if it cannot be read; None without `replace_bad`."""
         crops = request.crops
+        number_of_source, clip = int(crops.source[row]), int(crops.clip[row])
         start, seconds = float(crops.start_seconds[row]), float(crops.seconds[row])
         most_samples = round(seconds * SAMPLE_RATE)
-        clip, source = int(crops.clip[row]), None
-        if request.encoded is None:
-            source = self.sources[crops.source[row]]
+        source = self.sources[number_of_source] if request.encoded is None else None
         count = len(source) if source is not None else len(request.encoded or [])
         for attempt in range(min(count, MAX_TRIES) if self.replace_bad else 1):
             number = replacement(clip, attempt, count)
@@ -92,7 +108,8 @@ class CropDataset(Dataset):
             begin = start if attempt == 0 else 0.0
             try:
                 if source is not None:
-                    waveform = source.waveform(number, begin, seconds)
+                    kept = self._kept.pop(((number_of_source, clip), (start, seconds)), None) if attempt == 0 else None
+                    waveform = source.waveform(number, begin, seconds) if kept is None else kept
                 else:
                     waveform = decode(request.encoded[number][1], begin, seconds)  # type: ignore[index]
             except AudioError as error:

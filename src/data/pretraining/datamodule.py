@@ -141,7 +141,9 @@ class PretrainDataModule(L.LightningDataModule):
             self._sampler = self._stream_sampler(rank, world_size)
         else:
             position = 0 if self.overfit else self.position
-            self._sampler = OrderSampler(self._order(), self._batching(world_size), rank, position)
+            self._sampler = OrderSampler(
+                self._order(), self._batching(world_size), rank, position, self.config.num_workers, not self.cached
+            )
         pad_seconds = self.config.crop_seconds if self.config.pad_to_crop else None
         return self._loader(CropDataset(self.sources, pad_seconds, self.config.gain_db), self._sampler)
 

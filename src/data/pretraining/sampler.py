@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from src.audio.decode import AudioError, Encoded, probe
+from src.audio.decode import SAMPLE_RATE, AudioError, Encoded, probe
 from src.data.pretraining.batch import BatchRequest
 from src.data.pretraining.order import (
     Batching,
@@ -20,35 +20,54 @@ from src.data.pretraining.order import (
     make_batches,
     place_crops,
 )
+from src.data.pretraining.read_ahead import Group, read_ahead
 from src.data.sources.audio_column import encoded_clip
 from src.errors import UserError
 
 _Clip = tuple[str, Encoded, float]  # in a stream: name, bytes or path, seconds
+_AHEAD_BYTES = 2**30  # of decoded crops that all workers of a process may keep
 _MIN_CLIPS = 4  # sent with a request of a stream, as replacements if one does not decode
 
 
 class OrderSampler:
-    """Requests for map-style sources. `position`: crops consumed by all processes before the sequence starts.
+    """Requests for map-style sources.
 
     If the batch size has changed, the position may fall within a batch; the window then continues with the next one.
+
+    Args:
+        position: crops consumed by all processes before the sequence starts.
+        workers: that take requests in turn; each decodes a clip once per window, where `decoding`.
+        decoding: False where samples are only read, from the decoded cache.
     """
 
-    def __init__(self, order: Order, batching: Batching, rank: int, position: int) -> None:
+    def __init__(
+        self, order: Order, batching: Batching, rank: int, position: int, workers: int = 0, decoding: bool = False
+    ) -> None:
         self.order, self.batching, self.rank, self.position = order, batching, rank, position
+        self.workers, self.decoding = max(1, workers), decoding
 
     def __iter__(self) -> Iterator[BatchRequest]:
         size = self.order.window_size(self.batching)
         window, consumed = divmod(self.position, size)
         while True:
             crops = self.order.crops(np.arange(window * size, (window + 1) * size))
-            start = 0
-            for batch in make_batches(crops, self.batching, hash_integers(self.order.seed, window)):
-                end = start + len(batch)
-                if start >= consumed:
-                    mine = batch.take(np.arange(self.rank, len(batch), self.batching.world_size))
-                    yield BatchRequest(mine, window * size + end)
-                start = end
+            batches = make_batches(crops, self.batching, hash_integers(self.order.seed, window))
+            ends = np.cumsum([len(batch) for batch in batches])
+            done = int(np.searchsorted(ends - [len(batch) for batch in batches], consumed))
+            mine = [batch.take(np.arange(self.rank, len(batch), self.batching.world_size)) for batch in batches]
+            groups = self._groups(mine, done)
+            for number in range(done, len(mine)):
+                yield BatchRequest(mine[number], window * size + int(ends[number]), None, (), groups[number], window)
             window, consumed = window + 1, 0
+
+    def _groups(self, batches: list[Crops], done: int) -> list[list[Group]]:
+        """What to decode together with each batch of a window: for each worker that which it will be asked for."""
+        found: list[list[Group]] = [[] for _ in batches]
+        for worker in range(min(self.workers, len(batches)) if self.decoding else 0):
+            mine = slice(worker, None, self.workers)
+            most_seconds = _AHEAD_BYTES / self.workers / (4 * SAMPLE_RATE)
+            found[mine] = read_ahead(batches[mine], len(range(worker, done, self.workers)), most_seconds)
+        return found
 
 
 class StreamSampler:

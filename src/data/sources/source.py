@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from src.audio.decode import Encoded, decode
+from src.audio.decode import AudioError, Encoded, decode, decode_ranges
 from src.data.sources.annotations import Annotation
 from src.data.sources.index import digest, scan_headers
 from src.errors import UserError
@@ -58,6 +58,13 @@ class Source:
     def waveform(self, i: int, start_seconds: float = 0.0, seconds: float | None = None) -> np.ndarray:
         """Samples (T,), fp32, at 16 kHz, as `decode`."""
         return decode(self.read(i), start_seconds, seconds)
+
+    def crops(self, i: int, ranges: Sequence[tuple[float, float]]) -> list[np.ndarray | AudioError]:
+        """`waveform` of each (start_seconds, seconds), in ascending order, or its error; the clip is opened once."""
+        try:
+            return decode_ranges(self.read(i), ranges)
+        except AudioError as error:
+            return [error] * len(ranges)
 
     @property
     def class_names(self) -> Sequence[str]:

@@ -1,0 +1,117 @@
+"""Crops of long files are decoded once per window; what a batch holds is the same as if each were decoded alone."""
+
+import itertools
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from src.audio.decode import SAMPLE_RATE, AudioError, decode, decode_ranges
+from src.config.settings import DataConfig, SourceConfig
+from src.data.pretraining import sampler
+from src.data.pretraining.datamodule import PretrainDataModule
+from src.data.pretraining.order import Crops
+from src.data.pretraining.read_ahead import read_ahead
+from src.data.sources.folder import FolderSource
+
+LOSSY = {"mp3": 1e-6, "opus": 1e-6}  # largest difference of formats that depend on where reading starts
+FORMATS = {"wav": ("WAV", "PCM_16"), "flac": ("FLAC", "PCM_16"), "ogg": ("OGG", "VORBIS"), "opus": ("OGG", "OPUS"),
+           "mp3": ("MP3", "MPEG_LAYER_III"), "gsm.wav": ("WAV", "GSM610")}  # fmt: skip
+CROPS = [(0.0, 2.0), (0.5, 2.0), (2.5, 0.01), (3.0, 2.0), (3.5, 2.0), (9.0, 2.0), (29.5, 2.0), (40.0, 2.0)]
+
+
+@pytest.fixture(scope="module")
+def folder(long_audio, tmp_path_factory):
+    """Thirty seconds in each format."""
+    folder = tmp_path_factory.mktemp("long")
+    for suffix, (container, codec) in FORMATS.items():
+        rate = 48000 if suffix == "opus" else SAMPLE_RATE
+        with soundfile.SoundFile(folder / f"a.{suffix}", "w", rate, 1, codec, format=container) as file:
+            for second in long_audio[: 30 * rate].split(rate):
+                file.write(second.numpy())
+    return folder
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_ranges_of_a_file_are_those_that_are_decoded_alone(folder, suffix):
+    """Overlapping, adjacent, with short and long gaps, beyond the end."""
+    path = folder / f"a.{suffix}"
+    for found, span in zip(decode_ranges(path, CROPS), CROPS, strict=True):
+        if span[0] > decode(path).size / SAMPLE_RATE:
+            assert str(found) == "no samples" and isinstance(found, AudioError)
+            continue
+        np.testing.assert_allclose(found, decode(path, *span), rtol=0, atol=LOSSY.get(suffix, 0.0))
+
+
+def test_joined_damaged_and_missing_files(folder, tmp_path):
+    ogg = (folder / "a.ogg").read_bytes()
+    for found, span in zip(decode_ranges(ogg + ogg, CROPS[:6]), CROPS, strict=False):
+        np.testing.assert_array_equal(found, decode(ogg + ogg, *span))
+    (tmp_path / "cut.flac").write_bytes((folder / "a.flac").read_bytes()[:100_000])
+    found = decode_ranges(tmp_path / "cut.flac", CROPS[:7])
+    assert not isinstance(found[0], AudioError) and "damaged" in str(found[6])
+    assert all("no such file" in str(each).lower() for each in decode_ranges(tmp_path / "none.wav", CROPS))
+
+
+def crops(clips, starts):
+    zeros = np.zeros(len(clips), int)
+    return Crops(zeros, np.array(clips), np.array(starts, float), np.full(len(clips), 2.0), zeros)
+
+
+def test_each_crop_is_decoded_once_and_no_more_is_kept_than_may_be():
+    random = np.random.default_rng(0)
+    batches = [crops(random.integers(0, 5, 8), random.uniform(0, 90, 8)) for _ in range(20)]
+    every = {(int(b.clip[i]), b.start_seconds[i]) for b in batches for i in range(8)}
+    for most_seconds in (0.0, 20.0, 1e9):
+        groups, kept, decoded = read_ahead(batches, 0, most_seconds), set(), []
+        for batch, mine in zip(batches, groups, strict=True):
+            for group in mine:
+                assert group.wanted == set(group.ranges) and group.ranges == sorted(group.ranges)
+                decoded += [(group.clip, start) for start, _ in group.ranges]
+                kept |= {(group.clip, start) for start, _ in group.ranges}
+            kept -= {(int(batch.clip[i]), batch.start_seconds[i]) for i in range(8)}
+            assert 2.0 * len(kept) <= most_seconds
+        assert len(decoded) == len(set(decoded))
+        if most_seconds == 1e9:
+            assert set(decoded) == every and sum(map(len, groups)) == 5
+
+
+def test_what_is_decoded_together_is_the_same_after_a_resume():
+    random = np.random.default_rng(0)
+    batches = [crops(random.integers(0, 5, 8), random.uniform(0, 90, 8)) for _ in range(20)]
+    whole, resumed = read_ahead(batches, 0, 30.0), read_ahead(batches, 7, 30.0)
+    ranges = [(group.clip, group.ranges) for mine in whole for group in mine]
+    assert not any(resumed[:7]) and all((group.clip, group.ranges) in ranges for mine in resumed for group in mine)
+    left = {(int(b.clip[i]), b.start_seconds[i]) for b in batches[7:] for i in range(8)}
+    for mine in resumed:
+        assert all((group.clip, start) in left for group in mine for start, _ in group.wanted)
+
+
+def batches_of(folder, position=0, count=6, **settings):
+    config = DataConfig(sources=[SourceConfig(kind="folder", path=str(folder))], crop_seconds=1.0, batch_size=10,
+                        cache_gigabytes=0.0, window_clips=60, **settings)  # fmt: skip
+    data = PretrainDataModule(config)
+    data.setup()
+    data.position = position
+    return list(itertools.islice(data.train_dataloader(), count))
+
+
+def test_a_window_opens_each_file_once(folder, monkeypatch):
+    opened = []
+    read = FolderSource._read
+    monkeypatch.setattr(FolderSource, "_read", lambda self, i: opened.append(i) or read(self, i))
+    batches_of(folder)
+    assert len(opened) <= 3 * len(FORMATS)  # for its header, a check of its sound, and the crops: 60
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_batches_are_those_of_crops_decoded_alone_also_after_a_resume(folder, monkeypatch, workers):
+    together = batches_of(folder, num_workers=workers)
+    resumed = batches_of(folder, 30, count=3, num_workers=workers)
+    for batch, again in zip(together[3:], resumed, strict=True):
+        assert torch.equal(batch["waveform"], again["waveform"]) and batch["key"] == again["key"]
+    monkeypatch.setattr(sampler, "_AHEAD_BYTES", 0)
+    for batch, alone in zip(together, batches_of(folder), strict=True):
+        assert batch["key"] == alone["key"]
+        torch.testing.assert_close(batch["waveform"], alone["waveform"], rtol=0, atol=max(LOSSY.values()))
