@@ -63,7 +63,7 @@ def test_a_layer_of_a_network_in_training_mode_with_external_weights(tmp_path, c
     waveform = long_audio[None, :32000]
     embedding, _ = onnxruntime.InferenceSession(tmp_path / "b.onnx").run(None, {"waveform": waveform.numpy()})
     with torch.no_grad():
-        assert np.abs(embedding - encoder.embed(waveform, None, 6, "mean_std").numpy()).max() <= TOLERANCE
+        assert np.abs(embedding - encoder.embed(waveform, None, 1, "mean_std").numpy()).max() <= TOLERANCE
 
 
 @pytest.mark.slow
