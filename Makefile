@@ -12,7 +12,7 @@ DEV := $(VENV)/.dev-$(SUM)
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist loadfile --durations=10
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: help quickstart test test-slow lint format bench clean
+.PHONY: help quickstart test test-slow lint format bench docs clean
 .DEFAULT_GOAL := help
 
 help:            ## this list
@@ -21,10 +21,10 @@ help:            ## this list
 quickstart: $(RUNTIME)    ## pretrain a tiny encoder on the demo sounds, measure it, draw a picture (about 5 minutes)
 	$(PY) -m src.train fit --config configs/quickstart.yaml
 
-test: $(DEV)              ## the test suite (about 10 minutes on two cores)
+test: $(DEV)              ## the test suite (about 8 minutes on two cores)
 	$(PYTEST)
 
-test-slow: $(DEV)         ## the tests that take longer (about 25 minutes)
+test-slow: $(DEV)         ## the tests that take longer (about 40 minutes)
 	$(PYTEST) -m slow
 
 lint: $(DEV)              ## ruff and mypy
@@ -36,14 +36,18 @@ format: $(DEV)            ## put the code into ruff's form
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
-bench: $(DEV)             ## the numbers of the README (about 15 minutes)
+bench: $(DEV)             ## the numbers of docs/results.md (about 15 minutes)
 	$(PY) -m benchmarks.parity
 	KINETO_LOG_LEVEL=99 $(PY) -m benchmarks.step
 	$(PY) -m benchmarks.loader
 	$(PY) -m benchmarks.embed
 
+docs: $(DEV)              ## the pages of docs/ as a site in build/site
+	$(PY) docs/settings.py > docs/settings.md
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet
+
 clean:           ## remove the environment and caches, keep runs
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache *.egg-info
 
 $(RUNTIME):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \

@@ -1,4 +1,4 @@
-"""README, notebooks and configs say what is so: commands parse, cells run, named files exist."""
+"""README, pages, notebooks and configs say what is so: commands parse, cells run, named files exist."""
 
 import importlib
 import itertools
@@ -6,30 +6,32 @@ import json
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import soundfile
 
-from src.config.files import load_config
+from src.config.files import describe_keys, load_config
 from src.encoders.save import save_encoder
-from src.models import create_encoder
-from src.train import parse
+from src.models import SIZES, create_encoder
+from src.train import main, parse
+from tests.training.two_blocks import TWO_BLOCKS
 
-README = Path("README.md").read_text(encoding="utf-8")
-SCALE = Path("docs/scale.md").read_text(encoding="utf-8")
-COMMANDS = [
-    line.strip()
-    for line in [*README.splitlines(), *Path("CONTRIBUTING.md").read_text(encoding="utf-8").splitlines()]
-    if re.match(r" {4}(python -m src|make )", line)
-]
+PAGES = {path.name: path.read_text(encoding="utf-8")
+         for path in (Path("README.md"), Path("CONTRIBUTING.md"), *sorted(Path("docs").glob("*.md")))}  # fmt: skip
+README, SCALE = PAGES["README.md"], PAGES["scale.md"]
+COMMANDS = sorted({line.strip() for page in PAGES.values() for line in page.splitlines()
+                   if re.match(r" {4}(python -m src|make )", line)})  # fmt: skip
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("python -m src.train")])
-def test_a_command_of_the_readme_is_understood(command):
+def test_a_command_of_the_documentation_is_understood(command):
     options, overrides = parse(shlex.split(command, comments=True)[3:])
     files = [f for f in options.config if not f.startswith("runs/")]  # what the quickstart writes is tested elsewhere
-    config = load_config(files or ["configs/quickstart.yaml"], overrides)
+    classifier = "runs/linear/config.yaml" in options.config
+    default = ["configs/classify/linear.yaml", "configs/data/demo.yaml"] if classifier else ["configs/quickstart.yaml"]
+    config = load_config(files or default, overrides)
     assert config.data.sources
 
 
@@ -52,7 +54,7 @@ def test_the_slurm_file_is_a_script_with_a_command_that_is_understood():
 @pytest.mark.parametrize(
     "command", [c for c in COMMANDS if re.match(r"python -m src\.(embed|evaluate|export|pack|search)", c)]
 )
-def test_another_command_of_the_readme_is_understood(command):
+def test_another_command_of_the_documentation_is_understood(command):
     _, _, module, *arguments = shlex.split(command, comments=True)
     importlib.import_module(module).parse(arguments)
 
@@ -66,7 +68,7 @@ def test_make_knows_the_commands_of_the_readme():
     assert {"quickstart", "test", "test-slow", "lint", "format", "bench", "help"} <= targets
 
 
-def test_the_python_of_the_readme_runs(tmp_path, clips):
+def test_the_python_of_the_documentation_runs(tmp_path, clips):
     save_encoder(create_encoder("tiny"), tmp_path / "encoder")
     soundfile.write(tmp_path / "dog.wav", clips[0].numpy(), 16000)
     names: dict = {}
@@ -75,7 +77,7 @@ def test_the_python_of_the_readme_runs(tmp_path, clips):
     assert names["tokens"].shape == (2, 50, 192) and names["vector"].shape == (192,)
 
 
-def test_the_trainer_of_the_readme_trains(tmp_path, clips):
+def test_the_trainer_of_the_documentation_trains(tmp_path, clips):
     for number, clip in enumerate(clips[:32]):
         soundfile.write(tmp_path / f"{number}.wav", clip.numpy(), 16000)
     code = code_of("    import lightning as L\n").replace("/my/audio", str(tmp_path))
@@ -85,22 +87,70 @@ def test_the_trainer_of_the_readme_trains(tmp_path, clips):
     assert names["module"].trainer.global_step == 1 and len(code.splitlines()) <= 10
 
 
-def code_of(first: str) -> str:
-    """The block of the README that begins so."""
-    lines = README[README.index(first) :].splitlines()
+def code_of(first: str, page: str = "encoders.md") -> str:
+    """The block of a page that begins so."""
+    lines = PAGES[page][PAGES[page].index(first) :].splitlines()
     block = list(itertools.takewhile(lambda line: line.startswith("    ") or not line, lines))
     return "\n".join(line.removeprefix("    ") for line in block)
 
 
 def test_files_and_folders_of_the_layout_exist():
-    tree = README[README.index("    src/\n") :].split("\n\nImports run")[0]
+    tree = PAGES["CONTRIBUTING.md"].partition("    src/\n")[2].partition("\n\nImports run")[0]
     names = re.findall(r"[a-z_]+\.py", tree)
     for name in names:
         assert list(Path("src").rglob(name)), name
     listed = {p.name for p in Path("src").rglob("*.py") if p.name != "__init__.py" and "evaluation" not in p.parts}
     assert listed <= set(names), listed - set(names)
-    for link in re.findall(r"\]\((?!http)([^)]+)\)", README):
-        assert Path(link).exists(), link
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page):
+    folder = Path() if Path(page).exists() else Path("docs")
+    for link in re.findall(r"\]\((?!http)([^)#]+)\)", PAGES[page]):
+        assert (folder / link).exists(), link
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_settings_that_a_page_names_exist(page):
+    sections = {key.split(".")[0] for key in describe_keys() if "." in key} - {"callbacks"}
+    named = re.findall(rf"`((?:{'|'.join(sections)})(?:\.\w+)+)(?<!\.py)(?==|`)", PAGES[page])
+    keys = {each for key in describe_keys() for each in (key, key.replace(".N.", ".0."))}
+    own = {"data.path", "data.test.path"}  # of a fragment; of a source
+    assert set(named) <= keys | own | {key.rpartition(".")[0] for key in keys}, set(named) - keys - own
+
+
+def test_the_page_of_settings_is_current():
+    done = subprocess.run([sys.executable, "docs/settings.py"], capture_output=True, text=True, check=True)
+    assert done.stdout == PAGES["settings.md"], "python docs/settings.py > docs/settings.md"
+
+
+def test_the_site_builds_without_a_dead_link(tmp_path):
+    pytest.importorskip("mkdocs", reason="mkdocs-material is in the extra dev")
+    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
+    done = subprocess.run(build, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert {page.stem for page in Path("docs").glob("*.md")} - {"index"} <= {
+        p.name for p in (tmp_path / "site").iterdir()
+    }
+
+
+def test_the_examples_of_extending_run(tmp_path, monkeypatch, encoded):
+    (tmp_path / "my_callbacks.py").write_text(code_of("    # my_callbacks.py", "extending.md").rpartition("\n\n")[0])
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setitem(SIZES, "tiny", TWO_BLOCKS)
+    setting = code_of("    callbacks=[{class_path: my_callbacks", "extending.md").strip()
+    words = ["fit", "--config", "configs/quickstart.yaml", f"runs_folder={tmp_path}", "name=a", "trainer.max_steps=2",
+             "optimizer.warmup_steps=1", "trainer.threads=1", "tracking.wandb=null", "check.train=null",
+             "check.test=null", "data.validation=null", "data.batch_size=4",
+             "trainer.val_check_interval=null"]  # fmt: skip
+    assert main([*words, setting.replace("every: 5", "every: 2")]) == 0
+    names: dict = {}
+    monkeypatch.setitem(SIZES, "small", TWO_BLOCKS)  # removed again at the end
+    exec(code_of("    from src.models import SIZES", "extending.md"), names)
+    assert names["model"].encoder.embed_dim == 384
+    exec(code_of("    from src.data.sources.source", "extending.md"), names)
+    source = names["Memory"]({f"{number}.opus": clip for number, clip in enumerate(encoded[:3])})
+    assert len(source) == 3 and len(source.waveform(1)) == round(16000 * source.seconds[1])
 
 
 @pytest.mark.parametrize("notebook", sorted(Path("notebooks").glob("*.ipynb")), ids=str)
@@ -114,5 +164,5 @@ def test_a_notebook_runs_from_top_to_bottom(notebook, tmp_path):
 
 
 def test_the_readme_is_short_and_finished():
-    assert len(README.splitlines()) < 250
+    assert len(README.splitlines()) < 200
     assert not re.findall(r"[A-Z]+_(?:ROW|ROWS|TABLE|MINUTES)|TODO", README)
