@@ -33,7 +33,7 @@ from benchmarks.report import machine_and_date, table
 from src.audio.decode import SAMPLE_RATE, decode, probe
 from src.config.settings import DataConfig, SourceConfig
 from src.data.packing.manifest import list_clips
-from src.data.packing.pack import pack
+from src.data.packing.pack import pack, plan_shards
 from src.data.pretraining.datamodule import PretrainDataModule
 
 DEMO = Path(__file__).parents[1] / "data" / "demo"
@@ -161,8 +161,7 @@ def make_cases(folder: Path) -> dict[str, tuple[Job, Job]]:
 def cases_of_folder(folder: Path, root: Path) -> dict[str, tuple[Job, Job]]:
     """All files of a folder as shards written by `src.pack`, and one crop from each file of over half a minute."""
     clips = list_clips([str(root)])
-    _, packed = pack(clips, folder / "packed", 20e6)
-    results = list(packed)
+    results = list(pack(plan_shards(clips, f"{folder}/packed", 20e6), f"{folder}/packed"))
     samples, hours = sum(each.samples for each in results), sum(each.seconds for each in results) / 3600
     unreadable = {path for each in results for path, _ in each.skipped}
     files = [Path(clip.path) for clip in clips if clip.path not in unreadable]

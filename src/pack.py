@@ -118,7 +118,8 @@ def report(results: "list[Packed]", out: str, suffix: str = "") -> int:
         print(f"size: {source_bytes:,} bytes before, {num_bytes:,} after ({num_bytes / source_bytes:.2f} x)")
     if clipped := [each for result in results for each in result.clipped]:
         named = ", ".join(f"{path} ({peak:.3f})" for path, peak in clipped[:3]) + (", ..." if len(clipped) > 3 else "")
-        print(f"{len(clipped)} files exceed full scale and are clipped there; peaks: {named}", file=sys.stderr)
+        what = "1 file exceeds" if len(clipped) == 1 else f"{len(clipped):,} files exceed"
+        print(f"{what} full scale (clipped there); peaks: {named}", file=sys.stderr)
     skipped = [entry for result in results for entry in result.skipped]
     file = (local_path(out) or Path()) / f"skipped{suffix}.csv"
     file.unlink(missing_ok=True)  # of an earlier run
