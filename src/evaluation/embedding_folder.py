@@ -146,8 +146,9 @@ class EmbeddingFolder:
     def _open(self, part: Part) -> tuple[list[EmbedItem], list[tuple[str, str]]]:
         """Clips of a part, and (path, reason) of those that are not readable."""
         whole = self._sources[part.source]
-        source = whole.part(part.begin, part.end)
-        return list(clips_of([source], self._repeated[part.source], self.segmented)), list(source.bad_paths)
+        source, repeated = whole.part(part.begin, part.end), self._repeated[part.source]
+        bad = [(path, reason) for path, reason in source.bad_paths if path not in repeated]
+        return list(clips_of([source], repeated, self.segmented)), bad
 
     def _publish(self, number: int, bad: list[tuple[str, str]], file: Path | None, empty: pa.Table) -> None:
         try:
