@@ -7,7 +7,8 @@ Both read the same clips, 16 kHz mono, into batches of 32 crops of up to 2 s. Th
 ratio of the medians. The official pipeline is the class from the `dasheng` package. It decodes with `torchaudio.load`,
 which needs torchcodec since torchaudio 2.9; soundfile replaces it here. It reads tar files only. It cuts all crops of a
 long file in sequence: the file is decoded once, but crops of one recording are adjacent. For a single crop it decodes
-the whole file. Both cases are measured. Ours reads crops in any order, or from the decoded cache.
+the whole file. Both cases are measured. Ours reads crops in any order, or from the decoded cache; shards are as `pack`
+writes them, or `pack --audio flac --segment-seconds 10`, beside the official pipeline on the files as they were.
 """
 
 import argparse
@@ -33,7 +34,9 @@ from benchmarks.report import machine_and_date, table
 from src.audio.decode import SAMPLE_RATE, decode, probe
 from src.config.settings import DataConfig, SourceConfig
 from src.data.packing.manifest import list_clips
-from src.data.packing.pack import pack
+from src.data.packing.pack import pack, plan_shards
+from src.data.packing.prepare import KEEP, Preparation
+from src.data.packing.shard_file import Packed
 from src.data.pretraining.datamodule import PretrainDataModule
 
 DEMO = Path(__file__).parents[1] / "data" / "demo"
@@ -46,6 +49,10 @@ LONG_FORMATS = {  # name: format and subtype in soundfile
     "flac": ("FLAC", "PCM_16"),
     "vorbis": ("OGG", "VORBIS"),
     "mp3": ("MP3", "MPEG_LAYER_III"),
+}
+PREPARATIONS = {  # command: what is stored
+    "pack": KEEP,
+    "pack --audio flac": Preparation("flac", SAMPLE_RATE, 10.0),
 }
 
 Job = Callable[[], int]  # runs an epoch and returns the number of crops
@@ -134,8 +141,14 @@ def make_cases(folder: Path) -> dict[str, tuple[Job, Job]]:
     demo = SourceConfig(kind="huggingface", path=str(DEMO))
     write_clips(folder / "opus", folder / "opus.tar", clips, ".opus")
     write_clips(folder / "flac", folder / "flac.tar", [encode(w, *LONG_FORMATS["flac"]) for w in waveforms], ".flac")
+    for name, preparation in PREPARATIONS.items():
+        write_shards(folder / "opus", folder / f"opus-{name}", preparation)
     cases = {
         "demo, 1.4 s opus": (our_epoch(demo), official_epoch(folder / "opus.tar")),
+        **{
+            f"shards, 1.4 s opus, {name}": (our_shards(folder / f"opus-{name}"), official_epoch(folder / "opus.tar"))
+            for name in PREPARATIONS
+        },
         "demo, decoded cache": (our_epoch(demo, 1.0), official_epoch(folder / "opus.tar")),
         "folder, 1.4 s flac": (
             our_epoch(SourceConfig(kind="folder", path=str(folder / "flac"))),
@@ -161,18 +174,18 @@ def make_cases(folder: Path) -> dict[str, tuple[Job, Job]]:
 def cases_of_folder(folder: Path, root: Path) -> dict[str, tuple[Job, Job]]:
     """All files of a folder as shards written by `src.pack`, and one crop from each file of over half a minute."""
     clips = list_clips([str(root)])
-    _, packed = pack(clips, folder / "packed", 20e6)
-    results = list(packed)
+    packed = {name: write_shards(root, folder / name, preparation) for name, preparation in PREPARATIONS.items()}
+    results = packed["pack"]
     samples, hours = sum(each.samples for each in results), sum(each.seconds for each in results) / 3600
     unreadable = {path for each in results for path, _ in each.skipped}
     files = [Path(clip.path) for clip in clips if clip.path not in unreadable]
     write_clips(folder / "own", folder / "own.tar", [file.read_bytes() for file in files], files[0].suffix)
-    shards = SourceConfig(kind="shards", path=f"{folder}/packed/*.tar")
     cases = {
-        f"{root.name}, {samples:,} clips, {hours:.1f} h, shards": (
-            our_epoch(shards),
+        f"{root.name}, {samples:,} clips, {hours:.1f} h, shards, {name}": (
+            our_shards(folder / name),
             official_epoch(folder / "own.tar"),
         )
+        for name in PREPARATIONS
     }
     if long := [file for file in files if probe(file).seconds > 30]:
         write_clips(folder / "long-own", folder / "long-own.tar", [file.read_bytes() for file in long], long[0].suffix)
@@ -181,6 +194,15 @@ def cases_of_folder(folder: Path, root: Path) -> dict[str, tuple[Job, Job]]:
         what = f"{root.name}, {len(long)} files of {mean:.0f} s, one crop of each"
         cases[what] = (ours, official_one_crop(folder / "long-own.tar"))
     return cases
+
+
+def write_shards(root: Path, folder: Path, preparation: Preparation) -> list[Packed]:
+    shards = plan_shards(list_clips([str(root)]), str(folder), 20e6, preparation)
+    return list(pack(shards, str(folder), preparation=preparation))
+
+
+def our_shards(folder: Path) -> Job:
+    return our_epoch(SourceConfig(kind="shards", path=f"{folder}/*.tar"))
 
 
 def crops_per_second(job: Job) -> float:

@@ -5,8 +5,18 @@
     python -m src.embed talk.mp3 --level frame --layers 6,last --encoder encoder --out talk.parquet
 
 One row per clip: path, seconds, label, embedding; at frame level, one row per token (40 ms), with the time of its
-center. An interrupted run resumes when the same command is run again. Exit status: 0 done, 1 done but some inputs could
-not be read (listed in <out>.skipped.csv), 2 usage error, 130 interrupted.
+center; clips that `python -m src.pack --segment-seconds` cut also have parent and start_seconds. An interrupted run
+resumes when the same command is run again.
+
+As many processes as there are write a folder of parquet parts, which pandas, pyarrow, `datasets` and `src.search` open
+as one: under torchrun or srun, or each with its --part:
+
+    torchrun --nproc-per-node=8 -m src.embed '/audio/{0000..0099}.tar' --encoder runs/quickstart --out embeddings
+    srun python -m src.embed '/audio/{0000..0099}.tar' --encoder runs/quickstart --out s3://bucket/embeddings
+    python -m src.embed my/sounds --encoder runs/quickstart --out embeddings --part 3/16
+
+Exit status: 0 done, 1 done but some inputs could not be read (listed in <out>.skipped.csv), 2 usage error, 130
+interrupted. Of several processes, the last one to finish lists what could not be read.
 
 In Python, for a file or an array:
 
@@ -27,12 +37,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from src.errors import UserError, exit_status
+from src.share import Share, default_workers, find_share, local_rank
 from src.skipped import report_skipped
 
 if TYPE_CHECKING:
     import numpy as np
 
     from src.data.sources.source import Source
+    from src.evaluation.collection import Settings
     from src.models.vit import AudioViT, Layer, Pooling
 
 POOLINGS = ("mean", "max", "mean_std", "mean_max")
@@ -90,37 +102,94 @@ def run(options: argparse.Namespace, sources: "list[Source] | None" = None) -> i
     """Run the command; torch and other heavy packages are imported here."""
     from src.data.sources.open import open_inputs
     from src.encoders.load import load_encoder
-    from src.evaluation.collection import Settings, embed_collection
-    from src.evaluation.embedding_file import EmbeddingFile
+    from src.evaluation.collection import Settings
     from src.evaluation.embeddings import parse_layers
-    from src.progress import progress_bar
 
     check_options(options)
+    share = find_share(options.part)
+    in_parts = is_folder(options.out)
+    if share.size > 1 and not in_parts:
+        raise UserError(f"--out {options.out} is one file, but {share.size} processes write it; write --out FOLDER")
     if sources is None:
         sources = open_inputs(options.inputs, options.split, options.audio_column, options.label_column)
     encoder = load_encoder(options.encoder).to(find_device(options.device))
     layers = parse_layers(options.layers.split(","), encoder.depth)
     settings = Settings(layers, options.pooling, options.level, options.batch_seconds)
+    write = write_folder if in_parts else write_file
+    return write(options, encoder, sources, settings, share)
+
+
+class Speed:
+    """Advances a progress bar. seconds: of audio so far."""
+
+    def __init__(self, bar: Callable[..., None]) -> None:
+        self.seconds, self._bar, self._started = 0.0, bar, time.monotonic()
+
+    def __call__(self, clips: int, seconds: float) -> None:
+        self.seconds += seconds
+        speed = self.seconds / 60 / (time.monotonic() - self._started)
+        self._bar(clips, f"{speed:.2f} audio-hours/minute")
+
+    def __str__(self) -> str:
+        return f"{self.seconds / 3600:.2f} h of audio in {(time.monotonic() - self._started) / 60:.1f} minutes"
+
+
+def write_file(
+    options: argparse.Namespace, encoder: "AudioViT", sources: "Sequence[Source]", settings: "Settings", _: Share
+) -> int:
+    """One file, by one process."""
+    from src.evaluation.collection import embed_collection
+    from src.evaluation.embedding_file import EmbeddingFile
+    from src.progress import progress_bar
+
     file = EmbeddingFile(Path(options.out), describe(options.encoder, encoder, settings), describe_inputs(options))
-    started, seconds_done = time.monotonic(), 0.0
-
-    def advance(clips: int, seconds: float) -> None:
-        nonlocal seconds_done
-        seconds_done += seconds
-        speed = seconds_done / 60 / (time.monotonic() - started)
-        bar(clips, f"{speed:.2f} audio-hours/minute")
-
     with contextlib.closing(file):
         with progress_bar("", sum(len(source) for source in sources), done=len(file.done)) as bar:
-            bad = embed_collection(encoder, sources, file, settings, options.workers, advance)
-        skipped = Path(options.out + ".skipped.csv")
-        skipped.unlink(missing_ok=True)  # of an earlier run
-        status = report_skipped(bad, skipped)
+            speed = Speed(bar)
+            bad = embed_collection(encoder, sources, file, settings, options.workers, speed)
+        status = report_again(bad, options.out)
         num_clips, num_rows = len(file.done), file.finish()
-    minutes = (time.monotonic() - started) / 60
     written = f"{num_clips} clips" if options.level == "clip" else f"{num_rows} tokens of {num_clips} clips"
-    print(f"{written} in {options.out}; {seconds_done / 3600:.2f} h of audio in {minutes:.1f} minutes")
+    print(f"{written} in {options.out}; {speed}")
     return status
+
+
+def write_folder(
+    options: argparse.Namespace, encoder: "AudioViT", sources: "Sequence[Source]", settings: "Settings", share: Share
+) -> int:
+    """A folder of parts, by as many processes as there are. The last one to finish lists what could not be read."""
+    from src.evaluation.collection import Embedding
+    from src.evaluation.embedding_folder import EmbeddingFolder, empty_table
+    from src.progress import progress_bar
+
+    about = describe(options.encoder, encoder, settings), describe_inputs(options)
+    folder = EmbeddingFolder(options.out, sources, *about)
+    width = encoder.embed_dim * len(settings.layers)
+    width *= 2 if options.level == "clip" and "_" in options.pooling else 1
+    empty = empty_table(width, options.level == "frame", folder.segmented)
+    with progress_bar("", folder.count(share)) as bar:
+        speed = Speed(bar)
+        with Embedding(encoder, settings, options.workers, speed) as embedding:
+            folder.write(embedding, empty, share)
+    if missing := folder.missing():
+        num_parts = len(folder.parts)
+        print(f"{share}: {speed}; {num_parts - len(missing)} of {num_parts} files in {options.out} are finished")
+        return 0
+    num_rows, bad = folder.summary()
+    status = report_again(bad, options.out.rstrip("/") if "://" not in options.out else "embeddings")
+    print(f"{num_rows} rows in {options.out}; {speed}")
+    return status
+
+
+def is_folder(out: str) -> bool:
+    return "://" in out or out.endswith("/") or Path(out).is_dir() or not Path(out).suffix
+
+
+def report_again(bad: list[tuple[str, str]], out: str) -> int:
+    """List what could not be read, in place of what an earlier run did; returns the exit status."""
+    skipped = Path(out + ".skipped.csv")
+    skipped.unlink(missing_ok=True)
+    return report_skipped(bad, skipped)
 
 
 def check_options(options: argparse.Namespace) -> None:
@@ -131,7 +200,7 @@ def check_options(options: argparse.Namespace) -> None:
         raise UserError(f"--workers {options.workers} is out of range; it must be at least 1")
 
 
-def describe(path: str, encoder: "AudioViT", settings: Any) -> dict[str, Any]:
+def describe(path: str, encoder: "AudioViT", settings: "Settings") -> dict[str, Any]:
     """The settings stored in the output: how its embeddings were made."""
     from src.evaluation.embeddings import fingerprint
 
@@ -157,13 +226,17 @@ def describe_inputs(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def find_device(name: str) -> str:
-    """The device for `--device`. Raises UserError: cuda without a GPU."""
+    """The device for `--device`; the processes of a machine take its GPUs in turn.
+
+    Raises:
+        UserError: cuda without a GPU.
+    """
     import torch
 
     has_gpu = torch.cuda.is_available()
     if name == "cuda" and not has_gpu:
         raise UserError("--device cuda, but torch finds no GPU; leave the option out")
-    return "cuda" if has_gpu and name != "cpu" else "cpu"
+    return f"cuda:{local_rank() % torch.cuda.device_count()}" if has_gpu and name != "cpu" else "cpu"
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -180,7 +253,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         metavar="PATH",
         help="anything load_encoder reads: run, checkpoint, export, hf://owner/name",
     )
-    add("--out", required=True, metavar="FILE", help=".parquet or .npz")
+    add("--out", required=True, metavar="FILE", help=".parquet or .npz; or a folder of parquet parts, also a URL")
     add("--level", choices=("clip", "frame"), default="clip", help="one row per clip, or one row per token")
     add("--layers", default="last", help="blocks to read, such as 10 or 6,last; several are concatenated")
     add("--pooling", choices=POOLINGS, default="mean", help="how the tokens of a clip become one embedding")
@@ -189,7 +262,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add("--label-column", help="of a Hugging Face dataset; class folders need no option")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")
     add("--batch-seconds", type=float, default=30.0, help="padded audio per batch")
-    add("--workers", type=int, default=os.cpu_count() or 1, help="decoding threads")
+    add("--workers", type=int, default=default_workers(), help="decoding threads (default: cores)")
+    add("--part", metavar="3/16", help="share of this process, if several write --out; default: torchrun's or srun's")
     return parser.parse_args(arguments)
 
 

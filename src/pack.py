@@ -1,25 +1,41 @@
 """Pack audio files into tar shards for training at scale, with an index beside each.
 
     python -m src.pack /my/audio --out shards
-    python -m src.pack manifest.csv --out shards --shard-megabytes 500 --workers 8
+    python -m src.pack /my/audio --out shards --audio flac --segment-seconds 10
+    python -m src.pack manifest.csv --out s3://bucket/shards --shard-megabytes 500 --workers 8
     python -m src.pack --index '/audio/{0000..0099}.tar'
 
-Files are stored unchanged. Labels from a folder's labels.csv or class folders, and the other columns of a manifest
-(except those that the index measures itself), go into the index and into a JSON next to each clip. An interrupted run
-resumes with the unfinished shards when the same command is run again. --index writes the index of existing shards;
-training then reads no headers. Exit status: 0 done, 1 done but some inputs could not be read (listed in skipped.csv),
-2 usage error, 130 interrupted (finished shards are usable).
+Files are stored unchanged, or, with --audio flac, opus or pcm16, as mono at 16 kHz (--sample-rate), which training
+decodes many times faster; --segment-seconds cuts long files into segments (columns parent and start_seconds).
+Labels from a folder's labels.csv or class folders, and the other columns of a manifest (except those that the index
+measures itself), go into the index and into a JSON next to each clip. An interrupted run resumes with the unfinished
+shards when the same command is run again. --index writes the index of existing shards; training then reads no headers.
+
+As many processes as there are share the shards: under torchrun or srun, or each with its --part:
+
+    torchrun --nproc-per-node=8 -m src.pack /my/audio --out shards --audio flac
+    sbatch --array=1-16 --wrap 'python -m src.pack /my/audio --out shards --part $SLURM_ARRAY_TASK_ID/16'
+
+Exit status: 0 done, 1 done but some inputs could not be read (listed in skipped.csv), 2 usage error, 130 interrupted
+(finished shards are usable). Of several processes, the last one to finish lists what could not be read.
 """
 
 import argparse
 import contextlib
-import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from src.atomic import FolderLock
 from src.errors import UserError, exit_status
+from src.share import Share, default_workers, find_share
 from src.skipped import report_skipped
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from src.data.packing.prepare import Preparation
+    from src.data.packing.shard_file import Packed
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -30,38 +46,98 @@ def main(arguments: list[str] | None = None) -> int:
 def run(options: argparse.Namespace) -> int:
     """Run the command; numpy, pyarrow and soundfile are imported here."""
     from src.data.packing.manifest import list_clips
-    from src.data.packing.pack import index_shards, pack
-    from src.data.sources.storage import expand_shards
-    from src.progress import progress_bar
+    from src.data.packing.pack import pack, plan_shards, read_finished
+    from src.data.packing.prepare import choose_preparation
 
     if not options.index and options.out is None:
         raise UserError("--out is missing; write --out FOLDER, or --index for existing shards")
     if options.shard_megabytes <= 0 or options.workers < 1:
         raise UserError("--shard-megabytes must be above 0 and --workers at least 1")
-    out = Path(options.out or ".")
+    preparation = choose_preparation(options.audio, options.sample_rate, options.segment_seconds)
+    share = find_share(options.part)
     if options.index:
-        shards = [shard for pattern in options.inputs for shard in expand_shards(pattern)]
-        num_shards, results = index_shards(shards, options.workers, options.check)
-    else:
-        clips = list_clips(options.inputs)
-        num_shards, results = pack(clips, out, options.shard_megabytes * 1e6, options.workers, options.check)
-    samples, seconds, num_bytes, skipped = 0, 0.0, 0, []
-    held = contextlib.nullcontext() if options.index else contextlib.closing(hold(out))
-    with held, progress_bar("shards", num_shards, sys.stderr.isatty()) as advance:
+        return run_index(options, share, preparation)
+    shards = plan_shards(list_clips(options.inputs), options.out, options.shard_megabytes * 1e6, preparation)
+    results = pack(shards, options.out, options.workers, options.check, preparation, share)
+    with hold(options.out) if share.size == 1 else contextlib.nullcontext():
+        mine = collect(results, len(share.of(shards)))
+    finished = mine if share.size == 1 else read_finished(shards)
+    print_rates(mine)
+    if len(finished) < len(shards):
+        print(f"{share}: its {len(mine)} shards are finished, {len(finished)} of all {len(shards)}")
+        return 0
+    return report(finished, options.out)
+
+
+def run_index(options: argparse.Namespace, share: Share, preparation: "Preparation") -> int:
+    from src.data.packing.index_shards import index_shards
+    from src.data.sources.storage import expand_shards
+
+    if preparation.audio != "keep":
+        raise UserError("--audio has no effect with --index, which changes no shard; leave one of them out")
+    shards = share.of([shard for pattern in options.inputs for shard in expand_shards(pattern)])
+    results = collect(index_shards(shards, options.workers, options.check), len(shards))
+    status = report(results, options.out or ".", "" if share.size == 1 else f"-{share.rank + 1}-of-{share.size}")
+    return status if share.size == 1 or options.part else 0  # else torchrun would end the other processes
+
+
+def collect(results: "Iterable[Packed]", count: int) -> "list[Packed]":
+    from src.progress import progress_bar
+
+    done = []
+    with progress_bar("shards", count, sys.stderr.isatty()) as advance:
         for each in results:
-            samples, seconds, num_bytes = samples + each.samples, seconds + each.seconds, num_bytes + each.bytes
-            skipped += each.skipped
+            done.append(each)
             advance()
-    print(f"{samples:,} samples, {seconds / 3600:,.2f} hours, {num_bytes:,} bytes of audio, {num_shards} shards")
-    if not skipped and not options.index:
-        (out / "skipped.csv").unlink(missing_ok=True)  # of an earlier run
-    return report_skipped(skipped, out / "skipped.csv")
+    return done
 
 
-def hold(out: Path) -> FolderLock:
-    """Raises UserError: another process packs into the same folder; no permission."""
+def print_rates(results: "list[Packed]") -> None:
+    """What decoding cost, as far as this process decoded anything."""
+    from src.data.packing.shard_file import Rate
+
+    before, after = Rate(), Rate()
+    for each in results:
+        before, after = before.plus(each.before), after.plus(each.after)
+    if before.core_seconds and after.core_seconds:
+        speeds = [rate.audio_seconds / rate.core_seconds for rate in (before, after)]
+        print(
+            f"decoding: {speeds[0]:,.0f} seconds of audio per core second before, {speeds[1]:,.0f} after "
+            f"({speeds[1] / speeds[0]:.1f} x)"
+        )
+
+
+def report(results: "list[Packed]", out: str, suffix: str = "") -> int:
+    """Print the totals, and list what was skipped in `out`, or here if that is a URL; returns the exit status."""
+    from src.data.sources.storage import local_path
+
+    samples, seconds = sum(each.samples for each in results), sum(each.seconds for each in results)
+    num_bytes, source_bytes = sum(each.bytes for each in results), sum(each.source_bytes for each in results)
+    print(f"{samples:,} samples, {seconds / 3600:,.2f} hours, {num_bytes:,} bytes of audio, {len(results)} shards")
+    if source_bytes:
+        print(f"size: {source_bytes:,} bytes before, {num_bytes:,} after ({num_bytes / source_bytes:.2f} x)")
+    if clipped := [each for result in results for each in result.clipped]:
+        named = ", ".join(f"{path} ({peak:.3f})" for path, peak in clipped[:3]) + (", ..." if len(clipped) > 3 else "")
+        what = "1 file exceeds" if len(clipped) == 1 else f"{len(clipped):,} files exceed"
+        print(f"{what} full scale (clipped there); peaks: {named}", file=sys.stderr)
+    skipped = [entry for result in results for entry in result.skipped]
+    file = (local_path(out) or Path()) / f"skipped{suffix}.csv"
+    file.unlink(missing_ok=True)  # of an earlier run
+    return report_skipped(skipped, file)
+
+
+def hold(out: str) -> contextlib.AbstractContextManager:
+    """Closed, it lets others write. A URL cannot be held: two processes would write the same there.
+
+    Raises:
+        UserError: another process packs into the same folder; no permission.
+    """
+    from src.data.sources.storage import local_path
+
+    if (folder := local_path(out)) is None:
+        return contextlib.nullcontext()
     try:
-        return FolderLock(out)
+        return contextlib.closing(FolderLock(folder))
     except BlockingIOError:
         raise UserError(f"another process is packing into {out}; wait for it or choose another --out") from None
     except OSError as error:
@@ -75,11 +151,24 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("inputs", nargs="+", metavar="INPUT", help="file, folder, manifest (.csv, .tsv, .txt); with --index: shards")
+    add(
+        "inputs",
+        nargs="+",
+        metavar="INPUT",
+        help="file, folder, URL, manifest (.csv, .tsv, .txt); with --index: shards",
+    )
     add("--out", metavar="FOLDER", help="for the shards; with --index: for skipped.csv (default: the current folder)")
     add("--index", action="store_true", help="index existing shards: a tar, a/*.tar, a/{000..012}.tar, s3://...")
-    add("--shard-megabytes", type=float, default=500.0, help="maximum size of a shard (default: 500)")
-    add("--workers", type=int, default=os.cpu_count() or 1, help="processes, one shard each")
+    add("--shard-megabytes", type=float, default=500.0, help="of input files in a shard, at most (default: 500)")
+    add("--workers", type=int, default=default_workers(), help="processes, one shard each (default: cores)")
+    add("--audio", choices=("keep", "flac", "opus", "pcm16"), default="keep", help="what is stored (default: as it is)")
+    add("--sample-rate", type=int, metavar="HZ", help="of what --audio writes, mono (default: 16000)")
+    add("--segment-seconds", type=float, metavar="S", help="cut into segments of this length; the last one is shorter")
+    add(
+        "--part",
+        metavar="3/16",
+        help="share of this process, if several pack into --out; default: torchrun's or srun's",
+    )
     add("--check", action="store_true", help="decode every clip, to find damage beyond the header")
     return parser.parse_args(arguments)
 

@@ -3,9 +3,10 @@
     python -m src.search dog.wav --index sounds.parquet
     python -m src.search dog.wav --index sounds.parquet --top 20 --html neighbors.html
 
-The index is the output of `python -m src.embed`; the query is embedded by the same encoder, with the same settings. The
-search is exact (cosine similarity) and reads the index in blocks, so that memory does not grow with it. In an index of
-tokens, the best token of each clip counts. A query that is in the index finds itself.
+The index is the output of `python -m src.embed`, a file or a folder of parts, also at a URL; the query is embedded by
+the same encoder, with the same settings. The search is exact (cosine similarity) and reads the index in blocks, so that
+memory does not grow with it. In an index of tokens, the best token of each clip counts. A query that is in the index
+finds itself.
 Exit status: 0 done, 2 usage error.
 """
 
@@ -57,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
         raise UserError(f"--top {options.top} is out of range; it must be at least 1")
     if not Path(options.query).exists():
         raise UserError(f"there is no file {options.query} (looked in {Path.cwd()}); give an audio file to search for")
-    settings = read_settings(Path(options.index))
+    settings = read_settings(options.index)
     try:
         encoder = load_encoder(options.encoder or settings["encoder"])
     except UserError as error:
@@ -75,7 +76,7 @@ def run(options: argparse.Namespace) -> int:
         query = embed(options.query, encoder, layers=settings["layers"], pooling=settings["pooling"])
     except AudioError as error:
         raise UserError(f"{options.query}: {error}") from None
-    results = neighbours(query, Path(options.index), options.top)
+    results = neighbours(query, options.index, options.top)
     print_table(results)
     if options.html:
         write_page(options.query, results, Path(options.html))
@@ -83,22 +84,23 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def read_settings(index: Path) -> dict[str, Any]:
+def read_settings(index: str | Path) -> dict[str, Any]:
     """How the embeddings of an index were made.
 
     Raises:
-        UserError: no such file, not an index, or one without rows.
+        UserError: no such file, not an index, one without rows, a folder of which parts are missing.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    if index.suffix == ".npz":
+    index, num_rows = str(index), 0
+    if index.endswith(".npz"):
         raise UserError(f"{index} is an npz; the search reads parquet; use python -m src.embed ... --out FILE.parquet")
-    if not index.is_file():
-        raise UserError(f"there is no index {index} (looked in {Path.cwd()}); create one with python -m src.embed")
+    files = index_files(index)
     try:
-        with pq.ParquetFile(index) as file:
-            schema, num_rows = file.schema_arrow, file.metadata.num_rows
+        for place in files:
+            with _open(place) as file:
+                num_rows += file.metadata.num_rows
+                schema = file.schema_arrow
         settings = json.loads((schema.metadata or {})[b"embedding"])
         valid = set(settings) >= SETTINGS and "path" in schema.names
         valid = valid and pa.types.is_fixed_size_list(schema.field("embedding").type)
@@ -115,7 +117,35 @@ def read_settings(index: Path) -> dict[str, Any]:
     return settings
 
 
-def neighbours(query: "np.ndarray", index: Path, top: int) -> list[Neighbour]:
+def index_files(index: str) -> list[str]:
+    """The file, or those of a folder.
+
+    Raises:
+        UserError: there is none; a folder of which parts are missing.
+    """
+    from src.data.sources.storage import open_filesystem
+    from src.evaluation.embedding_folder import part_files
+
+    filesystem, path = open_filesystem(index)
+    if filesystem.isdir(path):
+        return part_files(index)
+    if not filesystem.isfile(path):
+        where = "" if "://" in index else f" (looked in {Path.cwd()})"
+        raise UserError(f"there is no index {index}{where}; create one with python -m src.embed")
+    return [index]
+
+
+def _open(file: str) -> "pq.ParquetFile":
+    import pyarrow.parquet as pq
+
+    from src.data.sources.storage import open_filesystem
+
+    filesystem, path = open_filesystem(file)
+    opened = filesystem.open(path, "rb") if "://" in file else path
+    return pq.ParquetFile(opened, pre_buffer=False, buffer_size=2**20)  # else it loads whole row groups, or all
+
+
+def neighbours(query: "np.ndarray", index: str | Path, top: int) -> list[Neighbour]:
     """The `top` rows with the largest cosine similarity, one per path, in descending order.
 
     Args:
@@ -125,15 +155,15 @@ def neighbours(query: "np.ndarray", index: Path, top: int) -> list[Neighbour]:
         UserError: the index has another width, or is damaged.
     """
     import numpy as np
-    import pyarrow.parquet as pq
 
-    file = pq.ParquetFile(index, pre_buffer=False, buffer_size=2**20)  # else it loads whole row groups, or all
-    width = file.schema_arrow.field("embedding").type.list_size
+    files = index_files(str(index))
+    with _open(files[0]) as file:
+        width = file.schema_arrow.field("embedding").type.list_size
     if width != len(query):
         raise UserError(f"{index} has {width} values per row, the query {len(query)}; it was made with another encoder")
     query = query / max(float(np.linalg.norm(query)), 1e-12)
     best: dict[str, Neighbour] = {}
-    for block in _blocks(file, index):
+    for block in _blocks(files):
         rows = block.column("embedding").flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
         similarity = rows @ query / np.maximum(np.linalg.norm(rows, axis=1), 1e-12)
         paths, others = block.column("path").to_pylist(), block.drop_columns(["embedding"])
@@ -151,14 +181,16 @@ def neighbours(query: "np.ndarray", index: Path, top: int) -> list[Neighbour]:
     return list(best.values())
 
 
-def _blocks(file: "pq.ParquetFile", index: Path) -> "Iterator[pa.RecordBatch]":
+def _blocks(files: list[str]) -> "Iterator[pa.RecordBatch]":
     """Raises UserError: damaged data."""
     import pyarrow as pa
 
-    try:
-        yield from file.iter_batches(8192)
-    except (OSError, pa.ArrowException):
-        raise UserError(f"{index} is damaged; rebuild it with python -m src.embed") from None
+    for place in files:
+        try:
+            with _open(place) as file:
+                yield from file.iter_batches(8192)
+        except (OSError, pa.ArrowException):
+            raise UserError(f"{place} is damaged; rebuild it with python -m src.embed") from None
 
 
 def print_table(results: list[Neighbour]) -> None:
@@ -237,7 +269,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("query", metavar="QUERY", help="an audio file")
-    add("--index", required=True, metavar="FILE", help="a parquet file from python -m src.embed")
+    add("--index", required=True, metavar="PATH", help="parquet file or folder from python -m src.embed")
     add("--encoder", metavar="PATH", help="path of the encoder, if not the one in the index")
     add("--top", type=int, default=10, help="number of neighbors")
     add("--html", metavar="FILE", help="also write a page with players")

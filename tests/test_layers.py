@@ -14,7 +14,7 @@ LEVELS = [
     {"encoders", "data"},
     {"audio", "models"},
 ]
-EVERYWHERE = {"config", "errors", "atomic", "skipped", "progress", "hub_names"}
+EVERYWHERE = {"config", "errors", "atomic", "skipped", "progress", "hub_names", "share"}
 SIBLINGS = {"data": {"packing", "pretraining", "labelled"}}  # of the rooms in a room: these stand on the others
 
 

@@ -122,14 +122,14 @@ def test_the_same_files_give_the_same_shards_whatever_the_number_of_workers(demo
 def test_a_run_that_was_stopped_goes_on_and_ends_as_if_it_had_not(demo, tmp_path, monkeypatch):
     out, whole = tmp_path / "cut", tmp_path / "whole"
     run(demo, "--out", whole, "--shard-megabytes", 0.1)
-    read, count = packing._read_clip, iter(range(100))
+    read, count = packing._read, iter(range(100))
 
-    def interrupted(clip, check):
+    def interrupted(clip, whole):
         if next(count) == 30:
             raise KeyboardInterrupt
-        return read(clip, check)
+        return read(clip, whole)
 
-    monkeypatch.setattr(packing, "_read_clip", interrupted)
+    monkeypatch.setattr(packing, "_read", interrupted)
     assert run(demo, "--out", out, "--shard-megabytes", 0.1) == 130
     monkeypatch.undo()
     done = {shard.name: shard.stat().st_mtime_ns for shard in out.glob("*.tar")}
@@ -228,7 +228,7 @@ def test_the_index_of_shards_that_exist(demo, tmp_path, place, monkeypatch):
     assert run("--index", f"{root}/{{0..1}}.tar") == 1
     assert rows(tmp_path)[1][0] == f"{root}/0.tar/bad.wav"
     monkeypatch.setattr("src.data.sources.index.probe", None)
-    monkeypatch.setattr("src.data.packing.pack.walk_tar", None)  # a second time nothing is read again
+    monkeypatch.setattr("src.data.packing.index_shards.walk_tar", None)  # a second time nothing is read again
     assert run("--index", f"{root}/*.tar") == 1
     source = ShardSource(f"{root}/*.tar")
     assert [source.read(i) for i in range(4)] == list(clips.values())

@@ -110,15 +110,15 @@ def decode_ranges(file: Encoded, ranges: Sequence[tuple[float, float]]) -> list[
     return found
 
 
-def decode_blocks(file: Encoded, block_seconds: float = 30.0) -> Iterator[np.ndarray]:
-    """`decode(file)` in consecutive blocks, in memory independent of the length.
+def decode_blocks(file: Encoded, block_seconds: float = 30.0, sample_rate: int = SAMPLE_RATE) -> Iterator[np.ndarray]:
+    """`decode(file)` in consecutive blocks, in memory independent of the length; at another rate, in Hz, if asked.
 
     Raises:
         AudioError: as `decode`, when the damage is reached.
     """
     empty = True
     for stream in _streams(file):
-        for block in _stream_blocks(stream, block_seconds):
+        for block in _stream_blocks(stream, block_seconds, sample_rate):
             empty = False
             yield block
     if empty:
@@ -244,10 +244,10 @@ def _seek(sound: _Sound, begin: int) -> int:
     return preroll
 
 
-def _stream_blocks(file: Encoded, block_seconds: float) -> Iterator[np.ndarray]:
+def _stream_blocks(file: Encoded, block_seconds: float, sample_rate: int) -> Iterator[np.ndarray]:
     with _open(file) as sound:
         rate, left = sound.samplerate, _count_frames(sound, file)
-        resampler = soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
+        resampler = soxr.ResampleStream(rate, sample_rate, 1, dtype="float32", quality="HQ")
         wanted = round(block_seconds * rate)
         while left > 0:
             try:
@@ -256,7 +256,7 @@ def _stream_blocks(file: Encoded, block_seconds: float) -> Iterator[np.ndarray]:
                 raise AudioError(f"damaged data ({_reason(error)})") from None
             left = left - len(block) if len(block) == wanted else 0
             check_samples(block)
-            if rate != SAMPLE_RATE:
+            if rate != sample_rate:
                 block = resampler.resample_chunk(block, last=left == 0)
             if len(block):
                 yield block

@@ -5,8 +5,9 @@ written. A clip longer than a minute is processed alone, in chunks. On a GPU, th
 background; on a CPU, decoding and embedding alternate, as they would compete for its cores.
 """
 
+import itertools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Literal, NamedTuple, Protocol, TypeVar
 
@@ -50,6 +51,8 @@ class EmbedItem(NamedTuple):
     path: str
     seconds: float
     label: str | None
+    segment: tuple[str, float] | None = None
+    segmented: bool = False
 
 
 class _Decoded(NamedTuple):
@@ -77,26 +80,55 @@ def embed_collection(
         (path, reason) of clips that could not be read, or whose embedding is not finite. Clips that sound as they are
         hardly meant to are embedded, and counted and named in a warning.
     """
-    odd: list[tuple[str, str]] = []
     bad = [entry for source in sources for entry in source.bad_paths]
-    ahead = 1 if encoder.time_pos_embed.device.type == "cuda" else 0
-    with ThreadPoolExecutor(max(1, workers)) as pool:
-        for window, waveforms in _decoded(windows(clips_of(sources, file.done)), pool, ahead):
-            try:
-                if waveforms is None:
-                    file.write_part(_long_rows(encoder, window[0], settings, odd))
-                else:
-                    file.write_part(_rows(encoder, window, waveforms, settings, bad))
-                    odd += [(c.path, d.oddity) for c, d in zip(window, waveforms, strict=True) if d.oddity]
-            except AudioError as error:  # of a long clip, when the damage is reached
-                bad.append((window[0].path, str(error)))
-            advance(len(window), sum(clip.seconds for clip in window))
-    warn_of_oddities(odd)
+    with Embedding(encoder, settings, workers, advance) as embedding:
+        segmented = any(source.has_segments for source in sources)
+        for _, decoded in embedding.decoded([(0, clips_of(sources, file.done, segmented))]):
+            bad += embedding.write(file, decoded)
     return bad
 
 
-def clips_of(sources: Sequence[Source], done: set[str]) -> Iterator[EmbedItem]:
-    """Clips with unique paths, without those in `done`."""
+class Embedding:
+    """Decoding in threads, and embedding of what is decoded. Arguments as `embed_collection`. At the end, a warning
+    names clips that sound as they are hardly meant to."""
+
+    def __init__(
+        self, encoder: AudioViT, settings: Settings, workers: int, advance: Callable[[int, float], None]
+    ) -> None:
+        self._encoder, self._settings, self._advance = encoder, settings, advance
+        self._pool, self._odd = ThreadPoolExecutor(max(1, workers)), list[tuple[str, str]]()
+
+    def __enter__(self) -> "Embedding":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._pool.shutdown()
+        warn_of_oddities(self._odd)
+
+    def decoded(self, parts: Iterable[tuple[int, Iterable[EmbedItem]]]) -> Iterator[tuple[int, Iterator["Window"]]]:
+        """For each part, with clips, its number and its decoded windows; the next part is decoded in the background."""
+        ahead = 1 if self._encoder.time_pos_embed.device.type == "cuda" else 0
+        stream = _decoded(((part, window) for part, clips in parts for window in windows(clips)), self._pool, ahead)
+        return itertools.groupby(stream, key=lambda window: window.part)
+
+    def write(self, file: EmbeddingFile, decoded: Iterable["Window"]) -> list[tuple[str, str]]:
+        """Returns: (path, reason) of clips without a row."""
+        bad: list[tuple[str, str]] = []
+        for _, clips, waveforms in decoded:
+            try:
+                if waveforms is None:
+                    file.write_part(_long_rows(self._encoder, clips[0], self._settings, self._odd))
+                else:
+                    file.write_part(_rows(self._encoder, clips, waveforms, self._settings, bad))
+                    self._odd += [(c.path, d.oddity) for c, d in zip(clips, waveforms, strict=True) if d.oddity]
+            except AudioError as error:  # of a long clip, when the damage is reached
+                bad.append((clips[0].path, str(error)))
+            self._advance(len(clips), sum(clip.seconds for clip in clips))
+        return bad
+
+
+def clips_of(sources: Sequence[Source], done: Collection[str], segmented: bool = False) -> Iterator[EmbedItem]:
+    """Clips with unique paths, without those in `done`. segmented: the table has columns for segments."""
     seen: set[str] = set()
     for source in sources:
         for number in range(len(source)):
@@ -105,7 +137,8 @@ def clips_of(sources: Sequence[Source], done: set[str]) -> Iterator[EmbedItem]:
                 continue
             seen.add(path)
             label = labels_cell([source.class_names[each] for each in source.labels(number)]) or None
-            yield EmbedItem(source, number, path, float(source.seconds[number]), label)
+            segment = source.segment(number) if segmented else None
+            yield EmbedItem(source, number, path, float(source.seconds[number]), label, segment, segmented)
 
 
 def windows(clips: Iterable[Timed]) -> Iterator[list[Timed]]:
@@ -126,19 +159,25 @@ def windows(clips: Iterable[Timed]) -> Iterator[list[Timed]]:
         yield window
 
 
-def _decoded(
-    windows: Iterable[list[EmbedItem]], pool: ThreadPoolExecutor, ahead: int
-) -> Iterator[tuple[list[EmbedItem], list[_Decoded] | None]]:
-    """Windows with their waveforms, None for a long clip; `ahead` more windows are decoded in the background."""
-    waiting: deque[tuple[list[EmbedItem], list[Future] | None]] = deque()
+class Window(NamedTuple):
+    """Clips of one part that are in memory together. decoded: None for a long clip."""
 
-    def oldest() -> tuple[list[EmbedItem], list[_Decoded] | None]:
-        window, futures = waiting.popleft()
-        return window, None if futures is None else [future.result() for future in futures]
+    part: int
+    clips: list[EmbedItem]
+    decoded: list[_Decoded] | None
 
-    for window in windows:
-        long = window[0].seconds > LONG_SECONDS
-        waiting.append((window, None if long else [pool.submit(_decode, clip) for clip in window]))
+
+def _decoded(windows: Iterable[tuple[int, list[EmbedItem]]], pool: ThreadPoolExecutor, ahead: int) -> Iterator[Window]:
+    """`ahead` more windows are decoded in the background."""
+    waiting: deque[tuple[int, list[EmbedItem], list[Future] | None]] = deque()
+
+    def oldest() -> Window:
+        part, clips, futures = waiting.popleft()
+        return Window(part, clips, None if futures is None else [future.result() for future in futures])
+
+    for part, clips in windows:
+        long = clips[0].seconds > LONG_SECONDS
+        waiting.append((part, clips, None if long else [pool.submit(_decode, clip) for clip in clips]))
         if len(waiting) > ahead:
             yield oldest()
     while waiting:
@@ -177,7 +216,7 @@ def _rows(
         if kept:
             chosen = [clips[row] for row in kept]
             columns = [c.path for c in chosen], [c.seconds for c in chosen], [c.label for c in chosen]
-            yield rows(*columns, np.stack([embedded[row] for row in kept]))
+            yield rows(*columns, np.stack([embedded[row] for row in kept]), None, _segments(chosen))
         return
     for row in kept:
         yield _frame_rows(clips[row], embedded[row], encoder.token_times(len(embedded[row])).numpy())
@@ -196,7 +235,7 @@ def _long_rows(
     chunks = encode_long_clip(encoder, lambda: levels.watch(decode_blocks(encoded)), settings.layers)
     if settings.level == "clip":
         embedding = pool_chunks(chunks, settings.pooling).cpu().numpy()
-        yield rows([clip.path], [clip.seconds], [clip.label], _finite(embedding[None]))
+        yield rows([clip.path], [clip.seconds], [clip.label], _finite(embedding[None]), None, _segments([clip]))
     else:
         first = 0
         for chunk in chunks:
@@ -215,4 +254,9 @@ def _finite(embedding: np.ndarray) -> np.ndarray:
 
 def _frame_rows(clip: EmbedItem, tokens: np.ndarray, times: np.ndarray) -> pa.Table:
     count = len(tokens)
-    return rows([clip.path] * count, [clip.seconds] * count, [clip.label] * count, tokens, times)
+    columns = [clip.path] * count, [clip.seconds] * count, [clip.label] * count
+    return rows(*columns, tokens, times, _segments([clip] * count))
+
+
+def _segments(clips: list[EmbedItem]) -> list[tuple[str, float] | None] | None:
+    return [clip.segment for clip in clips] if clips[0].segmented else None

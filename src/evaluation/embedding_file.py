@@ -1,9 +1,9 @@
 """A table of embeddings on disk, written in parts; an interrupted run can be resumed at any time, by one process.
 
 Until it is finished, it is a folder `<file>.partial` of parts, each written atomically; `finish` joins them into one
-parquet or npz file. Columns: path, seconds, label (several joined by `;`, null if none), time (center of the token in
-seconds, at frame level only), embedding (D values). The metadata of a parquet file has the settings of the embeddings
-under `embedding`, as JSON.
+parquet or npz file. Columns: path, seconds, label (several joined by `;`, null if none), of segments parent and
+start_seconds, at frame level time (center of the token in seconds), embedding (D values). The metadata of a parquet
+file has the settings of the embeddings under `embedding`, as JSON.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from src.atomic import FolderLock, writing
 from src.errors import UserError
 
 METADATA_KEY = b"embedding"
-_REPEATED = ["path", "label"]  # dictionary-encoded columns
+_REPEATED = ["path", "label", "parent"]  # dictionary-encoded columns
 
 
 class EmbeddingFile:
@@ -41,7 +41,8 @@ class EmbeddingFile:
     def __init__(self, target: Path, settings: dict[str, Any], inputs: dict[str, Any] | None = None) -> None:
         if target.suffix not in (".parquet", ".npz"):
             raise UserError(f"--out {target}: it must end in .parquet or .npz")
-        self.target, self.settings = target, settings
+        self.target = target
+        self.metadata = {METADATA_KEY: json.dumps(settings)}
         self._folder = target.with_name(target.name + ".partial")
         if target.exists():
             raise UserError(f"{target} already exists; choose another name or remove it")
@@ -139,7 +140,7 @@ class EmbeddingFile:
         return num_rows
 
     def _write_parquet(self, file: Path, parts: list[Path]) -> None:
-        schema = pq.read_schema(parts[0]).with_metadata({METADATA_KEY: json.dumps(self.settings)})
+        schema = pq.read_schema(parts[0]).with_metadata(self.metadata)
         with pq.ParquetWriter(file, schema, use_dictionary=_REPEATED) as writer:
             for batch in _batches(parts):
                 writer.write_table(pa.Table.from_batches([batch]).cast(schema))
@@ -154,13 +155,17 @@ def rows(
     labels: list[str | None],
     embedding: np.ndarray,
     times: np.ndarray | None = None,
+    segments: list[tuple[str, float] | None] | None = None,
 ) -> pa.Table:
-    """A table of n rows. embedding: (n, D). times: (n,), in seconds."""
+    """A table of n rows. embedding: (n, D). times: (n,), in seconds. segments: parent and start, in seconds."""
     columns = {
         "path": pa.array(paths, pa.string()),
         "seconds": pa.array(seconds, pa.float32()),
         "label": pa.array(labels, pa.string()),
     }
+    if segments is not None:
+        columns["parent"] = pa.array([each and each[0] for each in segments], pa.string())
+        columns["start_seconds"] = pa.array([each and each[1] for each in segments], pa.float64())
     if times is not None:
         columns["time"] = pa.array(times, pa.float32())
     flat = pa.array(np.ascontiguousarray(embedding, dtype=np.float32).reshape(-1))
@@ -185,8 +190,9 @@ def _write_npz(file: Path, parts: list[Path], num_rows: int) -> None:
             if name == "embedding":
                 continue
             values = [value for part in parts for value in _column(part, name)]
-            kind = np.str_ if pa.types.is_string(schema.field(name).type) else np.float32
-            array = np.array(["" if value is None else value for value in values], dtype=kind)
+            is_text = pa.types.is_string(schema.field(name).type)
+            kind, none = (np.str_, "") if is_text else (schema.field(name).type.to_pandas_dtype(), np.nan)
+            array = np.array([none if value is None else value for value in values], dtype=kind)
             with archive.open(f"{name}.npy", "w") as member:
                 np.lib.format.write_array(member, array, allow_pickle=False)
         width = schema.field("embedding").type.list_size

@@ -12,8 +12,9 @@ from src.data.labelled import clips as clips_module
 from src.data.labelled.clips import read_labelled
 from src.data.labelled.datamodule import LabelledDataModule
 from src.data.labelled.splits import check_events, find_folds, make_splits
+from src.data.packing.index_shards import index_shards
 from src.data.packing.manifest import list_clips
-from src.data.packing.pack import index_shards, pack
+from src.data.packing.pack import pack, plan_shards
 from src.data.sources.annotations import Annotation, Event
 from src.data.sources.open import open_source
 from src.errors import UserError
@@ -145,13 +146,14 @@ def test_labels_go_into_shards_and_come_out_of_them(audio, tmp_path):
     shutil.copytree(audio, events)
     (events / "labels.csv").write_text("filename,onset,offset,label\n00.wav,0,0.05,dog\n00.wav,0.01,0.1,cat\n")
     for number, place in enumerate((tmp_path / "set", events)):
-        _, results = pack(list_clips([str(place)]), tmp_path / f"shards{number}", 15e3)
+        out = str(tmp_path / f"shards{number}")
+        results = pack(plan_shards(list_clips([str(place)]), out, 15e3), out)
         assert sum(packed.samples for packed in results) == 12
         folder = open_source(SourceConfig(path=str(place)))
         shards = open_source(SourceConfig("shards", str(tmp_path / f"shards{number}" / "*.tar")))
         assert shards.shards > 1 and list(shards.class_names) == list(folder.class_names) == ["cat", "dog"]
         assert [shards.annotation(i) for i in range(12)] == [folder.annotation(i) for i in range(12)]
-        list(index_shards([str(each) for each in (tmp_path / f"shards{number}").glob("*.tar")])[1])
+        list(index_shards([str(each) for each in (tmp_path / f"shards{number}").glob("*.tar")]))
         again = open_source(SourceConfig("shards", str(tmp_path / f"shards{number}" / "*.tar")))
         assert [again.annotation(i) for i in range(12)] == [folder.annotation(i) for i in range(12)]
     assert shards.annotation(0) == Annotation(("dog", "cat"), events=(Event(0.0, 0.05, "dog"), Event(0.01, 0.1, "cat")))
@@ -162,7 +164,8 @@ def test_a_semicolon_in_a_class_goes_into_shards_and_comes_out_of_them(audio, tm
     for name in ("a;b", "[c]"):
         (tmp_path / "set" / name).mkdir(parents=True)
         shutil.copy(audio / "00.wav", tmp_path / "set" / name)
-    list(pack(list_clips([str(tmp_path / "set")]), tmp_path / "shards", 1e9)[1])
+    out = str(tmp_path / "shards")
+    list(pack(plan_shards(list_clips([str(tmp_path / "set")]), out, 1e9), out))
     shards = open_source(SourceConfig("shards", str(tmp_path / "shards" / "*.tar")))
     assert [shards.annotation(i).labels for i in range(2)] == [("[c]",), ("a;b",)]
     found = [clip.label for clip in clips_of([open_source(SourceConfig(path=str(tmp_path / "set")))], set())]
@@ -170,7 +173,8 @@ def test_a_semicolon_in_a_class_goes_into_shards_and_comes_out_of_them(audio, tm
 
 
 def test_shards_without_labels_have_none(audio, tmp_path):
-    list(pack(list_clips([str(audio)]), tmp_path / "shards", 1e9)[1])
+    out = str(tmp_path / "shards")
+    list(pack(plan_shards(list_clips([str(audio)]), out, 1e9), out))
     source = open_source(SourceConfig("shards", str(tmp_path / "shards" / "*.tar")))
     assert source.class_names == () and source.annotation(0) is None
 

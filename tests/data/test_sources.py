@@ -400,8 +400,11 @@ def test_headers_are_read_once(tmp_path, tars, few, monkeypatch):
     openers = (lambda: FolderSource(str(folder / "clips")), lambda: shards(folder / "*.tar"), lambda: hub(few))
     probed = count_probes(monkeypatch)
     first = [opener() for opener in openers]
+    assert len(probed) == 4  # shards without an index; of the others no length has been asked for
+    assert [len(source) for source in first] == [4, 4, 12]
     assert len(probed) == 5 + 4 + 12
     again = [opener() for opener in openers]
+    assert [len(source) for source in again] == [4, 4, 12]
     assert len(probed) == 5 + 4 + 12
     for one, other in zip(first, again, strict=True):
         np.testing.assert_array_equal(one.seconds, other.seconds)
@@ -413,13 +416,14 @@ def test_a_changed_or_new_file_is_read_again_and_the_others_are_not(tmp_path, wr
     for name in ("a", "b", "c"):
         write_wav(tmp_path / f"{name}.wav", 0.5)
     before = FolderSource(str(tmp_path))
+    assert len(before) == 3
     probed = count_probes(monkeypatch)
     write_wav(tmp_path / "b.wav", 0.7)
     write_wav(tmp_path / "d.wav", 0.9)
     (tmp_path / "a.wav").unlink()
     after = FolderSource(str(tmp_path))
-    assert sorted(file.name for file in probed) == ["b.wav", "d.wav"]
     np.testing.assert_allclose(after.seconds, [0.7, 0.5, 0.9])
+    assert sorted(file.name for file in probed) == ["b.wav", "d.wav"]
     assert after.fingerprint != before.fingerprint
 
 
@@ -444,7 +448,7 @@ def test_without_a_cache_one_is_warned_and_goes_on(tmp_path, write_wav, monkeypa
 
 def test_a_damaged_cache_is_made_anew(tmp_path, write_wav, cache):
     write_wav(tmp_path / "a.wav")
-    FolderSource(str(tmp_path))
+    assert len(FolderSource(str(tmp_path))) == 1
     (file,) = cache.rglob("headers/*")
     file.write_bytes(b"PAR1 and no more")
     with warnings.catch_warnings():

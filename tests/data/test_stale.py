@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from src.audio.decode import AudioError, decode
-from src.data.packing.pack import index_shards
+from src.data.packing.index_shards import index_shards
 from src.data.sources import index as index_module
 from src.data.sources import shard_index as module
 from src.data.sources.index import cache_root
@@ -38,7 +38,7 @@ def write_tar(file: Path, clips: dict[str, bytes], form: int = tarfile.PAX_FORMA
 
 
 def index(shard: Path) -> None:
-    assert not [bad for packed in index_shards([str(shard)])[1] for bad in packed.skipped]
+    assert not [bad for packed in index_shards([str(shard)]) for bad in packed.skipped]
 
 
 def heard(source: ShardSource) -> dict[str, bytes]:

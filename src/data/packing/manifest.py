@@ -2,18 +2,23 @@
 
 import posixpath
 import re
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+import fsspec
+
 from src.audio.decode import SUFFIXES
-from src.data.sources.annotations import labels_cell
+from src.data.sources.annotations import Annotation, labels_cell
 from src.data.sources.folder import as_text
 from src.data.sources.folder_labels import find_annotations
 from src.data.sources.label_table import FILE_COLUMNS, LABEL_COLUMNS
 from src.data.sources.packed_labels import packed_columns
+from src.data.sources.storage import file_stamp, local_path, open_filesystem, retry
 from src.data.sources.table import read_table, read_text
-from src.data.sources.walk import find_audio
+from src.data.sources.walk import find_audio, is_hidden_member
 from src.errors import UserError
 
 _PATH_COLUMNS = (*FILE_COLUMNS, "audio")
@@ -30,11 +35,24 @@ _MANIFESTS = (".csv", ".tsv", ".txt")
 
 
 class PackItem(NamedTuple):
-    """path: of the file. name: of the tar member. columns: labels and other columns of the manifest."""
+    """path: of the file, or a URL. name: of the tar member. columns: labels and other columns of the manifest.
+    listed: size and time of a URL, as its storage lists them."""
 
     path: str
     name: str
     columns: dict[str, str]
+    listed: tuple[int, str] | None = None
+
+    def size_and_time(self) -> tuple[int, int | str]:
+        """In bytes; the time of its last change. Of a file that is not there, 0: it is skipped, with the reason, when
+        its shard is written."""
+        if self.listed is not None:
+            return self.listed
+        try:
+            stat = Path(self.path).stat()
+        except OSError:
+            return 0, 0
+        return stat.st_size, stat.st_mtime_ns
 
 
 def list_clips(inputs: Sequence[str]) -> list[PackItem]:
@@ -45,14 +63,18 @@ def list_clips(inputs: Sequence[str]) -> list[PackItem]:
     a number.
 
     Args:
-        inputs: audio files; folders, searched recursively, whose labels.csv or class folders are kept; manifests:
-            .csv or .tsv with a column `filename`, whose other columns are kept, or .txt with one path per line. Paths
-            in a manifest are relative to it.
+        inputs: audio files; folders, searched recursively, whose labels.csv or class folders are kept, here or at any
+            URL that fsspec opens; manifests: .csv or .tsv with a column `filename`, whose other columns are kept, or
+            .txt with one path per line. Paths in a manifest are relative to it.
 
     Raises:
         UserError: no such input, no audio in it, an invalid manifest.
     """
-    clips = [clip for text in inputs for clip in _of_input(Path(text).expanduser(), len(inputs) > 1)]
+    several = len(inputs) > 1
+    clips = []
+    for text in inputs:
+        local = local_path(text)
+        clips += _of_url(text, several) if local is None else _of_input(local, several)
     used: set[str] = set()
     named = []
     for clip in clips:
@@ -78,6 +100,46 @@ def _of_input(path: Path, several: bool) -> list[PackItem]:
     raise UserError(
         f"{path} has no audio suffix ({', '.join(SUFFIXES)}) and is neither a folder nor a manifest (.csv, .tsv, .txt)"
     )
+
+
+def _of_url(url: str, several: bool) -> list[PackItem]:
+    filesystem, root = open_filesystem(url)
+    try:
+        found = retry(lambda: filesystem.find(root, detail=True), True)
+    except OSError as error:
+        raise UserError(f"{url} cannot be listed ({error})") from None
+    if not found:
+        raise UserError(f"there is no file or folder {url}")
+    is_file = list(found) == [root]
+    top = posixpath.dirname(root) if is_file else root.rstrip("/")
+    names = {path: path.removeprefix(top).lstrip("/") for path in sorted(found)}
+    audio = {
+        path: name for path, name in names.items() if name.lower().endswith(SUFFIXES) and not is_hidden_member(name)
+    }
+    if not audio:
+        raise UserError(f"{url} holds no audio files ({', '.join(SUFFIXES)}); of manifests only local ones are read")
+    annotations = {} if is_file else _annotations_at(filesystem, top, audio.values(), names.values())
+    prefix = f"{posixpath.basename(top)}/" if several and not is_file else ""
+    return [
+        PackItem(
+            filesystem.unstrip_protocol(path),
+            prefix + name,
+            packed_columns(annotations[name]) if name in annotations else {},
+            (int(found[path].get("size") or 0), file_stamp(found[path])),
+        )
+        for path, name in audio.items()
+    ]
+
+
+def _annotations_at(
+    filesystem: fsspec.AbstractFileSystem, root: str, audio: Iterable[str], names: Iterable[str]
+) -> dict[str, Annotation]:
+    """Of a folder at a URL: from its table, which is copied here, or its class folders."""
+    tables = [name for name in names if "/" not in name and name.lower().endswith((".csv", ".tsv"))]
+    with tempfile.TemporaryDirectory() as folder:
+        for name in tables:
+            Path(folder, name).write_bytes(retry(partial(filesystem.cat_file, f"{root}/{name}"), True))
+        return find_annotations(Path(folder), list(audio))
 
 
 def _of_folder(root: Path, prefix: str) -> list[PackItem]:

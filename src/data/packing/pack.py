@@ -1,306 +1,244 @@
-"""Pack files into WebDataset-style tar shards with an index each, or index existing shards.
+"""Pack files into WebDataset-style tar shards with an index each (`src.data.packing.shard_file`).
 
-The index `<shard>.index.parquet` has one row per clip: name, offset and size (bytes), seconds (NaN: unreadable),
-sample_rate (Hz), channels, checksum (MD5 of the bytes), and the labels. Both files are written atomically, the tar
-last: a shard under its final name is complete.
+Both files are written atomically, the tar last: a shard under its final name is complete.
 """
 
-import hashlib
 import io
 import json
-import math
-import multiprocessing
-import signal
 import tarfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from pathlib import PurePosixPath
+from typing import IO, Any, NamedTuple
 
-import fsspec
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from src.atomic import writing
-from src.audio.decode import SUFFIXES, AudioError, Encoded, decode_blocks, probe
+from src.audio.decode import SUFFIXES, AudioError, Encoded, decode
 from src.data.packing.manifest import PackItem
-from src.data.sources.index import digest, walk_tar
-from src.data.sources.storage import file_stamp, open_filesystem
+from src.data.packing.parallel import in_parallel
+from src.data.packing.prepare import KEEP, Preparation, Segment, prepared, segment_columns
+from src.data.packing.shard_file import (
+    MEASURES,
+    SEGMENT,
+    Packed,
+    Rate,
+    counted,
+    index_table,
+    measure,
+    read_about,
+    read_packed,
+    write_index,
+)
+from src.data.sources.index import digest
+from src.data.sources.storage import list_names, local_path, publishing, read_file
 from src.errors import UserError
+from src.share import ALL, Share
 
-_ABOUT = b"packed"  # metadata key of an index: what the shard was made from, and what was skipped
 _BLOCK = 512  # bytes of a tar block
-_MEASURES = {
-    "name": pa.string(), "offset": pa.int64(), "size": pa.int64(), "seconds": pa.float64(), "sample_rate": pa.int32(),
-    "channels": pa.int32(), "checksum": pa.string(),
-}  # fmt: skip
+_FULL_SCALE = 1.0
+_DECODED_AGAIN = 8  # of so many clips one, to measure what decoding costs after packing
 
 
-class Packed(NamedTuple):
-    """Result of one shard. bytes: of audio. skipped: (path, reason)."""
+class Shard(NamedTuple):
+    """path: or URL. stamp: identifies the files it is made from, and what is done to them."""
 
-    samples: int
-    seconds: float
-    bytes: int
-    skipped: list[tuple[str, str]]
-
-
-class _Shard(NamedTuple):
-    path: Path
+    path: str
     clips: list[PackItem]
-    stamp: str  # identifies the files it is made from
+    stamp: str
 
 
-def pack(
-    clips: Sequence[PackItem], folder: Path, shard_bytes: float, workers: int = 1, check: bool = False
-) -> tuple[int, Iterator[Packed]]:
-    """Write `folder/000000.tar` and so on; finished shards are left untouched.
-
-    The assignment of clips to shards depends only on file names and sizes. Files are stored unchanged.
-
-    Args:
-        shard_bytes: maximum size of a shard (a larger clip gets its own shard).
-        workers: processes. check: decode every clip, not only its header, to find damage.
-
-    Returns:
-        The number of shards, and an iterator over their results, in order.
+def plan_shards(
+    clips: Sequence[PackItem], folder: str, shard_bytes: float, preparation: Preparation = KEEP
+) -> list[Shard]:
+    """Consecutive clips, split into shards `folder/000000.tar` and so on, of up to `shard_bytes` (a larger clip gets
+    its own shard). The split depends only on file names and sizes.
 
     Raises:
-        UserError: the folder contains shards of other files; disk full, no permission.
+        UserError: a column of the clips is one that segments get.
     """
-    shards = plan_shards(clips, folder, shard_bytes)
-    existing = {path.name for path in folder.glob("*.tar")}
-    if other := sorted(existing - {shard.path.name for shard in shards}):
-        raise UserError(f"{folder} contains {other[0]}, not made from these inputs; choose another --out or delete it")
-    for shard in shards:
-        if shard.path.exists() and (_about(shard.path) or {}).get("stamp") != shard.stamp:
-            raise UserError(
-                f"{shard.path} was packed from other files, or with another --shard-megabytes; "
-                "choose another --out or delete it"
-            )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"the folder {folder} cannot be created ({error.strerror or error})") from None
-    return len(shards), _in_parallel(partial(_pack_shard, check=check), shards, workers)
-
-
-def index_shards(shards: Sequence[str], workers: int = 1, check: bool = False) -> tuple[int, Iterator[Packed]]:
-    """Write the indexes of existing shards, returning as `pack`; unreadable clips are marked in the index.
-
-    Args:
-        shards: paths or URLs. workers, check: as `pack`.
-    """
-    return len(shards), _in_parallel(partial(_index_shard, check=check), shards, workers)
-
-
-def plan_shards(clips: Sequence[PackItem], folder: Path, shard_bytes: float) -> list[_Shard]:
-    """Consecutive clips, split into shards of up to `shard_bytes`."""
+    if preparation.segment_seconds is not None:
+        for clip in clips:
+            if taken := next((name for name in clip.columns if name.lower() in SEGMENT), None):
+                raise UserError(f"the manifest has a column {taken}, as segments get it; rename that column")
     groups: list[list[PackItem]] = []
     keys: list[list[str]] = []
     room = 0.0
     for clip in clips:
-        try:
-            stat = Path(clip.path).stat()
-            size, changed = stat.st_size, stat.st_mtime_ns
-        except OSError:  # skipped, with the reason, when its shard is written
-            size, changed = 0, 0
+        size, changed = clip.size_and_time()
         needed = (4 if clip.columns else 2) * _BLOCK + -(-size // _BLOCK) * _BLOCK
         if not groups or needed > room:
             groups.append([])
-            keys.append([])
+            keys.append([] if preparation.audio == "keep" else [str(preparation)])
             room = shard_bytes
         room -= needed
         groups[-1].append(clip)
         keys[-1].append(f"{clip.name} {size} {changed} {sorted(clip.columns.items())}")
     return [
-        _Shard(folder / f"{number:06}.tar", group, digest(key))
+        Shard(f"{folder.rstrip('/')}/{number:06}.tar", group, digest(key))
         for number, (group, key) in enumerate(zip(groups, keys, strict=True))
     ]
 
 
-def _in_parallel(work: Callable[[Any], Packed], shards: Sequence[Any], workers: int) -> Iterator[Packed]:
-    """Results in order. Ctrl-C ends after the shards in progress."""
-    if workers <= 1 or len(shards) <= 1:
-        yield from map(work, shards)
-        return
-    context = multiprocessing.get_context("spawn")  # a fork would not copy the progress bar's threads
-    pool = ProcessPoolExecutor(min(workers, len(shards)), context, _ignore_interrupts)
+def pack(
+    shards: Sequence[Shard],
+    folder: str,
+    workers: int = 1,
+    check: bool = False,
+    preparation: Preparation = KEEP,
+    share: Share = ALL,
+) -> Iterator[Packed]:
+    """Write the shards of this process; finished ones are left untouched.
+
+    Args:
+        shards: all of them, as `plan_shards` splits the clips. workers: processes. check: decode every clip, not only
+            its header, to find damage. preparation: what is stored. share: which of the shards are written.
+
+    Returns:
+        An iterator over the results, in order.
+
+    Raises:
+        UserError: the folder contains shards of other files; disk full, no permission.
+    """
+    existing = {name for name in list_names(folder) if name.endswith(".tar")}
+    if other := sorted(existing - {PurePosixPath(shard.path).name for shard in shards}):
+        raise UserError(f"{folder} contains {other[0]}, not made from these inputs; choose another --out or delete it")
+    mine = share.of(shards)
+    for shard in mine:
+        there = PurePosixPath(shard.path).name in existing
+        if there and (read_about(shard.path) or {}).get("stamp") != shard.stamp:
+            raise UserError(
+                f"{shard.path} was packed from other files or with other options; choose another --out or delete it"
+            )
+    if (local := local_path(folder)) is not None:
+        try:
+            local.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"the folder {folder} cannot be created ({error.strerror or error})") from None
+    return in_parallel(partial(_pack_shard, check=check, preparation=preparation), mine, workers)
+
+
+def read_finished(shards: Sequence[Shard]) -> list[Packed]:
+    """The results of the shards that are finished, by this process or another."""
+    with ThreadPoolExecutor(16) as pool:
+        return [each for each in pool.map(_finished, shards) if each is not None]
+
+
+def _finished(shard: Shard) -> Packed | None:
+    about = read_about(shard.path)
+    return read_packed(shard.path, about) if about is not None and about["stamp"] == shard.stamp else None
+
+
+def _pack_shard(shard: Shard, check: bool, preparation: Preparation) -> Packed:
+    if (finished := _finished(shard)) is not None:
+        return finished
     try:
-        yield from pool.map(work, shards)
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _ignore_interrupts() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _pack_shard(shard: _Shard, check: bool) -> Packed:
-    if (about := _about(shard.path)) is not None:
-        return _counted(pq.read_table(_index_of(str(shard.path))), about["skipped"])
-    skipped: list[tuple[str, str]] = []
-    try:
-        with writing(shard.path) as partial_file:  # renamed after its index
-            rows = _write_tar(shard.clips, partial_file, check, skipped)
-            table = _table(rows, dict.fromkeys(column for clip in shard.clips for column in clip.columns))
-            _write_index(table, str(shard.path), {"stamp": shard.stamp, "skipped": skipped})
+        with publishing(shard.path) as partial_file:  # gets its name after its index
+            with open(partial_file, "wb") as file, _open_tar(file) as opened:
+                tar = _Tar(file, opened, check, preparation)
+                for clip in shard.clips:
+                    tar.add(clip)
+            named = [*(clip.columns for clip in shard.clips), *tar.rows]
+            table = index_table(
+                tar.rows, dict.fromkeys(name for each in named for name in each if name not in MEASURES)
+            )
+            about: dict[str, Any] = {"stamp": shard.stamp, "skipped": tar.skipped}
+            if preparation.audio != "keep":
+                about |= {"source_bytes": tar.source_bytes, "clipped": tar.clipped}
+            write_index(table, shard.path, about)
     except OSError as error:
         raise UserError(
             f"{shard.path} cannot be written ({error.strerror or error}); free up space and run the same command again"
         ) from None
-    return _counted(table, skipped)
+    return counted(table, about)._replace(before=tar.before, after=tar.after)
 
 
-def _write_tar(
-    clips: list[PackItem], target: Path, check: bool, skipped: list[tuple[str, str]]
-) -> list[dict[str, Any]]:
-    """Write the tar and return the rows of its index; unreadable clips are added to `skipped`."""
-    rows: list[dict[str, Any]] = []
-    with open(target, "wb") as file, tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
-        for clip in clips:
-            try:
-                data, measures = _read_clip(clip, check)
-            except AudioError as error:
-                skipped.append((clip.path, str(error)))
-                continue
-            offset = _add(tar, clip.name, data)
-            rows.append({"name": clip.name, "offset": offset, "size": len(data), **measures, **clip.columns})
-            if clip.columns:
-                _add(tar, str(PurePosixPath(clip.name).with_suffix(".json")), json.dumps(clip.columns).encode())
-    return rows
+class _Tar:
+    """A shard that is being written, and the rows of its index."""
+
+    def __init__(self, file: IO[bytes], tar: tarfile.TarFile, check: bool, preparation: Preparation) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self.skipped: list[tuple[str, str]] = []
+        self.clipped: list[tuple[str, float]] = []
+        self.source_bytes = 0
+        self.before, self.after = Rate(), Rate()
+        self._file, self._tar, self._check, self._preparation = file, tar, check, preparation
+
+    def add(self, clip: PackItem) -> None:
+        """A clip that cannot be read to its end leaves nothing behind, and is added to `skipped`."""
+        offset, num_rows = self._tar.offset, len(self.rows)
+        try:
+            if self._preparation.audio == "keep":
+                data = _read(clip, whole=True)
+                assert isinstance(data, bytes)
+                self._add(clip.name, data, measure(data, self._check), clip.columns)
+            else:
+                self._add_prepared(clip)
+        except AudioError as error:
+            self.skipped.append((clip.path, str(error)))
+            del self.rows[num_rows:]
+            self._file.seek(offset)
+            self._file.truncate()
+            self._tar.offset = offset
+        self._tar.members = []  # type: ignore[attr-defined]  # all of them are kept otherwise
+
+    def _add_prepared(self, clip: PackItem) -> None:
+        peak, before, after = 0.0, Rate(), Rate()
+        for number, segment in enumerate(prepared(_read(clip, whole=False), self._preparation)):
+            name = str(PurePosixPath(clip.name).with_suffix(self._preparation.suffix))
+            columns: dict[str, Any] = clip.columns
+            if self._preparation.segment_seconds is not None:
+                name = str(PurePosixPath(name).with_stem(f"{PurePosixPath(name).stem}-{number:06}"))
+                columns = segment_columns(columns, clip.name, segment)
+            before = before.plus(Rate(segment.seconds, segment.core_seconds))
+            if len(self.rows) % _DECODED_AGAIN == 0:
+                after = after.plus(_decoding(segment))
+            peak = max(peak, segment.peak)
+            self._add(name, segment.data, measure(segment.data, self._check), columns)
+        self.before, self.after = self.before.plus(before), self.after.plus(after)
+        self.source_bytes += clip.size_and_time()[0]
+        if peak > _FULL_SCALE:
+            self.clipped.append((clip.path, peak))
+
+    def _add(self, name: str, data: bytes, measures: dict[str, Any], columns: dict[str, Any]) -> None:
+        offset = self._add_member(name, data)
+        self.rows.append({"name": name, "offset": offset, "size": len(data), **measures, **columns})
+        if columns:
+            self._add_member(str(PurePosixPath(name).with_suffix(".json")), json.dumps(columns).encode())
+
+    def _add_member(self, name: str, data: bytes) -> int:
+        """Add a file and return the offset of its data. Without owner and time, equal files give equal shards."""
+        member = tarfile.TarInfo(name)
+        member.size = len(data)
+        self._tar.addfile(member, io.BytesIO(data))
+        return self._tar.offset - -(-len(data) // _BLOCK) * _BLOCK
 
 
-def _read_clip(clip: PackItem, check: bool) -> tuple[bytes, dict[str, Any]]:
-    """Raises AudioError: no such file, no access, no audio suffix, not readable as audio."""
+def _open_tar(file: IO[bytes]) -> tarfile.TarFile:
+    return tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT)
+
+
+def _decoding(segment: Segment) -> Rate:
+    started = time.thread_time()
+    decode(segment.data)
+    return Rate(segment.seconds, time.thread_time() - started)
+
+
+def _read(clip: PackItem, whole: bool) -> Encoded:
+    """The bytes; or, if it need not be `whole`, the path of a local file, which is then read piece by piece.
+
+    Raises:
+        AudioError: no such file, no access, no audio suffix. UserError: storage that does not answer.
+    """
+    local = local_path(clip.path)
     try:
-        if Path(clip.path).is_dir():
+        if local is not None and local.is_dir():
             raise AudioError("a folder that cannot be read")
         if not clip.name.lower().endswith(SUFFIXES):
             raise AudioError("no audio suffix")
-        data = Path(clip.path).read_bytes()
+        if local is None:
+            return read_file(clip.path)
+        return local.read_bytes() if whole else local
     except OSError as error:
+        if local is None and not isinstance(error, FileNotFoundError):
+            raise UserError(f"{clip.path} cannot be read ({error}); run the same command again to resume") from None
         raise AudioError(f"not readable ({error.strerror or error})") from None
-    return data, _measure(data, check)
-
-
-def _measure(data: bytes, check: bool) -> dict[str, Any]:
-    """Raises AudioError: as `probe`, and with `check` as `decode`."""
-    header = probe(data)
-    if check:
-        for _ in decode_blocks(data):
-            pass
-    return {**header._asdict(), "checksum": _checksum(data)}
-
-
-def _checksum(data: Encoded) -> str:
-    return hashlib.md5(data, usedforsecurity=False).hexdigest()  # type: ignore[arg-type]
-
-
-def _add(tar: tarfile.TarFile, name: str, data: bytes) -> int:
-    """Add a member and return the offset of its data. Without owner and time, equal files give equal shards."""
-    member = tarfile.TarInfo(name)
-    member.size = len(data)
-    tar.addfile(member, io.BytesIO(data))
-    return tar.offset - -(-len(data) // _BLOCK) * _BLOCK
-
-
-def _index_shard(shard: str, check: bool) -> Packed:
-    """Index one shard; a shard that cannot be read is one entry of `skipped`."""
-    try:
-        filesystem, path = open_filesystem(shard)
-        stamp, about = file_stamp(filesystem.info(path)), _about(shard)
-        if about is not None and about["stamp"] == stamp and about.get("sidecars"):
-            with fsspec.open(_index_of(shard), "rb") as file:
-                return _counted(pq.read_table(file), about["skipped"])
-        members = walk_tar(shard)
-        rows: list[dict[str, Any]] = []
-        skipped: list[tuple[str, str]] = []
-        with fsspec.open(shard, "rb") as file:
-            for member in members:
-                file.seek(member.offset)
-                data = file.read(member.size)
-                row = {"name": member.name, "offset": member.offset, "size": member.size, **member.columns}
-                try:
-                    row |= _measure(data, check)
-                except AudioError as error:
-                    skipped.append((f"{shard}/{member.name}", str(error)))
-                    row |= {"seconds": math.nan, "sample_rate": 0, "channels": 0, "checksum": _checksum(data)}
-                rows.append(row)
-        kept = dict.fromkeys([*_labels_of(shard, rows), *(name for member in members for name in member.columns)])
-    except (OSError, UserError) as error:
-        return Packed(0, 0.0, 0, [(shard, str(error))])
-    table = _table(rows, kept)
-    try:
-        _write_index(table, shard, {"stamp": stamp, "skipped": skipped, "sidecars": True})
-    except OSError as error:
-        raise UserError(f"{_index_of(shard)} cannot be written ({error.strerror or error})") from None
-    return _counted(table, skipped)
-
-
-def _labels_of(shard: str, rows: list[dict[str, Any]]) -> list[str]:
-    """Add to the rows what the index that is there has besides its measures, if it is of the same members. What the
-    files beside the audio say stays.
-
-    Returns:
-        The names of these columns.
-    """
-    filesystem, path = open_filesystem(_index_of(shard))
-    if not filesystem.exists(path):
-        return []
-    with filesystem.open(path, "rb") as file:
-        try:
-            table = pq.read_table(file)
-        except pa.ArrowInvalid:  # damaged: written anew
-            return []
-    columns = [name for name in table.column_names if name not in _MEASURES]
-    if not columns or not {"name", "offset", "size"} <= set(table.column_names):
-        return []
-    before = {(old["name"], old["offset"], old["size"]): old for old in table.to_pylist()}
-    for row in rows:
-        old = before.get((row["name"], row["offset"], row["size"]), {})
-        row.update({name: str(old[name]) for name in columns if name not in row and old.get(name) is not None})
-    return columns
-
-
-def _counted(table: pa.Table, skipped: Iterable[Sequence[str]]) -> Packed:
-    seconds = table.column("seconds").to_numpy()
-    readable = seconds == seconds
-    return Packed(
-        int(readable.sum()), float(seconds[readable].sum()), int(table.column("size").to_numpy()[readable].sum()),
-        [(path, reason) for path, reason in skipped],
-    )  # fmt: skip
-
-
-def _table(rows: list[dict[str, Any]], columns: Iterable[str]) -> pa.Table:
-    types = _MEASURES | dict.fromkeys(columns, pa.string())
-    return pa.table({name: pa.array([row.get(name) for row in rows], kind) for name, kind in types.items()})
-
-
-def _index_of(shard: str) -> str:
-    return f"{shard}.index.parquet"
-
-
-def _write_index(table: pa.Table, shard: str, about: dict[str, Any]) -> None:
-    """Local indexes are written atomically; object stores show a file only once it is complete."""
-    table = table.replace_schema_metadata({_ABOUT: json.dumps(about).encode()})
-    file = _index_of(shard)
-    if "://" in shard:
-        with fsspec.open(file, "wb") as opened:
-            pq.write_table(table, opened)
-        return
-    with writing(Path(file)) as partial_file:
-        pq.write_table(table, partial_file)
-
-
-def _about(shard: str | Path) -> dict[str, Any] | None:
-    """The `about` of `_write_index`; None if there is no shard, no index, or one from another tool."""
-    filesystem, path = open_filesystem(_index_of(str(shard)))
-    try:
-        with filesystem.open(path, "rb") as file:
-            metadata = pq.read_schema(file).metadata or {}
-        has_tar = filesystem.exists(path.removesuffix(".index.parquet"))
-    except (OSError, pa.ArrowInvalid):
-        return None
-    return json.loads(metadata[_ABOUT]) if _ABOUT in metadata and has_tar else None

@@ -4,6 +4,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from src.data.sources.annotations import in_order
 from src.data.sources.folder_labels import find_annotations
 from src.data.sources.source import Source
@@ -24,12 +26,12 @@ class FileSource(Source):
     ) -> None:
         self._files, self._root = files, root
         stats = [p.stat() for p in files]
+        self.sizes = np.array([s.st_size for s in stats], dtype=np.int64)
         self._index(
             [f"{p.resolve()} {s.st_size} {s.st_mtime_ns}" for p, s in zip(files, stats, strict=True)],
             str(root.resolve()) if root else "\n".join(str(p.resolve()) for p in files),
         )
-        self.bad += [(self._relative(path), reason) for path, reason in unreadable]
-        self.bad_paths += [(as_text(path), reason) for path, reason in unreadable]
+        self._not_listed = [(self._relative(path), as_text(path), reason) for path, reason in unreadable]
 
     def _read(self, i: int) -> Path:
         return self._files[i]

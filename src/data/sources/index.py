@@ -6,6 +6,7 @@ import tarfile
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -76,18 +77,12 @@ def scan_headers(read: Callable[[int], Encoded], keys: Sequence[str], location: 
         cached = table.to_pydict()
         known = dict(zip(cached["key"], zip(cached["seconds"], cached["reason"], strict=True), strict=True))
 
-    def scan(i: int) -> tuple[float, str]:
-        try:
-            return probe(read(i)).seconds, ""
-        except AudioError as error:
-            return float("nan"), str(error)
-
     new = [i for i, key in enumerate(keys) if key not in known]
     with (
         ThreadPoolExecutor(max(4, os.cpu_count() or 1)) as pool,
         progress_bar("reading headers", len(new), len(new) > 10_000) as advance,
     ):
-        for i, header in zip(new, pool.map(scan, new), strict=True):
+        for i, header in zip(new, pool.map(partial(read_header, read), new), strict=True):
             known[keys[i]] = header
             advance()
     headers = Headers(np.array([known[key][0] for key in keys], dtype=float), [known[key][1] for key in keys])
@@ -95,6 +90,14 @@ def scan_headers(read: Callable[[int], Encoded], keys: Sequence[str], location: 
         columns = {"key": pa.array(keys), "seconds": headers.seconds, "reason": pa.array(headers.reason, pa.string())}
         _write_cached(pa.table(columns), file)
     return headers
+
+
+def read_header(read: Callable[[int], Encoded], i: int) -> tuple[float, str]:
+    """The seconds of a clip and "", or NaN and why it is unreadable."""
+    try:
+        return probe(read(i)).seconds, ""
+    except AudioError as error:
+        return float("nan"), str(error)
 
 
 def tar_members(shard: str, columns: Sequence[str] = ()) -> pa.Table:

@@ -60,7 +60,8 @@ def open_inputs(
     Raises:
         UserError: no such input, or no audio in it.
     """
-    files = [Path(text) for text in inputs if Path(text).is_file() and Path(text).suffix.lower() in SUFFIXES]
+    audio = (Path(text) for text in inputs if Path(text).suffix.lower() in SUFFIXES)
+    files = list(dict.fromkeys(path for path in audio if path.is_file()))
     sources: list[Source] = [FileSource(files)] if files else []
     for text in inputs:
         path = Path(text).expanduser()

@@ -41,7 +41,7 @@ def packed_annotations(shards: Sequence[str]) -> list[dict[str, Annotation]]:
         annotations = read_rows([row for _, _, row in rows]) if rows else []
         for (number, name, row), annotation in zip(rows, annotations, strict=True):
             if annotation.labels:
-                result[number][name] = annotation._replace(events=_events(row, annotation.labels))
+                result[number][name] = annotation._replace(events=read_events(row, annotation.labels))
     return result
 
 
@@ -54,7 +54,8 @@ def _labels_of(shard: str) -> dict[str, list[str]]:
     return {name: [cell_text(value) for value in table.column(name).to_pylist()] for name in ("name", *names)}
 
 
-def _events(row: Row, labels: Sequence[str]) -> tuple[Event, ...]:
+def read_events(row: Row, labels: Sequence[str]) -> tuple[Event, ...]:
+    """The events of a row. Raises UserError: they are no list of [onset, offset, label], or of other labels."""
     text = row.cells.get("events", "")
     try:
         events = [(str(onset), str(offset), composed(str(label))) for onset, offset, label in json.loads(text or "[]")]

@@ -55,6 +55,11 @@ class ShardIndex:
         """(n,) length of each clip."""
         return self._maps["seconds"]
 
+    @property
+    def sizes(self) -> np.ndarray:
+        """(n,) of each clip, in bytes."""
+        return self._maps["size"]
+
     def shard(self, i: int) -> str:
         return self.shards[int(np.searchsorted(self._ends, i, side="right"))]
 

@@ -5,41 +5,104 @@ A source is indexed: `len(source)`, `source.read(i)` (bytes or a path), `source.
 `source.bad` and not counted.
 """
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 
 import numpy as np
 
 from src.audio.decode import AudioError, Encoded, decode, decode_ranges
 from src.data.sources.annotations import Annotation
-from src.data.sources.index import digest, scan_headers
+from src.data.sources.index import digest, read_header, scan_headers
 from src.errors import UserError
 
 
 class Source:
     """Base class: maps indices of readable clips to indices of all clips. Subclasses implement `_read`, `_name` and
-    `_path`, and usually call `_index` with the keys of their clips.
+    `_path`, and usually call `_index` with the keys of their clips. Headers are read when a length, the number of
+    readable clips or an unreadable one is first asked for.
 
     Attributes:
-        seconds: (n,) length of each clip. bad: (name, reason) of clips left out. bad_paths: the same by path.
-        fingerprint: identifies content and order.
-        shards: number of tar files, None if there are none.
+        fingerprint: identifies content and order. sizes: (n,) bytes of each listed clip, readable or not; None if they
+            are not known.
     """
 
     _class_names: Sequence[str] = ()
     _annotations: Sequence[Annotation | None] = ()  # of all clips; empty if there are none
     shards: int | None = None
     missing: Sequence[tuple[str, str]] = ()  # (shard, reason) of shards that could not be opened
-    _kept: Sequence[int] | np.ndarray  # indices of the readable clips among all
+    sizes: np.ndarray | None = None
+    fingerprint: str
+    _not_listed: Sequence[tuple[str, str, str]] = ()  # (name, path, reason) of what could not be listed
 
     def _index(self, keys: list[str], location: str) -> None:
-        """Scan the headers. `keys` and `location`: as `scan_headers`."""
+        """Prepare the scan of the headers. `keys` and `location`: as `scan_headers`."""
         self.fingerprint = digest(keys)
-        headers = scan_headers(self._read, keys, location)
-        self._kept = np.flatnonzero([not reason for reason in headers.reason])
-        self.seconds: np.ndarray = headers.seconds[self._kept]
-        unreadable = [i for i, reason in enumerate(headers.reason) if reason]
-        self.bad = [(self._name(i), headers.reason[i]) for i in unreadable]
-        self.bad_paths = [(self._path(i), headers.reason[i]) for i in unreadable]
+        self._keys, self._location_of_keys, self._num_listed = keys, location, len(keys)
+
+    def _scan(self) -> None:
+        headers = scan_headers(self._read, self._keys, self._location_of_keys)
+        kept = np.flatnonzero([not reason for reason in headers.reason])
+        unreadable = [(i, reason) for i, reason in enumerate(headers.reason) if reason]
+        self.__dict__.update(_kept=kept, seconds=headers.seconds[kept], _unreadable=unreadable, _keys=[])
+
+    @cached_property
+    def _kept(self) -> Sequence[int] | np.ndarray:
+        """Indices of the readable clips among all."""
+        self._scan()
+        return self.__dict__["_kept"]
+
+    @cached_property
+    def seconds(self) -> np.ndarray:
+        """(n,) length of each readable clip."""
+        self._scan()
+        return self.__dict__["seconds"]
+
+    @cached_property
+    def _unreadable(self) -> list[tuple[int, str]]:
+        """(index among all, reason)."""
+        self._scan()
+        return self.__dict__["_unreadable"]
+
+    @cached_property
+    def bad(self) -> list[tuple[str, str]]:
+        """(name, reason) of clips left out."""
+        unreadable = [(self._name(i), reason) for i, reason in self._unreadable]
+        return [*unreadable, *((name, reason) for name, _, reason in self._not_listed)]
+
+    @cached_property
+    def bad_paths(self) -> list[tuple[str, str]]:
+        """As `bad`, by path."""
+        unreadable = [(self._path(i), reason) for i, reason in self._unreadable]
+        return [*unreadable, *((path, reason) for _, path, reason in self._not_listed)]
+
+    @property
+    def num_listed(self) -> int:
+        """Number of clips, readable or not; reads no headers."""
+        return self._num_listed
+
+    def listed_paths(self) -> Iterator[str]:
+        """The paths of all clips, readable or not."""
+        return map(self._path, range(self.num_listed))
+
+    def part(self, begin: int, end: int) -> "Source":
+        """The readable ones of the listed clips `begin` to `end`; only their headers are read. What could not be listed
+        is in the first part."""
+        part = copy.copy(self)
+        headers = [read_header(self._read, i) for i in range(begin, end)]
+        part._kept = np.array([begin + i for i, (_, reason) in enumerate(headers) if not reason], dtype=int)
+        part.seconds = np.array([seconds for seconds, reason in headers if not reason])
+        part._unreadable = [(begin + i, reason) for i, (_, reason) in enumerate(headers) if reason]
+        part._not_listed = () if begin else self._not_listed
+        return part
+
+    def segment(self, i: int) -> tuple[str, float] | None:
+        """The name of the clip that this one was cut from, and where it starts in it, in seconds; None if unknown."""
+        return None
+
+    @property
+    def has_segments(self) -> bool:
+        return False
 
     def __len__(self) -> int:
         return len(self._kept)

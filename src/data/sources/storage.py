@@ -3,15 +3,19 @@
 fsspec opens `s3://`, `gs://`, `hf://` and others; each needs its own package.
 """
 
+import contextlib
 import glob
+import posixpath
 import re
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
 import fsspec
 
+from src.atomic import writing
 from src.errors import UserError
 
 RETRY_DELAYS_SECONDS = (0.5, 2.0, 8.0)  # before each retry of a remote read
@@ -120,6 +124,49 @@ def read_range(shard: str, start: int, size: int, patient: bool = True) -> bytes
     """
     filesystem, path = open_filesystem(shard)  # each time: a worker must not reuse its parent's connections
     return retry(lambda: filesystem.cat_file(path, start, start + size), patient and "://" in shard)
+
+
+def read_file(file: str) -> bytes:
+    """All bytes of a file. Errors as `read_range`."""
+    filesystem, path = open_filesystem(file)
+    return retry(lambda: filesystem.cat_file(path), "://" in file)
+
+
+def local_path(location: str) -> Path | None:
+    """The path of a file or folder on this machine, also of `file://`; None for other URLs."""
+    if location.startswith("file://"):
+        return Path(location.removeprefix("file://"))
+    return None if "://" in location else Path(location).expanduser()
+
+
+@contextlib.contextmanager
+def publishing(target: str) -> Iterator[Path]:
+    """As `src.atomic.writing`; what becomes a URL is written to a temporary file here and uploaded when it is complete.
+
+    Raises:
+        OSError: no permission, disk full, no answer.
+    """
+    local = local_path(target)
+    if local is not None:
+        with writing(local) as partial:
+            yield partial
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        partial = Path(folder, "partial")
+        yield partial
+        filesystem, path = open_filesystem(target)
+        retry(lambda: filesystem.put_file(str(partial), path), True)
+
+
+def list_names(folder: str) -> list[str]:
+    """Names of the files in a folder; none if there is no such folder."""
+    filesystem, path = open_filesystem(folder)
+    filesystem.invalidate_cache()  # other processes write into it
+    try:
+        found = retry(lambda: filesystem.ls(path, detail=False), "://" in folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return sorted(posixpath.basename(each.rstrip("/")) for each in found)
 
 
 def shard_stamp(shard: str) -> str:
