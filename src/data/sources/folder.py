@@ -24,26 +24,29 @@ class FileSource(Source):
     def __init__(
         self, files: list[Path], root: Path | None = None, unreadable: Sequence[tuple[Path, str]] = ()
     ) -> None:
-        self._files, self._root = files, root
-        stats = [p.stat() for p in files]
+        self._files, self._root = [str(path) for path in files], root  # a Path takes five times the memory
+        stats = [os.stat(path) for path in self._files]  # noqa: PTH116, half the time
         self.sizes = np.array([s.st_size for s in stats], dtype=np.int64)
         self._index(
-            [f"{p.resolve()} {s.st_size} {s.st_mtime_ns}" for p, s in zip(files, stats, strict=True)],
-            str(root.resolve()) if root else "\n".join(str(p.resolve()) for p in files),
+            [
+                f"{os.path.abspath(path)} {stat.st_size} {stat.st_mtime_ns}"  # noqa: PTH100, asks the disk nothing
+                for path, stat in zip(self._files, stats, strict=True)
+            ],
+            str(root.resolve()) if root else "\n".join(map(os.path.abspath, self._files)),
         )
         self._not_listed = [(self._relative(path), as_text(path), reason) for path, reason in unreadable]
 
     def _read(self, i: int) -> Path:
-        return self._files[i]
+        return Path(self._files[i])
 
     def _name(self, i: int) -> str:
-        return self._relative(self._files[i])
+        return self._relative(Path(self._files[i]))
 
     def _relative(self, path: Path) -> str:
         return as_text(path.relative_to(self._root) if self._root else path)
 
     def _path(self, i: int) -> str:
-        return as_text(self._files[i])
+        return os.fsencode(self._files[i]).decode(errors="replace")
 
 
 class FolderSource(FileSource):

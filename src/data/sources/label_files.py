@@ -5,6 +5,7 @@
 `a.rttm`, or in `a.TextGrid` (read by `praatio`). A `.txt` of another form is no label file.
 """
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,9 +29,12 @@ def read_label_files(root: Path, names: Sequence[str]) -> dict[str, Annotation]:
         UserError: with the line: a label file that cannot be read; a file with several of them.
     """
     result = {}
+    beside: dict[Path, set[str]] = {}  # by folder: a look into it is cheaper than one for each file
     for name in names:
-        stem = (root / name).with_suffix("")
-        files = [file for suffix in _SUFFIXES if (file := stem.with_name(stem.name + suffix)).is_file()]
+        folder, stem = (root / name).parent, Path(name).stem
+        if folder not in beside:
+            beside[folder] = _list_label_files(folder)
+        files = [folder / (stem + suffix) for suffix in _SUFFIXES if stem + suffix in beside[folder]]
         found = [(file, events) for file in files if (events := read_events(file)) is not None]
         if len(found) > 1:
             raise UserError(f"{name} has two label files, {found[0][0].name} and {found[1][0].name}; keep one of them")
@@ -38,6 +42,14 @@ def read_label_files(root: Path, names: Sequence[str]) -> dict[str, Annotation]:
             unique = tuple(dict.fromkeys(event._replace(label=composed(event.label)) for event in found[0][1]))
             result[name] = Annotation(tuple(dict.fromkeys(event.label for event in unique)), events=unique)
     return result
+
+
+def _list_label_files(folder: Path) -> set[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name for entry in entries if entry.name.endswith(_SUFFIXES) and entry.is_file()}
+    except OSError:  # cannot be listed, as the walk has said; names that are not valid text
+        return set()
 
 
 def read_events(file: Path) -> list[Event] | None:

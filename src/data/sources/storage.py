@@ -122,8 +122,12 @@ def read_range(shard: str, start: int, size: int, patient: bool = True) -> bytes
     Raises:
         OSError: no such shard, no access, no answer.
     """
+    if "://" not in shard:  # a tenth of what fsspec takes, which counts for short clips
+        with open(shard, "rb") as file:
+            file.seek(start)
+            return file.read(size)
     filesystem, path = open_filesystem(shard)  # each time: a worker must not reuse its parent's connections
-    return retry(lambda: filesystem.cat_file(path, start, start + size), patient and "://" in shard)
+    return retry(lambda: filesystem.cat_file(path, start, start + size), patient)
 
 
 def read_file(file: str) -> bytes:
