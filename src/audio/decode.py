@@ -1,6 +1,6 @@
 """Decode audio (bytes or a path) to mono samples at 16 kHz; broken files raise AudioError.
 
-soundfile (libsndfile) decodes and seeks, soxr resamples.
+soundfile (libsndfile) decodes and seeks, PyAV what libsndfile does not read (`src.audio.containers`); soxr resamples.
 """
 
 import contextlib
@@ -15,12 +15,14 @@ import numpy as np
 import soundfile
 import soxr
 
+from src.audio.containers import CONTAINER_SUFFIXES, HAS_AV, ContainerSound, is_container
+from src.audio.error import AudioError
 from src.audio.streams import Encoded, streams
 
 SAMPLE_RATE = 16000
 SUFFIXES = (
     ".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf",
-    ".w64", ".rf64", ".sph",
+    ".w64", ".rf64", ".sph", *(CONTAINER_SUFFIXES if HAS_AV else ()),
 )  # fmt: skip
 HIGHEST_PEAK = 2.0**32  # beyond 32-bit integers that were never scaled: not audio, and its power overflows
 _LOWEST_RATE_HZ, _HIGHEST_RATE_HZ = 1_000, 768_000  # outside this range, the header is broken
@@ -29,10 +31,6 @@ _MAX_FRAMES_PER_BYTE = 10_000  # above this, the header is wrong: even digital s
 _MP3_PREROLL_SAMPLES = 4608  # decoded before a crop and dropped: MP3 needs earlier bits, or the crop starts with noise
 _GAP_SECONDS = 1.0  # between two ranges, is read and dropped: as fast as a seek, or faster
 _FILTER_SAMPLES = 160  # half the resampling filter at most, in samples at the lower of the two rates
-
-
-class AudioError(ValueError):
-    """A clip that cannot be used. The message is a short reason without the file name."""
 
 
 class _Sound(soundfile.SoundFile):
@@ -58,7 +56,9 @@ def probe(file: Encoded) -> Header:
     headers = []
     for stream in _streams(file):
         with _open(stream) as sound:
-            headers.append(Header(_count_frames(sound, stream) / sound.samplerate, sound.samplerate, sound.channels))
+            container = isinstance(sound, ContainerSound)
+            frames = sound.count_frames() if container else _count_frames(sound, stream)
+            headers.append(Header(frames / sound.samplerate, sound.samplerate, sound.channels))
     return headers[0]._replace(seconds=sum(header.seconds for header in headers))
 
 
@@ -223,7 +223,7 @@ def _resampled(samples: np.ndarray, rate: int, skipped: int, count: int | None) 
     return samples[skipped:] if count is None else samples[skipped : skipped + count]
 
 
-def _read_range(sound: _Sound, file: Encoded, begin: int, end: int) -> np.ndarray:
+def _read_range(sound: _Sound | ContainerSound, file: Encoded, begin: int, end: int) -> np.ndarray:
     """Frames `begin` to `end` of an open stream, mono. If it cannot seek, the frames before are read and dropped."""
     try:
         try:
@@ -236,7 +236,7 @@ def _read_range(sound: _Sound, file: Encoded, begin: int, end: int) -> np.ndarra
         raise AudioError(f"damaged data ({_reason(error)})") from None
 
 
-def _seek(sound: _Sound, begin: int) -> int:
+def _seek(sound: _Sound | ContainerSound, begin: int) -> int:
     """Go to frame `begin`, or to one before it; returns how many frames have to be read and dropped then."""
     preroll = min(begin, _MP3_PREROLL_SAMPLES) if sound.subtype.startswith("MPEG") else 0
     if begin > 0:
@@ -272,15 +272,21 @@ def _streams(file: Encoded) -> list[Encoded]:
         raise AudioError(f"not readable ({error.strerror or error})") from None
 
 
-def _open(file: Encoded) -> _Sound:
+def _open(file: Encoded) -> _Sound | ContainerSound:
     try:
         if not isinstance(file, bytes) and (path := Path(file)).with_name(f"._{path.name}").exists():
             file = path.read_bytes()  # libsndfile takes an MP3 with a file of a Mac beside it for another format
         sound = _Sound(io.BytesIO(file) if isinstance(file, bytes) else _path(file))
     except soundfile.LibsndfileError as error:
-        raise AudioError(f"not readable as audio ({_reason(error)})") from None
+        if not is_container(file):
+            raise AudioError(f"not readable as audio ({_reason(error)})") from None
+        return _checked(ContainerSound(file))
     except (OSError, TypeError) as error:  # soundfile raises TypeError for a file named .raw
         raise AudioError(f"not readable ({error})") from None
+    return _checked(sound)
+
+
+def _checked(sound: _Sound | ContainerSound) -> _Sound | ContainerSound:
     if sound.frames <= 0 or not _LOWEST_RATE_HZ <= sound.samplerate <= _HIGHEST_RATE_HZ:
         sound.close()
         raise AudioError("no samples" if sound.frames <= 0 else f"a sample rate of {sound.samplerate} Hz")
@@ -292,8 +298,10 @@ def _path(file: str | Path) -> str | bytes:
     return os.fsencode(file) if os.name == "posix" else str(file)
 
 
-def _count_frames(sound: _Sound, file: Encoded) -> int:
+def _count_frames(sound: _Sound | ContainerSound, file: Encoded) -> int:
     """The number in the header, or the actual one if the header claims more than the file can hold."""
+    if isinstance(sound, ContainerSound):
+        return sound.frames
     size = len(file) if isinstance(file, bytes) else Path(file).stat().st_size
     if sound.frames <= size * _MAX_FRAMES_PER_BYTE:
         return sound.frames
@@ -309,7 +317,7 @@ def _count_frames(sound: _Sound, file: Encoded) -> int:
     return frames
 
 
-def _read(sound: _Sound, most: int) -> np.ndarray:
+def _read(sound: _Sound | ContainerSound, most: int) -> np.ndarray:
     """Up to `most` frames from the current position, mono."""
     parts: list[np.ndarray] = []
     left = most

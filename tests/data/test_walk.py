@@ -90,16 +90,25 @@ def test_what_cannot_be_read_is_named(tmp_path, write_wav, monkeypatch):
 
 def test_other_kinds_of_sound_are_counted_in_every_door(tmp_path, write_wav):
     soundfile.write(tmp_path / "real.wave", [0.1] * 1600, 16000, format="WAV")
-    make(tmp_path, "a.m4a", "b.M4A", "sub/c.webm", "notes.txt", "labels.json", ".d.m4a")
+    make(tmp_path, "a.amr", "b.AMR", "sub/c.wv", "notes.txt", "labels.json", ".d.amr")
     for open_door in (
         lambda: len(FolderSource(str(tmp_path))),
         lambda: sum(map(len, open_inputs([str(tmp_path)]))),
         lambda: len(list_clips([str(tmp_path)])),
     ):
-        with pytest.warns(UserWarning, match=r"2 \.m4a, 1 \.webm.*ffmpeg -i IN\.m4a OUT\.flac"):
+        with pytest.warns(UserWarning, match=r"2 \.amr, 1 \.wv.*ffmpeg -i IN\.amr OUT\.flac"):
             assert open_door() == 1
-    with pytest.raises(UserError, match=r"no audio files .*1 \.webm.*convert"):
+    with pytest.raises(UserError, match=r"no audio files .*1 \.wv.*convert"):
         find_audio(tmp_path / "sub")
+
+
+def test_what_pyav_would_read_is_counted_with_the_extra_that_reads_it(tmp_path, monkeypatch):
+    soundfile.write(tmp_path / "real.wav", [0.1] * 1600, 16000)
+    make(tmp_path, "a.m4a", "b.M4A", "c.webm", "d.amr")
+    monkeypatch.setattr(module, "HAS_AV", False)
+    monkeypatch.setattr(module, "SUFFIXES", (".wav",))
+    with pytest.warns(UserWarning, match=r"2 \.m4a, 1 \.webm.*these 3: pip install .audio-encoder\[av\].; .*1 \.amr"):
+        assert len(find_audio(tmp_path).files) == 1
 
 
 def test_a_folder_without_sound_says_what_it_has(tmp_path):

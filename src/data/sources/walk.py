@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from src.audio.containers import CONTAINER_SUFFIXES, HAS_AV, INSTALL
 from src.audio.decode import SUFFIXES
 from src.errors import UserError
 
@@ -94,11 +95,13 @@ def is_hidden_member(name: str) -> bool:
 
 def passed_over(suffixes: Iterable[str]) -> str:
     """What to do about files of sound that libsndfile does not read; "" without any. suffixes: of files, counted."""
-    sound = Counter({suffix: count for suffix, count in Counter(suffixes).items() if suffix in _CONVERTIBLE})
-    if not sound:
-        return ""
-    first = min(sound)
-    return f"{_count(sound)} passed over; convert them, for example with: ffmpeg -i IN{first} OUT.flac"
+    counts = Counter(suffixes)
+    readable = Counter({suffix: counts[suffix] for suffix in counts if suffix in CONTAINER_SUFFIXES and not HAS_AV})
+    sound = Counter({suffix: counts[suffix] for suffix in counts if suffix in _CONVERTIBLE and suffix not in readable})
+    parts = [f"{_count(readable)} passed over; to read these {readable.total()}: {INSTALL}"] if readable else []
+    if sound:
+        parts.append(f"{_count(sound)} passed over; convert them, for example with: ffmpeg -i IN{min(sound)} OUT.flac")
+    return "; ".join(parts)
 
 
 def _count(suffixes: Counter[str]) -> str:
