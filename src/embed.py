@@ -18,6 +18,7 @@ In Python, for a file or an array:
 import argparse
 import contextlib
 import os
+import shlex
 import sys
 import time
 import types
@@ -26,8 +27,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from src.command_line import new_parser
 from src.errors import UserError, exit_status
 from src.skipped import report_skipped
+from src.verbosity import say, suggest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -83,7 +86,7 @@ def embed(
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse(sys.argv[1:] if arguments is None else arguments)
-    return exit_status(lambda: run(options), "interrupted; run the same command again to resume")
+    return exit_status(lambda: run(options), "interrupted; run the same command again to resume", options.verbosity)
 
 
 def run(options: argparse.Namespace, sources: "list[Source] | None" = None) -> int:
@@ -119,7 +122,9 @@ def run(options: argparse.Namespace, sources: "list[Source] | None" = None) -> i
         num_clips, num_rows = len(file.done), file.finish()
     minutes = (time.monotonic() - started) / 60
     written = f"{num_clips} clips" if options.level == "clip" else f"{num_rows} tokens of {num_clips} clips"
-    print(f"{written} in {options.out}; {seconds_done / 3600:.2f} h of audio in {minutes:.1f} minutes")
+    say(f"{written} in {options.out}; {seconds_done / 3600:.2f} h of audio in {minutes:.1f} minutes")
+    if options.out.endswith(".parquet"):
+        suggest(f"python -m src.search QUERY.wav --index {shlex.quote(options.out)} --html neighbors.html")
     return status
 
 
@@ -167,11 +172,11 @@ def find_device(name: str) -> str:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m src.embed",
-        description=(__doc__ or "").strip(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    return parser().parse_args(arguments)
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = new_parser("embed", __doc__)
     add = parser.add_argument
     add("inputs", nargs="+", metavar="INPUT", help="file, folder, .tar (also a/*.tar, a/{000..012}.tar), dataset")
     add(
@@ -190,7 +195,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")
     add("--batch-seconds", type=float, default=30.0, help="padded audio per batch")
     add("--workers", type=int, default=os.cpu_count() or 1, help="decoding threads")
-    return parser.parse_args(arguments)
+    return parser
 
 
 class _CallableModule(types.ModuleType):

@@ -14,17 +14,20 @@ training then reads no headers. Exit status: 0 done, 1 done but some inputs coul
 import argparse
 import contextlib
 import os
+import shlex
 import sys
 from pathlib import Path
 
 from src.atomic import FolderLock
+from src.command_line import new_parser
 from src.errors import UserError, exit_status
 from src.skipped import report_skipped
+from src.verbosity import say, suggest
 
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse(sys.argv[1:] if arguments is None else arguments)
-    return exit_status(lambda: run(options), "interrupted; run the same command again to resume")
+    return exit_status(lambda: run(options), "interrupted; run the same command again to resume", options.verbosity)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -47,12 +50,15 @@ def run(options: argparse.Namespace) -> int:
         num_shards, results = pack(clips, out, options.shard_megabytes * 1e6, options.workers, options.check)
     samples, seconds, num_bytes, skipped = 0, 0.0, 0, []
     held = contextlib.nullcontext() if options.index else contextlib.closing(hold(out))
-    with held, progress_bar("shards", num_shards, sys.stderr.isatty()) as advance:
+    with held, progress_bar("shards", num_shards) as advance:
         for each in results:
             samples, seconds, num_bytes = samples + each.samples, seconds + each.seconds, num_bytes + each.bytes
             skipped += each.skipped
             advance()
-    print(f"{samples:,} samples, {seconds / 3600:,.2f} hours, {num_bytes:,} bytes of audio, {num_shards} shards")
+    say(f"{samples:,} samples, {seconds / 3600:,.2f} hours, {num_bytes:,} bytes of audio, {num_shards} shards")
+    if not options.index:
+        path = shlex.quote(f"data.path={out}/*.tar")
+        suggest(f"python -m src.train fit --config configs/pretrain/tiny.yaml --config configs/data/shards.yaml {path}")
     if not skipped and not options.index:
         (out / "skipped.csv").unlink(missing_ok=True)  # of an earlier run
     return report_skipped(skipped, out / "skipped.csv")
@@ -69,11 +75,11 @@ def hold(out: Path) -> FolderLock:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m src.pack",
-        description=(__doc__ or "").strip(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    return parser().parse_args(arguments)
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = new_parser("pack", __doc__)
     add = parser.add_argument
     add("inputs", nargs="+", metavar="INPUT", help="file, folder, manifest (.csv, .tsv, .txt); with --index: shards")
     add("--out", metavar="FOLDER", help="for the shards; with --index: for skipped.csv (default: the current folder)")
@@ -81,7 +87,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add("--shard-megabytes", type=float, default=500.0, help="maximum size of a shard (default: 500)")
     add("--workers", type=int, default=os.cpu_count() or 1, help="processes, one shard each")
     add("--check", action="store_true", help="decode every clip, to find damage beyond the header")
-    return parser.parse_args(arguments)
+    return parser
 
 
 if __name__ == "__main__":

@@ -11,10 +11,10 @@ LEVELS = [
     {"commands"},
     {"pretraining", "classification", "adapters"},
     {"training", "evaluation"},
-    {"encoders", "data"},
+    {"encoders", "data", "pages"},
     {"audio", "models"},
 ]
-EVERYWHERE = {"config", "errors", "atomic", "skipped", "progress", "hub_names"}
+EVERYWHERE = {"config", "errors", "atomic", "skipped", "progress", "hub_names", "verbosity", "command_line"}
 SIBLINGS = {"data": {"packing", "pretraining", "labelled"}}  # of the rooms in a room: these stand on the others
 
 

@@ -31,7 +31,7 @@ class EmbeddingFile:
     Args:
         target: a new .parquet or .npz file.
         settings: how the embeddings are made; plain values, stored in the file.
-        inputs: what is embedded; plain values that a resumed run must have again.
+        inputs: what is embedded; plain values that a resumed run must have again, stored too.
 
     Raises:
         UserError: `target` exists or has another suffix; an unfinished file of that name has other settings or inputs,
@@ -41,7 +41,7 @@ class EmbeddingFile:
     def __init__(self, target: Path, settings: dict[str, Any], inputs: dict[str, Any] | None = None) -> None:
         if target.suffix not in (".parquet", ".npz"):
             raise UserError(f"--out {target}: it must end in .parquet or .npz")
-        self.target, self.settings = target, settings
+        self.target, self._metadata = target, {**settings, "inputs": inputs or {}}
         self._folder = target.with_name(target.name + ".partial")
         if target.exists():
             raise UserError(f"{target} already exists; choose another name or remove it")
@@ -139,7 +139,7 @@ class EmbeddingFile:
         return num_rows
 
     def _write_parquet(self, file: Path, parts: list[Path]) -> None:
-        schema = pq.read_schema(parts[0]).with_metadata({METADATA_KEY: json.dumps(self.settings)})
+        schema = pq.read_schema(parts[0]).with_metadata({METADATA_KEY: json.dumps(self._metadata)})
         with pq.ParquetWriter(file, schema, use_dictionary=_REPEATED) as writer:
             for batch in _batches(parts):
                 writer.write_table(pa.Table.from_batches([batch]).cast(schema))
