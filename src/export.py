@@ -93,7 +93,7 @@ def parser() -> argparse.ArgumentParser:
     formats = "\n".join(f"  {name:<12} {text}" for name, text in FORMATS.items())
     parser = new_parser("export", f"{(__doc__ or '').strip()}\n\nformats:\n{formats}")
     parser.add_argument("checkpoint", metavar="CHECKPOINT")
-    parser.add_argument("--format", choices=FORMATS, default="folder")
+    parser.add_argument("--format", choices=tuple(FORMATS), default="folder")
     parser.add_argument("--out", required=True, metavar="PATH", help="a new folder or file")
     return parser
 

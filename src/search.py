@@ -179,6 +179,7 @@ def write_map(index: Path, clips: "Clips", file: Path) -> None:
     from src.progress import progress_bar
 
     paths, labels, embeddings, total = sample_rows(index, _MAP_POINTS)
+    say(f"laying out {len(paths)} sounds")
     places = layout(embeddings)
     with _page(file, "--map") as (sounds, partial):
         cells = []

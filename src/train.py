@@ -122,7 +122,7 @@ def parser() -> argparse.ArgumentParser:
     commands = "\n".join(f"  {name:<9} {text}" for name, text in COMMANDS.items())
     settings = "\n".join(f"  {key}\n      {text}" for key, text in describe_keys().items())
     parser = new_parser("train", f"{(__doc__ or '').strip()}\n\ncommands:\n{commands}", f"settings:\n{settings}")
-    parser.add_argument("command", choices=COMMANDS, metavar="{" + ",".join(COMMANDS) + "}")
+    parser.add_argument("command", choices=tuple(COMMANDS), metavar="{" + ",".join(COMMANDS) + "}")
     parser.add_argument(
         "--config", action="append", default=[], metavar="FILE", help="YAML file of settings; repeatable"
     )

@@ -161,25 +161,22 @@ def test_progress_in_a_log_file_is_a_line_now_and_then(capsys, monkeypatch):
     assert capsys.readouterr() == ("", "")
 
 
-@pytest.mark.skipif(os.name != "posix", reason="a pseudo-terminal, and permissions of POSIX")
-def test_no_colors_outside_of_a_terminal_or_with_no_color(place):
+@pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
+def test_no_colors_outside_of_a_terminal_or_with_no_color(place, capsys, monkeypatch):
     import pty
 
-    command = [sys.executable, "-m", "src.search", str(place / "sounds/0.wav"), "--index", str(place / "a.parquet")]
-    done = subprocess.run(command, capture_output=True, check=True, env=PLAIN)
-    assert b"similarity" in done.stdout and b"\x1b" not in done.stdout + done.stderr
+    query = [str(place / "sounds/0.wav"), "--index", str(place / "a.parquet")]
+    assert search.main(query) == 0
+    assert "similarity" in (said := capsys.readouterr().out) and "\x1b" not in said
     main_end, terminal = pty.openpty()
-    subprocess.run(
-        command, stdout=terminal, stderr=terminal, check=True, env={**PLAIN, "NO_COLOR": "1", "TERM": "xterm"}
-    )
-    os.close(terminal)
-    said = b""
-    while True:
-        try:
-            said += os.read(main_end, 65536)
-        except OSError:
-            break
-    assert b"similarity" in said and not re.search(rb"\x1b\[(3|4|9)\d", said)  # bold may stay
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    with os.fdopen(terminal, "w") as opened, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", opened)
+        assert search.main(query) == 0
+        opened.flush()
+        shown = os.read(main_end, 65536)
+    assert b"similarity" in shown and not re.search(rb"\x1b\[(3|4|9)\d", shown)  # bold may stay
 
 
 @pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
