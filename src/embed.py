@@ -28,6 +28,7 @@ In Python, for a file or an array:
 import argparse
 import contextlib
 import os
+import shlex
 import sys
 import time
 import types
@@ -36,9 +37,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from src.command_line import new_parser
 from src.errors import UserError, exit_status
 from src.share import Share, default_workers, find_share, local_rank
 from src.skipped import report_skipped
+from src.verbosity import say, suggest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -95,7 +98,7 @@ def embed(
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse(sys.argv[1:] if arguments is None else arguments)
-    return exit_status(lambda: run(options), "interrupted; run the same command again to resume")
+    return exit_status(lambda: run(options), "interrupted; run the same command again to resume", options.verbosity)
 
 
 def run(options: argparse.Namespace, sources: "list[Source] | None" = None) -> int:
@@ -150,7 +153,9 @@ def write_file(
         status = report_again(bad, options.out)
         num_clips, num_rows = len(file.done), file.finish()
     written = f"{num_clips} clips" if options.level == "clip" else f"{num_rows} tokens of {num_clips} clips"
-    print(f"{written} in {options.out}; {speed}")
+    say(f"{written} in {options.out}; {speed}")
+    if options.out.endswith(".parquet"):
+        suggest_search(options.out)
     return status
 
 
@@ -173,12 +178,17 @@ def write_folder(
             folder.write(embedding, empty, share)
     if missing := folder.missing():
         num_parts = len(folder.parts)
-        print(f"{share}: {speed}; {num_parts - len(missing)} of {num_parts} files in {options.out} are finished")
+        say(f"{share}: {speed}; {num_parts - len(missing)} of {num_parts} files in {options.out} are finished")
         return 0
     num_rows, bad = folder.summary()
     status = report_again(bad, options.out.rstrip("/") if "://" not in options.out else "embeddings")
-    print(f"{num_rows} rows in {options.out}; {speed}")
+    say(f"{num_rows} rows in {options.out}; {speed}")
+    suggest_search(options.out)
     return status
+
+
+def suggest_search(index: str) -> None:
+    suggest(f"python -m src.search QUERY.wav --index {shlex.quote(index)} --html neighbors.html")
 
 
 def is_folder(out: str) -> bool:
@@ -240,11 +250,11 @@ def find_device(name: str) -> str:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m src.embed",
-        description=(__doc__ or "").strip(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    return parser().parse_args(arguments)
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = new_parser("embed", __doc__)
     add = parser.add_argument
     add("inputs", nargs="+", metavar="INPUT", help="file, folder, .tar (also a/*.tar, a/{000..012}.tar), dataset")
     add(
@@ -264,7 +274,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add("--batch-seconds", type=float, default=30.0, help="padded audio per batch")
     add("--workers", type=int, default=default_workers(), help="decoding threads (default: cores)")
     add("--part", metavar="3/16", help="share of this process, if several write --out; default: torchrun's or srun's")
-    return parser.parse_args(arguments)
+    return parser
 
 
 class _CallableModule(types.ModuleType):

@@ -18,7 +18,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from src.command_line import new_parser
 from src.errors import UserError, exit_status
+from src.verbosity import say
 
 if TYPE_CHECKING:
     from src.evaluation.frozen import Frozen
@@ -31,10 +33,10 @@ POOLINGS = ("mean", "max", "mean_std", "mean_max")
 def main(arguments: list[str] | None = None) -> int:
     options = parse(sys.argv[1:] if arguments is None else arguments)
     if options.list:
-        return exit_status(lambda: print_list(Path(options.list)))
+        return exit_status(lambda: print_list(Path(options.list)), verbosity=options.verbosity)
     if options.compare:
-        return exit_status(lambda: print_comparison(*map(Path, options.compare)))
-    return exit_status(lambda: run(options), "interrupted; run the same command again to continue")
+        return exit_status(lambda: print_comparison(*map(Path, options.compare)), verbosity=options.verbosity)
+    return exit_status(lambda: run(options), "interrupted; run the same command again to continue", options.verbosity)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -62,10 +64,12 @@ def run(options: argparse.Namespace) -> int:
     if everything is None:
         return 1 if errors else 0
     rows, errors = everything
-    made = {name: value for name, value in vars(options).items() if name not in ("jobs", "list", "compare")}
+    made = {
+        name: value for name, value in vars(options).items() if name not in ("jobs", "list", "compare", "verbosity")
+    }
     text = write_results(out, {"rows": rows, "errors": errors, "options": made, "versions": versions()})
     print(text)
-    print(f"tables: {out / 'results.md'}, {out / 'results.html'}; everything: {out / 'results.json'}")
+    say(f"tables: {out / 'results.md'}, {out / 'results.html'}; everything: {out / 'results.json'}")
     if options.wandb != "disabled":
         log_wandb(rows, out, options.wandb)
     return 1 if errors else 0
@@ -152,11 +156,11 @@ def log_wandb(rows: list[dict[str, Any]], out: Path, mode: str) -> None:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m src.evaluate",
-        description=(__doc__ or "").strip(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    return parser().parse_args(arguments)
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = new_parser("evaluate", __doc__)
     add = parser.add_argument
     add("tasks", nargs="*", metavar="TASK", help="folder of a task or of tasks, dataset on the hub, or known name")
     add("--encoder", nargs="+", default=[], metavar="PATH", help="encoders; the floors are always scored")
@@ -171,7 +175,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add("--wandb", choices=("disabled", "offline", "online"), default="disabled", help="log the rows as a table")
     add("--list", metavar="FOLDER", help="show which known tasks are in a folder, and where the others are")
     add("--compare", nargs=2, metavar="RESULTS", help="two results.json: paired differences of their encoders")
-    return parser.parse_args(arguments)
+    return parser
 
 
 def _words(text: str) -> list[str]:

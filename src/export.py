@@ -9,10 +9,13 @@ Exit status: 0 done, 2 usage error; existing files are never overwritten.
 """
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 
+from src.command_line import new_parser
 from src.errors import UserError, exit_status
+from src.verbosity import say, suggest
 
 FORMATS = {
     "folder": "a self-contained folder: weights, settings, decoder, model card; transformers can open it too",
@@ -24,12 +27,14 @@ FORMATS = {
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse(sys.argv[1:] if arguments is None else arguments)
-    return exit_status(lambda: run(options), "interrupted; nothing was written")
+    return exit_status(lambda: run(options), "interrupted; nothing was written", options.verbosity)
 
 
 def run(options: argparse.Namespace) -> int:
     export(options.checkpoint, options.format, Path(options.out))
-    print(f"{options.format}: {options.out}")
+    say(f"{options.format}: {options.out}")
+    if options.format != "onnx":
+        suggest(f"python -m src.embed INPUT --encoder {shlex.quote(options.out)} --out embeddings.parquet")
     return 0
 
 
@@ -81,16 +86,16 @@ def _write_onnx(checkpoint: str, target: Path) -> None:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
+    return parser().parse_args(arguments)
+
+
+def parser() -> argparse.ArgumentParser:
     formats = "\n".join(f"  {name:<12} {text}" for name, text in FORMATS.items())
-    parser = argparse.ArgumentParser(
-        prog="python -m src.export",
-        description=f"{(__doc__ or '').strip()}\n\nformats:\n{formats}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = new_parser("export", f"{(__doc__ or '').strip()}\n\nformats:\n{formats}")
     parser.add_argument("checkpoint", metavar="CHECKPOINT")
-    parser.add_argument("--format", choices=FORMATS, default="folder")
+    parser.add_argument("--format", choices=tuple(FORMATS), default="folder")
     parser.add_argument("--out", required=True, metavar="PATH", help="a new folder or file")
-    return parser.parse_args(arguments)
+    return parser
 
 
 if __name__ == "__main__":

@@ -22,14 +22,17 @@ Exit status: 0 done, 1 done but some inputs could not be read (listed in skipped
 
 import argparse
 import contextlib
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from src.atomic import FolderLock
+from src.command_line import new_parser
 from src.errors import UserError, exit_status
 from src.share import Share, default_workers, find_share
 from src.skipped import report_skipped
+from src.verbosity import say, suggest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -40,7 +43,7 @@ if TYPE_CHECKING:
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse(sys.argv[1:] if arguments is None else arguments)
-    return exit_status(lambda: run(options), "interrupted; run the same command again to resume")
+    return exit_status(lambda: run(options), "interrupted; run the same command again to resume", options.verbosity)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -64,9 +67,12 @@ def run(options: argparse.Namespace) -> int:
     finished = mine if share.size == 1 else read_finished(shards)
     print_rates(mine)
     if len(finished) < len(shards):
-        print(f"{share}: its {len(mine)} shards are finished, {len(finished)} of all {len(shards)}")
+        say(f"{share}: its {len(mine)} shards are finished, {len(finished)} of all {len(shards)}")
         return 0
-    return report(finished, options.out)
+    status = report(finished, options.out)
+    path = shlex.quote(f"data.path={options.out}/*.tar")
+    suggest(f"python -m src.train fit --config configs/pretrain/tiny.yaml --config configs/data/shards.yaml {path}")
+    return status
 
 
 def run_index(options: argparse.Namespace, share: Share, preparation: "Preparation") -> int:
@@ -85,7 +91,7 @@ def collect(results: "Iterable[Packed]", count: int) -> "list[Packed]":
     from src.progress import progress_bar
 
     done = []
-    with progress_bar("shards", count, sys.stderr.isatty()) as advance:
+    with progress_bar("shards", count) as advance:
         for each in results:
             done.append(each)
             advance()
@@ -101,7 +107,7 @@ def print_rates(results: "list[Packed]") -> None:
         before, after = before.plus(each.before), after.plus(each.after)
     if before.core_seconds and after.core_seconds:
         speeds = [rate.audio_seconds / rate.core_seconds for rate in (before, after)]
-        print(
+        say(
             f"decoding: {speeds[0]:,.0f} seconds of audio per core second before, {speeds[1]:,.0f} after "
             f"({speeds[1] / speeds[0]:.1f} x)"
         )
@@ -113,9 +119,9 @@ def report(results: "list[Packed]", out: str, suffix: str = "") -> int:
 
     samples, seconds = sum(each.samples for each in results), sum(each.seconds for each in results)
     num_bytes, source_bytes = sum(each.bytes for each in results), sum(each.source_bytes for each in results)
-    print(f"{samples:,} samples, {seconds / 3600:,.2f} hours, {num_bytes:,} bytes of audio, {len(results)} shards")
+    say(f"{samples:,} samples, {seconds / 3600:,.2f} hours, {num_bytes:,} bytes of audio, {len(results)} shards")
     if source_bytes:
-        print(f"size: {source_bytes:,} bytes before, {num_bytes:,} after ({num_bytes / source_bytes:.2f} x)")
+        say(f"size: {source_bytes:,} bytes before, {num_bytes:,} after ({num_bytes / source_bytes:.2f} x)")
     if clipped := [each for result in results for each in result.clipped]:
         named = ", ".join(f"{path} ({peak:.3f})" for path, peak in clipped[:3]) + (", ..." if len(clipped) > 3 else "")
         what = "1 file exceeds" if len(clipped) == 1 else f"{len(clipped):,} files exceed"
@@ -145,11 +151,11 @@ def hold(out: str) -> contextlib.AbstractContextManager:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m src.pack",
-        description=(__doc__ or "").strip(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    return parser().parse_args(arguments)
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = new_parser("pack", __doc__)
     add = parser.add_argument
     add(
         "inputs",
@@ -170,7 +176,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         help="share of this process, if several pack into --out; default: torchrun's or srun's",
     )
     add("--check", action="store_true", help="decode every clip, to find damage beyond the header")
-    return parser.parse_args(arguments)
+    return parser
 
 
 if __name__ == "__main__":

@@ -1,64 +1,97 @@
-"""Find the nearest neighbors of a clip in a table of embeddings.
+"""Find the nearest neighbors of a sound in a table of embeddings, or lay the table out as a map.
 
     python -m src.search dog.wav --index sounds.parquet
     python -m src.search dog.wav --index sounds.parquet --top 20 --html neighbors.html
+    python -m src.search data/demo:test#0 --index demo.parquet --html neighbors.html
+    python -m src.search --index sounds.parquet --map map.html
 
 The index is the output of `python -m src.embed`, a file or a folder of parts, also at a URL; the query is embedded by
-the same encoder, with the same settings. The search is exact (cosine similarity) and reads the index in blocks, so that
-memory does not grow with it. In an index of tokens, the best token of each clip counts. A query that is in the index
-finds itself.
+the same encoder, with the same settings: an audio file, or a path as the index has it (`DATASET:SPLIT#row`,
+`SHARD.tar/member`). The search is exact (cosine similarity) and reads the index in blocks, so that memory does not grow
+with it. In an index of tokens, the best token of each clip counts. A query that is in the index finds itself. The pages
+play every sound, wherever it lies, and show its log-mel; the files of many sounds go to a folder beside the page.
 Exit status: 0 done, 2 usage error.
 """
 
 import argparse
-import html
-import json
-import os
+import contextlib
+import shlex
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Any
 
-from src.atomic import writing
+from src.atomic import scratch_folder, writing
+from src.command_line import new_parser
 from src.errors import UserError, exit_status
+from src.verbosity import say, suggest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import numpy as np
-    import pyarrow as pa
-    import pyarrow.parquet as pq
 
+    from src.data.sources.clips import Clips
+    from src.evaluation.embedding_index import Neighbour
+    from src.pages.sounds import Sounds
 
-SETTINGS = {"encoder", "level", "layers", "pooling"}  # that an index must have in its metadata
-
-
-class Neighbour(NamedTuple):
-    """time: of the best token, in seconds; None in an index of clips."""
-
-    similarity: float
-    path: str
-    label: str | None
-    time: float | None
+_NEIGHBOR_SECONDS = 10.0  # of a sound on the page of neighbors
+_MAP_SECONDS = 3.0  # on the map
+_BEFORE_TOKEN_SECONDS = 0.5
+_MAP_POINTS = 3000
 
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse(sys.argv[1:] if arguments is None else arguments)
-    return exit_status(lambda: run(options))
+    return exit_status(lambda: run(options), verbosity=options.verbosity)
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the command; torch and other heavy packages are imported here."""
-    from src.audio.decode import AudioError
+    from src.data.sources.clips import Clips
+    from src.evaluation.embedding_index import neighbours, read_settings
+
+    if options.query is None and options.html:
+        raise UserError("--html shows the neighbors of a query; give an audio file to search for")
+    if options.query is None and not options.map:
+        raise UserError("give an audio file to search for, or --map FILE to lay out the whole index")
+    if options.top < 1:
+        raise UserError(f"--top {options.top} is out of range; it must be at least 1")
+    index = options.index
+    settings = read_settings(index)
+    if options.map and settings["level"] == "frame":
+        raise UserError(f"{index} has a row per token; --map needs an index of clips (embed with --level clip)")
+    made = settings.get("inputs", {})
+    clips = Clips(made.get("in folder", ""), made.get("audio column", "audio"))
+    if options.query is not None:
+        query = embed_query(options, settings, clips)
+        results = neighbours(query, index, options.top)
+        print_table(results)
+        if options.html:
+            write_neighbors(options.query, results, clips, Path(options.html))
+            say(f"page with players: {options.html}")
+        elif not options.map:
+            words = [options.query, "--index", options.index, "--html", "neighbors.html"]
+            suggest(f"python -m src.search {shlex.join(words)}")
+    if options.map:
+        write_map(index, clips, Path(options.map))
+        say(f"map: {options.map}")
+    return 0
+
+
+def embed_query(options: argparse.Namespace, settings: dict[str, Any], clips: "Clips") -> "np.ndarray":
+    """The query's embedding (D,), made as those of the index.
+
+    Raises:
+        UserError: no such query or encoder, a query that is no audio, an encoder with other weights.
+    """
+    from src.audio.decode import SAMPLE_RATE, AudioError, decode
     from src.embed import embed
     from src.encoders.load import load_encoder
     from src.evaluation.embeddings import fingerprint
 
-    if options.top < 1:
-        raise UserError(f"--top {options.top} is out of range; it must be at least 1")
-    if not Path(options.query).exists():
-        raise UserError(f"there is no file {options.query} (looked in {Path.cwd()}); give an audio file to search for")
-    settings = read_settings(options.index)
+    try:
+        query = clips.read(options.query) if not Path(options.query).exists() else Path(options.query)
+    except AudioError as error:
+        raise UserError(f"{error} (looked in {Path.cwd()}); give an audio file to search for") from None
     try:
         encoder = load_encoder(options.encoder or settings["encoder"])
     except UserError as error:
@@ -72,128 +105,16 @@ def run(options: argparse.Namespace) -> int:
             f"{options.index} was made with other weights than {options.encoder or settings['encoder']} has now; "
             "rebuild the index, or set --encoder to the encoder that made it"
         )
+    how = {"layers": settings["layers"], "pooling": settings["pooling"]}
     try:
-        query = embed(options.query, encoder, layers=settings["layers"], pooling=settings["pooling"])
+        if isinstance(query, Path):
+            return embed(query, encoder, **how)
+        return embed(decode(query), encoder, SAMPLE_RATE, **how)
     except AudioError as error:
         raise UserError(f"{options.query}: {error}") from None
-    results = neighbours(query, options.index, options.top)
-    print_table(results)
-    if options.html:
-        write_page(options.query, results, Path(options.html))
-        print(f"page with players: {options.html}")
-    return 0
 
 
-def read_settings(index: str | Path) -> dict[str, Any]:
-    """How the embeddings of an index were made.
-
-    Raises:
-        UserError: no such file, not an index, one without rows, a folder of which parts are missing.
-    """
-    import pyarrow as pa
-
-    index, num_rows = str(index), 0
-    if index.endswith(".npz"):
-        raise UserError(f"{index} is an npz; the search reads parquet; use python -m src.embed ... --out FILE.parquet")
-    files = index_files(index)
-    try:
-        for place in files:
-            with _open(place) as file:
-                num_rows += file.metadata.num_rows
-                schema = file.schema_arrow
-        settings = json.loads((schema.metadata or {})[b"embedding"])
-        valid = set(settings) >= SETTINGS and "path" in schema.names
-        valid = valid and pa.types.is_fixed_size_list(schema.field("embedding").type)
-    except OSError as error:
-        raise UserError(f"{index} cannot be read: {error.strerror or 'it is damaged'}; rebuild it") from None
-    except (ValueError, KeyError, TypeError):  # not parquet or not JSON, no such key or column, not a dictionary
-        valid = False
-    if not valid:
-        raise UserError(f"{index} is not a table of embeddings; create one with python -m src.embed")
-    if not num_rows:
-        raise UserError(f"{index} has no rows; rebuild it with python -m src.embed")
-    if settings["level"] == "frame":
-        settings["pooling"] = "mean"
-    return settings
-
-
-def index_files(index: str) -> list[str]:
-    """The file, or those of a folder.
-
-    Raises:
-        UserError: there is none; a folder of which parts are missing.
-    """
-    from src.data.sources.storage import open_filesystem
-    from src.evaluation.embedding_folder import part_files
-
-    filesystem, path = open_filesystem(index)
-    if filesystem.isdir(path):
-        return part_files(index)
-    if not filesystem.isfile(path):
-        where = "" if "://" in index else f" (looked in {Path.cwd()})"
-        raise UserError(f"there is no index {index}{where}; create one with python -m src.embed")
-    return [index]
-
-
-def _open(file: str) -> "pq.ParquetFile":
-    import pyarrow.parquet as pq
-
-    from src.data.sources.storage import open_filesystem
-
-    filesystem, path = open_filesystem(file)
-    opened = filesystem.open(path, "rb") if "://" in file else path
-    return pq.ParquetFile(opened, pre_buffer=False, buffer_size=2**20)  # else it loads whole row groups, or all
-
-
-def neighbours(query: "np.ndarray", index: str | Path, top: int) -> list[Neighbour]:
-    """The `top` rows with the largest cosine similarity, one per path, in descending order.
-
-    Args:
-        query: (D,).
-
-    Raises:
-        UserError: the index has another width, or is damaged.
-    """
-    import numpy as np
-
-    files = index_files(str(index))
-    with _open(files[0]) as file:
-        width = file.schema_arrow.field("embedding").type.list_size
-    if width != len(query):
-        raise UserError(f"{index} has {width} values per row, the query {len(query)}; it was made with another encoder")
-    query = query / max(float(np.linalg.norm(query)), 1e-12)
-    best: dict[str, Neighbour] = {}
-    for block in _blocks(files):
-        rows = block.column("embedding").flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
-        similarity = rows @ query / np.maximum(np.linalg.norm(rows, axis=1), 1e-12)
-        paths, others = block.column("path").to_pylist(), block.drop_columns(["embedding"])
-        block_best: dict[str, Neighbour] = {}
-        for i in np.argsort(-similarity, kind="stable").tolist():
-            if paths[i] not in block_best:
-                row = others.slice(i, 1).to_pylist()[0]
-                label, time = row.get("label"), row.get("time")
-                block_best[paths[i]] = Neighbour(float(similarity[i]), paths[i], label, time)
-            if len(block_best) == top:
-                break
-        for path, candidate in block_best.items():
-            best[path] = max(candidate, best.get(path, candidate), key=lambda each: each.similarity)
-        best = {each.path: each for each in sorted(best.values(), key=lambda each: -each.similarity)[:top]}
-    return list(best.values())
-
-
-def _blocks(files: list[str]) -> "Iterator[pa.RecordBatch]":
-    """Raises UserError: damaged data."""
-    import pyarrow as pa
-
-    for place in files:
-        try:
-            with _open(place) as file:
-                yield from file.iter_batches(8192)
-        except (OSError, pa.ArrowException):
-            raise UserError(f"{place} is damaged; rebuild it with python -m src.embed") from None
-
-
-def print_table(results: list[Neighbour]) -> None:
+def print_table(results: "list[Neighbour]") -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -214,66 +135,117 @@ def print_table(results: list[Neighbour]) -> None:
     console.print(table, markup=False, highlight=False)
 
 
-def write_page(query: str, results: list[Neighbour], file: Path) -> None:
-    """Raises UserError: no permission, disk full, a folder of that name."""
+def write_neighbors(query: str, results: "Sequence[Neighbour]", clips: "Clips", file: Path) -> None:
+    """The page of a query and its neighbors.
+
+    Raises:
+        UserError: no permission, disk full, a folder of that name.
+    """
+    from src.pages.document import breakable, document, table
+
+    with _page(file, "--html") as (sounds, partial):
+        cells = [_add(sounds, clips, query, None, _NEIGHBOR_SECONDS)]
+        cells += [_add(sounds, clips, each.path, each.time, _NEIGHBOR_SECONDS) for each in results]
+        _say_silent(cells)
+        shown = [breakable(each) if isinstance(each, str) else sounds.player(each) for each in cells]
+        optional = {
+            "label": [breakable(each.label or "") for each in results],
+            "seconds": [f"{each.time:.2f}" if each.time is not None else "" for each in results],
+        }
+        columns = {
+            "rank": [str(rank) for rank in range(1, len(results) + 1)],
+            "sound": shown[1:],
+            "similarity": [f"{each.similarity:.3f}" for each in results],
+            **{name: column for name, column in optional.items() if any(column)},
+            "path": [breakable(each.path) for each in results],
+        }
+        title = f"Neighbors of {query}"
+        rows = list(zip(*columns.values(), strict=True))
+        note = (
+            f'<p class="muted">At most {_NEIGHBOR_SECONDS:g} s of each sound, at 16 kHz, as the encoder hears it.</p>'
+        )
+        body = f"<p>{shown[0]}</p>\n{note}\n{table(title, list(columns), rows)}"
+        partial.write_text(document(title, body), encoding="utf-8", errors="replace")  # names not in UTF-8
+
+
+def write_map(index: str, clips: "Clips", file: Path) -> None:
+    """The page of all sounds of an index, or of an even sample of a large one.
+
+    Raises:
+        UserError: no permission, disk full, a folder of that name.
+    """
+    from src.evaluation.embedding_index import sample_rows
+    from src.pages.map import Point, layout, map_page
+    from src.progress import progress_bar
+
+    paths, labels, embeddings, total = sample_rows(index, _MAP_POINTS)
+    say(f"laying out {len(paths)} sounds")
+    places = layout(embeddings)
+    with _page(file, "--map") as (sounds, partial):
+        cells = []
+        with progress_bar("reading sounds", len(paths)) as advance:
+            for path in paths:
+                cells.append(_add(sounds, clips, path, None, _MAP_SECONDS))
+                advance()
+        _say_silent(cells)
+        points = [
+            Point(path, label, "", "", cell) if isinstance(cell, str) else Point(path, label, *sounds.urls(cell))
+            for path, label, cell in zip(paths, labels, cells, strict=True)
+        ]
+        some = (
+            f"{len(paths)} of {total} sounds, evenly spaced in the index" if len(paths) < total else f"{total} sounds"
+        )
+        note = f"{some}; near points sound alike, distances between groups mean little (t-SNE)"
+        text = map_page(f"Map of {Path(index).name}", note, places, points)
+        partial.write_text(text, encoding="utf-8", errors="replace")
+
+
+@contextlib.contextmanager
+def _page(file: Path, option: str) -> "Iterator[tuple[Sounds, Path]]":
+    """The sounds of a page, and its temporary file; both get their place when the page is complete."""
+    from src.pages.sounds import Sounds
+
+    if file.is_dir():
+        raise UserError(f"{option} {file} cannot be written: it is a folder")
     try:
-        with writing(file) as partial:
-            partial.write_text(page(query, results, file), encoding="utf-8", errors="replace")  # names not in UTF-8
+        with scratch_folder(file.parent) as scratch, writing(file) as partial:
+            sounds = Sounds(file, scratch)
+            yield sounds, partial
+            sounds.publish()
     except OSError as error:
-        raise UserError(f"--html {file} cannot be written: {error.strerror or error}") from None
+        raise UserError(f"{option} {file} cannot be written: {error.strerror or error}") from None
 
 
-def page(query: str, results: list[Neighbour], file: Path) -> str:
-    """An HTML page with players; clips are linked relative to `file`."""
-    rows = [
-        f"<tr><td>{rank}</td><td>{each.similarity:.3f}</td><td>{html.escape(each.label or '')}</td>"
-        f"<td>{_player(each.path, each.time, file)}</td><td>{html.escape(each.path)}</td></tr>"
-        for rank, each in enumerate(results, 1)
-    ]
-    return f"""<!doctype html>
-<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>Neighbors of {html.escape(query)}</title>
-<style>
-:root {{ color-scheme: light dark; }}
-body {{ font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; }}
-table {{ border-collapse: collapse; width: 100%; }}
-th, td {{ text-align: left; padding: .3rem .8rem .3rem 0; border-bottom: 1px solid #8884; overflow-wrap: anywhere; }}
-audio {{ vertical-align: middle; }}
-</style>
-<h1>Neighbors of {html.escape(query)}</h1>
-<p>{_player(query, None, file)}</p>
-<table><thead><tr><th></th><th>similarity</th><th>label</th><th>audio</th><th>path</th></tr></thead>
-<tbody>
-{chr(10).join(rows)}
-</tbody></table>
-</html>
-"""
+def _add(sounds: "Sounds", clips: "Clips", path: str, time: float | None, seconds: float) -> int | str:
+    """The number of the sound, from shortly before `time`; or why it cannot be read."""
+    from src.audio.decode import AudioError, decode
 
-
-def _player(path: str, time: float | None, file: Path) -> str:
-    if not Path(path).is_file():
-        return "inside a dataset or shard" if ".tar/" in path or "#" in path else "file not found"
     try:
-        url = quote(os.fsencode(Path(os.path.relpath(path, file.parent)).as_posix()))
-    except ValueError:  # another drive
-        url = Path(path).resolve().as_uri()
-    start = f"#t={max(0.0, time - 0.5):.2f}" if time is not None else ""
-    return f'<audio controls preload="none" src="{html.escape(url)}{start}"></audio>'
+        return sounds.add(decode(clips.read(path), max(0.0, (time or 0.0) - _BEFORE_TOKEN_SECONDS), seconds), path)
+    except AudioError as error:
+        return str(error)
+
+
+def _say_silent(cells: Sequence[int | str]) -> None:
+    silent = [cell for cell in cells if isinstance(cell, str)]
+    if silent:
+        print(f"note: {len(silent)} of {len(cells)} sounds have no player: {silent[0]}", file=sys.stderr)
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m src.search",
-        description=(__doc__ or "").strip(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    return parser().parse_args(arguments)
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = new_parser("search", __doc__)
     add = parser.add_argument
-    add("query", metavar="QUERY", help="an audio file")
+    add("query", metavar="QUERY", nargs="?", help="an audio file, or a path of the index")
     add("--index", required=True, metavar="PATH", help="parquet file or folder from python -m src.embed")
     add("--encoder", metavar="PATH", help="path of the encoder, if not the one in the index")
     add("--top", type=int, default=10, help="number of neighbors")
     add("--html", metavar="FILE", help="also write a page with players")
-    return parser.parse_args(arguments)
+    add("--map", metavar="FILE", help="write a map of the index, with sound under the pointer; needs no query")
+    return parser
 
 
 if __name__ == "__main__":

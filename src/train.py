@@ -2,6 +2,8 @@
 
     python -m src.train fit --config configs/quickstart.yaml
     python -m src.train fit --config configs/pretrain/base.yaml --config configs/data/folder.yaml data.path=/my/audio
+    python -m src.train fit --config configs/classify/linear.yaml data.path=/my/sounds
+    python -m src.train predict --config runs/linear/config.yaml data.test.path=/new/sounds
 
 Config files are merged from left to right, then `key=value` overrides (also `--key value`) are applied, then `${...}`
 is resolved. Exit status: 0 success; 1 a process of the run died, or predict could not read some clips; 2 user error,
@@ -13,9 +15,11 @@ import logging
 import os
 import sys
 
+from src.command_line import new_parser
 from src.config.files import describe_keys, load_config, to_yaml
 from src.config.settings import Config
 from src.errors import UserError, exit_status
+from src.verbosity import VERBOSE, level, set_level
 
 COMMANDS = {
     "fit": "pretrain an encoder, or train a classifier (configs/classify)",
@@ -31,6 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def command(arguments: list[str]) -> int:
     options, overrides = parse(arguments)
+    set_level(options.verbosity)
     config = load_config(options.config, overrides)
     if options.print_config:
         print(to_yaml(config), end="")
@@ -43,7 +48,9 @@ def run(config: Config, options: argparse.Namespace) -> int:
     logger = logging.getLogger("src")
     logger.setLevel(logging.INFO)
     logger.propagate = False
-    logger.handlers = [logging.StreamHandler(sys.stdout)] if not int(os.environ.get("LOCAL_RANK", 0)) else []
+    terminal = logging.StreamHandler(sys.stdout)
+    terminal.setLevel(level())  # the run's log.txt gets everything
+    logger.handlers = [terminal] if not int(os.environ.get("LOCAL_RANK", 0)) else []
 
     from src.training.distributed.launch import run_processes, starts_its_own, take_from_launcher
 
@@ -51,7 +58,7 @@ def run(config: Config, options: argparse.Namespace) -> int:
     if options.command == "fit" and not options.plan and starts_its_own(config.trainer):
         return run_processes(options.arguments, config.trainer)
     for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+        logging.getLogger(name).setLevel(logging.INFO if level() == VERBOSE else logging.WARNING)
     return pretraining(config, options) if config.classify is None else classification(config, options)
 
 
@@ -106,15 +113,16 @@ def classification(config: Config, options: argparse.Namespace) -> int:
 
 def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """Split the command line into options and `key=value` overrides."""
+    options, rest = parser().parse_known_args(arguments)
+    options.arguments = arguments
+    return options, join_overrides(rest)
+
+
+def parser() -> argparse.ArgumentParser:
     commands = "\n".join(f"  {name:<9} {text}" for name, text in COMMANDS.items())
-    parser = argparse.ArgumentParser(
-        prog="python -m src.train",
-        description=f"{(__doc__ or '').strip()}\n\ncommands:\n{commands}",
-        epilog="settings:\n" + "\n".join(f"  {key}\n      {text}" for key, text in describe_keys().items()),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("command", choices=COMMANDS, metavar="{" + ",".join(COMMANDS) + "}")
+    settings = "\n".join(f"  {key}\n      {text}" for key, text in describe_keys().items())
+    parser = new_parser("train", f"{(__doc__ or '').strip()}\n\ncommands:\n{commands}", f"settings:\n{settings}")
+    parser.add_argument("command", choices=tuple(COMMANDS), metavar="{" + ",".join(COMMANDS) + "}")
     parser.add_argument(
         "--config", action="append", default=[], metavar="FILE", help="YAML file of settings; repeatable"
     )
@@ -126,9 +134,7 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument(
         "--print-config", "--print_config", action="store_true", help="print the resolved settings and stop"
     )
-    options, rest = parser.parse_known_args(arguments)
-    options.arguments = arguments
-    return options, join_overrides(rest)
+    return parser
 
 
 def join_overrides(words: list[str]) -> list[str]:

@@ -17,7 +17,7 @@ from benchmarks.parity import randomize
 from src import embed, pack, search
 from src.data.sources import index
 from src.encoders.save import save_encoder
-from src.evaluation import embedding_folder
+from src.evaluation import embedding_folder, embedding_index
 from src.models import create_mae
 
 ROOT = Path(__file__).parents[1]
@@ -106,7 +106,7 @@ def test_everybody_opens_the_folder_as_one_table(place, tmp_path):
     loaded = datasets.load_dataset(str(out), split="train", cache_dir=str(tmp_path / "cache"))
     assert sorted(loaded["path"]) == sorted(expected.column("path").to_pylist())
     files, folder = (
-        search.neighbours(np.array(frame.embedding[3]), each, 5) for each in (place / "whole.parquet", out)
+        embedding_index.neighbours(np.array(frame.embedding[3]), each, 5) for each in (place / "whole.parquet", out)
     )
     assert [each.path for each in folder] == [each.path for each in files] and folder[0].path == frame.path[3]
     assert search.main([frame.path[3], "--index", str(out)]) == 0
@@ -159,7 +159,7 @@ def test_a_url_and_the_segments_of_a_packed_set(place, tmp_path, monkeypatch):
     assert run(place, "--out", "memory://embeddings", inputs=["shards/*.tar"]) == 0
     assert run(place, "--out", "one.npz", inputs=["shards/*.tar"]) == 0
     rows = {}
-    for file in search.index_files("memory://embeddings"):
+    for file in embedding_index.index_files("memory://embeddings"):
         with search._open(file) as opened:
             for row in opened.read().to_pylist():
                 rows[row["parent"], row["start_seconds"]] = row["seconds"]

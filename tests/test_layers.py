@@ -11,10 +11,12 @@ LEVELS = [
     {"commands"},
     {"pretraining", "classification", "adapters"},
     {"training", "evaluation"},
-    {"encoders", "data"},
+    {"encoders", "data", "pages"},
     {"audio", "models"},
 ]
-EVERYWHERE = {"config", "errors", "atomic", "skipped", "progress", "hub_names", "share"}
+EVERYWHERE = {
+    "config", "errors", "atomic", "skipped", "progress", "hub_names", "share", "verbosity", "command_line"
+}  # fmt: skip
 SIBLINGS = {"data": {"packing", "pretraining", "labelled"}}  # of the rooms in a room: these stand on the others
 
 

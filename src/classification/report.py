@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 from lightning.pytorch.loggers import Logger, WandbLogger
 
-from src.audio.decode import SAMPLE_RATE, AudioError
+from src.audio.decode import AudioError
 from src.classification.module import AudioClassification
 from src.data.labelled.splits import LabelledSet, Split
 from src.evaluation.events import event_report
 from src.evaluation.floors import floors
 from src.evaluation.report import report
-from src.evaluation.report_page import player, report_page
+from src.evaluation.report_page import report_page
+from src.pages.sounds import embedded_player
+from src.verbosity import RESULT
 
 log = logging.getLogger("src")
 _PLAYER_SECONDS = 10.0  # audio of a misclassified clip on the page
@@ -75,7 +77,7 @@ def write_report(
     for logger in loggers:
         if isinstance(logger, WandbLogger):
             log_report(logger, result, page)
-    log.info("\n%s", summary_lines(result, seconds, checkpoint, folder))
+    log.log(RESULT, "\n%s", summary_lines(result, seconds, checkpoint, folder))
     return {
         **result, "keys": keys, "targets": targets, "probabilities": np.stack(probabilities), "groups": groups or keys,
     }  # fmt: skip
@@ -122,7 +124,8 @@ def pooled_report(
         f"{len(folds)} folds: {name:<8} {pooled['mean'][name]:.3f} ± {pooled['deviation'][name]:.3f}" for name in scores
     ]
     lines += [f"floor {name:<11} {value:.3f}" for name, value in pooled["floors"].items()]
-    log.info(
+    log.log(
+        RESULT,
         "\n%s",
         "\n".join([*lines, f"{'time':<17} {seconds / 60:.1f} minutes", f"{'report':<17} {folder / 'report.html'}"]),
     )
@@ -139,7 +142,7 @@ def write_page(
         for i, key in enumerate(part.keys):
             if key in mistakes:
                 try:
-                    players[key] = player(part.waveform(i, 0.0, _PLAYER_SECONDS), SAMPLE_RATE)
+                    players[key] = embedded_player(part.waveform(i, 0.0, _PLAYER_SECONDS), key)
                 except AudioError:  # the page shows it as unreadable
                     continue
     page = report_page(folder.name, result, curves, players)

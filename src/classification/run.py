@@ -2,6 +2,7 @@
 
 import csv
 import logging
+import shlex
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -81,6 +82,9 @@ def train(config: Config, run: Run) -> int:
             return status
     if classify.folds and is_first():
         pooled_report(results, test_folds, sets, run.folder, time.monotonic() - started)
+    if is_first():
+        settings = shlex.quote(str(run.folder / "config.yaml"))
+        log.info("next: python -m src.train predict --config %s data.test.path=NEW_SOUNDS", settings)
     return 0
 
 

@@ -31,7 +31,7 @@ class EmbeddingFile:
     Args:
         target: a new .parquet or .npz file.
         settings: how the embeddings are made; plain values, stored in the file.
-        inputs: what is embedded; plain values that a resumed run must have again.
+        inputs: what is embedded; plain values that a resumed run must have again, stored too.
 
     Raises:
         UserError: `target` exists or has another suffix; an unfinished file of that name has other settings or inputs,
@@ -42,7 +42,7 @@ class EmbeddingFile:
         if target.suffix not in (".parquet", ".npz"):
             raise UserError(f"--out {target}: it must end in .parquet or .npz")
         self.target = target
-        self.metadata = {METADATA_KEY: json.dumps(settings)}
+        self.metadata = {METADATA_KEY: json.dumps({**settings, "inputs": inputs or {}})}
         self._folder = target.with_name(target.name + ".partial")
         if target.exists():
             raise UserError(f"{target} already exists; choose another name or remove it")

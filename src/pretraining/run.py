@@ -1,6 +1,7 @@
 """Pretraining commands: build data, plan, network and callbacks from the settings. `src.training.run` trains."""
 
 import logging
+import shlex
 from functools import partial
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from src.training.distributed.parallel import compile_blocks, make_strategy, num
 from src.training.run import Run
 from src.training.run_folder import checkpoint_of, read_run
 from src.training.trainer import compiled, make_trainer, memory_limit, precision
+from src.verbosity import RESULT
 
 log = logging.getLogger("src")
 _DEV_RUN_CLIPS = 64  # clips per probe split in a fast_dev_run
@@ -63,7 +65,9 @@ def train(config: Config, run: Run) -> int:
 
     def close(trainer: L.Trainer, checkpoints: Checkpoints) -> None:
         if trainer.is_global_zero:
-            log.info("\n%s", summary_table(trainer, figures, check, pictures, checkpoints.last, run.folder))
+            log.log(RESULT, "\n%s", summary_table(trainer, figures, check, pictures, checkpoints.last, run.folder))
+            folder = shlex.quote(str(run.folder))
+            log.info("next: python -m src.embed INPUT --encoder %s --out embeddings.parquet", folder)
 
     limit = config.trainer.limit_val_batches
     return run.fit(
@@ -106,7 +110,7 @@ def evaluate(config: Config, command: str, checkpoint: str | None) -> int:
     log.info("checkpoint: %s", path)
     run = trainer.validate if command == "validate" else trainer.test
     for name, value in run(module, datamodule=data, verbose=False)[0].items():
-        log.info("%s %.4f", name, value)
+        log.log(RESULT, "%s %.4f", name, value)
     return 0
 
 

@@ -37,6 +37,7 @@ from src.training.module import TrainingModule
 from src.training.resume import compare_settings
 from src.training.run_folder import checkpoint_to_resume, claim_folder, read_run, run_of
 from src.training.trainer import make_trainer, timer
+from src.verbosity import NORMAL, level
 
 log = logging.getLogger("src")
 
@@ -163,7 +164,9 @@ class Run:
         config, about, preemption = self.config, self._about(architecture), Preemption()
         checkpoints = Checkpoints(self.folder / "checkpoints", config.checkpoint, about, config.classify is not None)
         before = [preemption, *callbacks, *self._own_callbacks, *timer(config.trainer)]
-        ordered = [*before, checkpoints, figures, ProgressLine(Console(), figures)]
+        ordered = [*before, checkpoints, figures]
+        if level() <= NORMAL:
+            ordered.append(ProgressLine(Console(), figures))
         loggers = [] if config.trainer.fast_dev_run else self._loggers(about)
         trainer = make_trainer(config.trainer, self.folder, strategy, ordered, loggers, **limits)
         weights_only = True if self.checkpoint else None

@@ -62,6 +62,7 @@ def test_names_are_known_without_reading_the_audio(tmp_path, monkeypatch):
     few = HuggingFaceSource(
         SourceConfig("huggingface", "few"), source._column.dataset.select([4, 1])
     )  # an order of its own
+    assert (len(source), len(few)) == (5, 2)  # reads the headers
     monkeypatch.setattr(module, "encoded_clip", None)
     monkeypatch.setattr(type(source._column.dataset), "__getitem__", None)
     assert [source.name(i) for i in range(5)] == [f"{i}:{i}.wav" for i in range(5)]

@@ -26,7 +26,7 @@ class HuggingFaceSource(Source):
         dataset = load_hub(config) if dataset is None else dataset
         if config.label_column is not None:
             self._annotate(*read_annotations(dataset, config))
-        self._column = AudioColumn(dataset, config.audio_column, _folder(config))
+        self._column = AudioColumn(dataset, config.audio_column, dataset_folder(config))
         fingerprint = self._column.dataset._fingerprint
         self._index([f"{fingerprint} {i}" for i in range(len(self._column))], fingerprint)
 
@@ -40,7 +40,7 @@ class HuggingFaceSource(Source):
         return f"{self._location}#{self._name(i)}"
 
 
-def _folder(config: SourceConfig) -> Path | None:
+def dataset_folder(config: SourceConfig) -> Path | None:
     """The folder of a local dataset, in which relative paths are looked for."""
     path = Path(config.path).expanduser()
     if "://" in config.path:
