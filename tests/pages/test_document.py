@@ -1,6 +1,7 @@
 """Pages: one design, readable in light and dark, reachable by keyboard and screen reader, in need of no other file."""
 
 import re
+from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -20,6 +21,7 @@ CSS = Path("src/pages/page.css").read_text(encoding="utf-8")
 NAME = "<i>a</i>/very_long name-of a [file] & #1.wav"
 
 
+@cache
 def report_html() -> str:
     random = np.random.default_rng(0)
     names = [NAME, "$x$", *(f"class {i}" for i in range(8))]
@@ -32,6 +34,7 @@ def report_html() -> str:
     return report_page("run", result, {"train/loss": [(0, 1.0), (10, 0.5)]}, players)
 
 
+@cache
 def evaluation_html() -> str:
     random = np.random.default_rng(0)
     common = {"what": "nearest neighbors", "method": "knn", "metric": "accuracy", "domain": "speech", "notes": [NAME]}
