@@ -162,6 +162,7 @@ def _blocks(file: "pq.ParquetFile", index: Path) -> "Iterator[pa.RecordBatch]":
 
 
 def print_table(results: list[Neighbour]) -> None:
+    """Print the neighbors, with labels and times where the index has them."""
     from rich.console import Console
     from rich.table import Table
 

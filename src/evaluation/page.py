@@ -24,6 +24,7 @@ svg { background: white; border-radius: 6px; max-width: 100%; height: auto; }
 
 
 def markdown(found: Sequence[Table], errors: Mapping[str, str]) -> str:
+    """The tables as Markdown, then what could not be scored."""
     parts = []
     for table in found:
         lines = [table.header, ["---"] * len(table.header)]
