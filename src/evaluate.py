@@ -115,6 +115,7 @@ def _is_module(text: str) -> bool:
 
 
 def print_list(folder: Path) -> int:
+    """Print the known tasks and which of them are in the folder; returns the exit status."""
     from rich.console import Console
     from rich.table import Table
 

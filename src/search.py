@@ -115,6 +115,7 @@ def embed_query(options: argparse.Namespace, settings: dict[str, Any], clips: "C
 
 
 def print_table(results: "list[Neighbour]") -> None:
+    """Print the neighbors, with labels and times where the index has them."""
     from rich.console import Console
     from rich.table import Table
 

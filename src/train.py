@@ -63,6 +63,7 @@ def run(config: Config, options: argparse.Namespace) -> int:
 
 
 def pretraining(config: Config, options: argparse.Namespace) -> int:
+    """Fit, validate, test or predict with an encoder; returns the exit status."""
     from src.pretraining import run
 
     if options.command == "predict":
@@ -100,6 +101,7 @@ def embed_test_clips(config: Config, checkpoint: str | None) -> int:
 
 
 def classification(config: Config, options: argparse.Namespace) -> int:
+    """Fit, test or predict with a classifier; returns the exit status."""
     from src.classification import predict, run
 
     if options.plan or options.command == "validate":

@@ -11,10 +11,14 @@ from pathlib import Path
 
 import pytest
 import soundfile
+import torch
 
+from src import evaluate
 from src.config.files import describe_keys, load_config
+from src.data.sources.folder import FolderSource
 from src.encoders.save import save_encoder
-from src.models import SIZES, create_encoder
+from src.models import SIZES, create_encoder, create_mae
+from src.models.cost import forward_flops, memory_bytes
 from src.train import main, parse
 from tests.training.two_blocks import TWO_BLOCKS
 
@@ -113,7 +117,7 @@ def test_links_lead_somewhere(page):
 @pytest.mark.parametrize("page", PAGES)
 def test_settings_that_a_page_names_exist(page):
     sections = {key.split(".")[0] for key in describe_keys() if "." in key} - {"callbacks"}
-    named = re.findall(rf"`((?:{'|'.join(sections)})(?:\.\w+)+)(?<!\.py)(?==|`)", PAGES[page])
+    named = re.findall(rf"`((?:{'|'.join(sections)})(?:\.\w+)+)(?<!\.py)(?<!\.safetensors)(?==|`)", PAGES[page])
     keys = {each for key in describe_keys() for each in (key, key.replace(".N.", ".0."))}
     own = {"data.path", "data.test.path"}  # of a fragment; of a source
     assert set(named) <= keys | own | {key.rpartition(".")[0] for key in keys}, set(named) - keys - own
@@ -149,8 +153,80 @@ def test_the_examples_of_extending_run(tmp_path, monkeypatch, encoded):
     exec(code_of("    from src.models import SIZES", "extending.md"), names)
     assert names["model"].encoder.embed_dim == 384
     exec(code_of("    from src.data.sources.source", "extending.md"), names)
+    exec(code_of("    from src.models import create_mae\n    from src.models.mae", "extending.md"), names)
+    output = names["module"].model(torch.cat([torch.zeros(1, 16000), torch.randn(1, 16000)]))
+    assert output.loss == (output.prediction - output.target).abs().mean() and output.mask.sum() == 2 * (25 - 10)
     source = names["Memory"]({f"{number}.opus": clip for number, clip in enumerate(encoded[:3])})
     assert len(source) == 3 and len(source.waveform(1)) == round(16000 * source.seconds[1])
+
+
+def test_the_task_of_extending_is_scored(tmp_path, monkeypatch):
+    task, out = tmp_path / "my_tasks", tmp_path / "out"
+    exec(code_of("    import csv\n", "extending.md").replace("my_tasks", str(task)), {})
+    shown = [c for c in COMMANDS if "my_tasks/drums" in c]
+    words = shlex.split(shown[0].replace("my_tasks", str(task)).replace("--out drums", f"--out {out}"))[3:]
+    at = words.index("--encoder")
+    monkeypatch.setitem(SIZES, "tiny", TWO_BLOCKS)
+    assert len(shown) == 1 and evaluate.main([*words[:at], *words[at + 2 :]]) == 0
+    rows = json.loads((out / "results.json").read_text())["rows"]
+    scores = {row["encoder"]: row["score"] for row in rows}
+    assert rows[0]["classes"] == 3 and scores["mel"] > scores["majority"] + 0.2
+
+
+def test_the_folders_of_own_labels_have_labels(tmp_path):
+    code = code_of("    from pathlib import Path\n", "own_labels.md").replace(
+        '"sounds"', repr(str(tmp_path / "sounds"))
+    )
+    exec(code, {})
+    source = FolderSource(str(tmp_path / "sounds"))
+    assert source.class_names == ["animal", "water"] and len(source) == 56  # data/demo/README.md: 36 and 20
+
+
+def test_embed_and_search_as_the_readme_shows_them(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(SIZES, "tiny", TWO_BLOCKS)
+    save_encoder(create_encoder("tiny"), tmp_path / "encoder")
+    places = {"runs/quickstart": tmp_path / "encoder", "demo.parquet": tmp_path / "demo.parquet",
+              "neighbors.html": tmp_path / "neighbors.html"}  # fmt: skip
+    for start in ("python -m src.embed data/demo", "python -m src.search docs/footsteps.opus"):
+        line = next(line.strip() for line in README.splitlines() if line.strip().startswith(start))
+        _, _, module, *words = shlex.split(line)
+        for name, place in places.items():
+            words = [word.replace(name, str(place)) for word in words]
+        assert importlib.import_module(module).main(words) == 0
+    printed = capsys.readouterr().out
+    assert "212 clips in" in printed
+    assert re.search(r" 1 +1\.000 +data/demo:test#40:test_0040\.opus +footsteps", printed)
+    assert places["neighbors.html"].stat().st_size > 1000
+
+
+@pytest.mark.parametrize("command", sorted({c for c in COMMANDS if "--plan" in c and "configs/data/demo.yaml" in c}))
+def test_a_plan_that_a_page_asks_for_is_printed(command, capsys):
+    assert main(shlex.split(command)[3:]) == 0
+    printed = [re.sub(" +", " ", line) for line in capsys.readouterr().out.splitlines()]
+    if command in README:
+        block = README[README.index(command) :].split("\n\n")[1]
+        shown = [re.sub(" +", " ", line.strip()) for line in block.splitlines()]
+        shown = [line for line in shown if not line.startswith("memory")]  # as much as the machine allows
+        assert len(shown) > 1 and set(shown) <= set(printed)
+
+
+@pytest.mark.parametrize("size", ["base", "0.6b", "1.2b"])
+def test_the_costs_of_a_size_are_those_of_the_plan(size):
+    model = create_mae(size, device="meta")
+    lines = [
+        line.strip("| ").split(" | ") for line in PAGES["recipes.md"].splitlines() if line.startswith(f"| {size} ")
+    ]
+    memory = [[cell.replace(",", "") for cell in line] for line in lines if len(line) == 7]
+    assert memory
+    for _, clips, *gigabytes, gflop in memory:
+        needed = [memory_bytes(model, 250, 62, int(clips), True, recompute, num_shards=shards) / 2**30
+                  for shards in (1, 8) for recompute in (False, True)]  # fmt: skip
+        assert gigabytes == [f"{each:.1f}" for each in needed]
+        assert int(gflop) == round(3e-9 * forward_flops(model, 250, 62) * int(clips))
+    ((_, gflop, mfu, hours),) = [line for line in lines if len(line) == 4]
+    gflop = int(gflop.replace(",", ""))
+    assert gflop == round(3e-9 * forward_flops(model, 250, 62) * 256)
+    assert int(hours) == round(1_500_000 * gflop / (989_000 * float(mfu.split(",")[0])) / 3600)
 
 
 @pytest.mark.parametrize("notebook", sorted(Path("notebooks").glob("*.ipynb")), ids=str)

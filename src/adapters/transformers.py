@@ -67,6 +67,8 @@ class AudioEncoderFeatureExtractor(SequenceFeatureExtractor):
 
 
 class AudioEncoderPreTrainedModel(PreTrainedModel):
+    """What the encoder and the classifier share: the network from the configuration, and initial weights."""
+
     config_class = AudioEncoderConfig
     main_input_name = "input_values"
     input_modalities = "audio"

@@ -59,6 +59,7 @@ def fit(config: Config, resume: str | None = None) -> int:
 
 
 def train(config: Config, run: Run) -> int:
+    """Train on the set's splits, or once per fold, and report the test split; returns the exit status."""
     classify = config.classify
     assert classify is not None
     started = time.monotonic()

@@ -14,6 +14,7 @@ from src.pages.document import breakable, chart, document, table
 
 
 def markdown(found: Sequence[Table], errors: Mapping[str, str]) -> str:
+    """The tables as Markdown, then what could not be scored."""
     parts = []
     for each in found:
         lines = [each.header, ["---"] * len(each.header)]

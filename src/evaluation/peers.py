@@ -91,6 +91,8 @@ class Peer:
 
 
 class HearPeer(Peer):
+    """A module with the HEAR API: `load_model`, `get_scene_embeddings`, `get_timestamp_embeddings`."""
+
     def __init__(self, text: str, module: ModuleType, path: str, device: str) -> None:
         if lacking := [name for name in _HEAR if not hasattr(module, name)]:
             raise UserError(f"--encoder {text}: the module has no {lacking[0]}; the HEAR API needs {', '.join(_HEAR)}")

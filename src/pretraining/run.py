@@ -44,6 +44,7 @@ def fit(config: Config, resume: str | None = None) -> int:
 
 
 def train(config: Config, run: Run) -> int:
+    """Build everything from the settings and train, with checks and pictures; returns the exit status."""
     data = prepare_data(config)
     plan = plan_run(config, data)
     init_from = config.model.init_from if run.checkpoint is None else None
@@ -155,6 +156,7 @@ def make_module(config: Config, init_from: str | None = None, plan: Plan | None 
 
 
 def build_model(config: Config, device: str = "cpu") -> MaskedAutoencoder:
+    """The network with its initial weights; device "meta" gives shapes only."""
     model = create_mae(
         config.model.size,
         mask_ratio=config.objective.mask_ratio,
