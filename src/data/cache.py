@@ -1,7 +1,6 @@
 """The decoded cache: clips are decoded once, into a memory-mapped file of 16-bit samples, as decoding is slow."""
 
 import json
-import os
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ from src.audio.levels import oddity
 from src.data.sources.annotations import Annotation
 from src.data.sources.index import cache_root
 from src.data.sources.source import Source
+from src.data.workers import cores
 from src.errors import UserError
 from src.progress import progress_bar
 
@@ -180,6 +180,6 @@ def _decoded(source: Source) -> Iterator[_Clip | str]:
         return _Clip(np.round(waveform / scale).astype(np.int16), scale, oddity(waveform, lambda: encoded))
 
     ends = np.flatnonzero(np.diff(np.cumsum(source.seconds) // _CHUNK_SECONDS)) + 1
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         for chunk in np.split(np.arange(len(source)), ends):
             yield from pool.map(decode_one, chunk.tolist())
