@@ -9,7 +9,7 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from src.atomic import publish_folder, scratch_folder
+from src.atomic import one_at_a_time, publish_folder, scratch_folder
 from src.audio.decode import SAMPLE_RATE, AudioError, Encoded, decode
 from src.audio.levels import oddity
 from src.data.sources.annotations import Annotation
@@ -53,10 +53,10 @@ class CachedSource(Source):
         self._source, self._store = source, store
         self._folder = cache_root() / ("decoded" if store else "checked") / source.fingerprint
         file = self._folder / "index.json"
-        if file.exists():
-            index = json.loads(file.read_text(encoding="utf-8"))
-        else:
-            index = _store(source, self._folder) if store else _check(source, self._folder)
+        index = _read(file)
+        if index is None:
+            with one_at_a_time(self._folder):  # one process decodes, the others on the machine read what it wrote
+                index = _read(file) or (_store(source, self._folder) if store else _check(source, self._folder))
         self._kept = np.array(index["kept"], dtype=np.int64)
         self._ends = np.cumsum(np.array(index["samples"], dtype=np.int64))
         self._begins = self._ends - np.array(index["samples"], dtype=np.int64)
@@ -111,6 +111,10 @@ class CachedSource(Source):
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
         self._open_samples()  # each worker maps the file itself
+
+
+def _read(file: Path) -> dict[str, list] | None:
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
 
 
 def _store(source: Source, folder: Path) -> dict[str, list]:
