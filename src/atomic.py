@@ -95,6 +95,22 @@ def writing_new(target: Path) -> Iterator[tuple[Path, Path]]:
         raise
 
 
+@contextlib.contextmanager
+def one_at_a_time(target: Path) -> Iterator[None]:
+    """Wait until no other process of this machine is in here for the same `target`; one that dies is out of it.
+
+    Where nothing can be locked (no permission, some network file systems) nobody waits.
+    """
+    lock = target.parent / f".{target.name}.lock"
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context(open(lock, "w"))
+            fcntl.flock(file, fcntl.LOCK_EX)
+            stack.callback(lock.unlink, missing_ok=True)
+        yield
+
+
 class FolderLock:
     """Holds a folder, which is created if needed, against other processes until `close`, or until the process ends.
 

@@ -1,7 +1,6 @@
 """The decoded cache: clips are decoded once, into a memory-mapped file of 16-bit samples, as decoding is slow."""
 
 import json
-import os
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,12 +9,13 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from src.atomic import publish_folder, scratch_folder
+from src.atomic import one_at_a_time, publish_folder, scratch_folder
 from src.audio.decode import SAMPLE_RATE, AudioError, Encoded, decode
 from src.audio.levels import oddity
 from src.data.sources.annotations import Annotation
 from src.data.sources.index import cache_root
 from src.data.sources.source import Source
+from src.data.workers import cores
 from src.errors import UserError
 from src.progress import progress_bar
 
@@ -53,10 +53,10 @@ class CachedSource(Source):
         self._source, self._store = source, store
         self._folder = cache_root() / ("decoded" if store else "checked") / source.fingerprint
         file = self._folder / "index.json"
-        if file.exists():
-            index = json.loads(file.read_text(encoding="utf-8"))
-        else:
-            index = _store(source, self._folder) if store else _check(source, self._folder)
+        index = _read(file)
+        if index is None:
+            with one_at_a_time(self._folder):  # one process decodes, the others on the machine read what it wrote
+                index = _read(file) or (_store(source, self._folder) if store else _check(source, self._folder))
         self._kept = np.array(index["kept"], dtype=np.int64)
         self._ends = np.cumsum(np.array(index["samples"], dtype=np.int64))
         self._begins = self._ends - np.array(index["samples"], dtype=np.int64)
@@ -111,6 +111,10 @@ class CachedSource(Source):
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
         self._open_samples()  # each worker maps the file itself
+
+
+def _read(file: Path) -> dict[str, list] | None:
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
 
 
 def _store(source: Source, folder: Path) -> dict[str, list]:
@@ -180,6 +184,6 @@ def _decoded(source: Source) -> Iterator[_Clip | str]:
         return _Clip(np.round(waveform / scale).astype(np.int16), scale, oddity(waveform, lambda: encoded))
 
     ends = np.flatnonzero(np.diff(np.cumsum(source.seconds) // _CHUNK_SECONDS)) + 1
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         for chunk in np.split(np.arange(len(source)), ends):
             yield from pool.map(decode_one, chunk.tolist())

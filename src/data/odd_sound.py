@@ -1,7 +1,6 @@
 """Odd sound in a set that is not decoded beforehand: some clips are looked at, as `src.audio.levels` does."""
 
 import itertools
-import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -11,6 +10,7 @@ import numpy as np
 from src.audio.decode import AudioError, Encoded, decode_blocks
 from src.audio.levels import Levels, warn_of_oddities
 from src.data.sources.source import Source
+from src.data.workers import cores
 
 MOST_CLIPS = 100  # of a source
 _MOST_BLOCKS = 4  # of 30 s, of each clip
@@ -27,7 +27,7 @@ def spread_clips(source: Source) -> Iterator[tuple[str, Read]]:
 def warn_of_some(clips: Iterable[tuple[str, Read]]) -> None:
     """Warn of odd sound in the first two minutes of the first MOST_CLIPS; unreadable ones are passed over."""
     some = list(itertools.islice(clips, MOST_CLIPS))
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         found = pool.map(_oddity, (read for _, read in some))
         odd = [(path, what) for (path, _), what in zip(some, found, strict=True) if what]
     warn_of_oddities(odd, f"of {len(some)} clips looked at before training")

@@ -1,7 +1,6 @@
 """Run an evaluation: embed the tasks, score every encoder with every method, collect the rows."""
 
 import multiprocessing
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -11,6 +10,7 @@ from typing import Any
 
 import torch
 
+from src.data.workers import cores
 from src.errors import UserError
 from src.evaluation.frozen import Frozen
 from src.evaluation.methods import MAJORITY, METHODS
@@ -147,8 +147,3 @@ def _score(unit: Unit) -> list[dict[str, Any]] | UserError:
         return score_unit(unit)
     except UserError as error:
         return UserError(f"{unit.task.name}, {unit.encoder}, {unit.method}: {error}")
-
-
-def cores() -> int:
-    """That this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -6,11 +6,14 @@ from functools import partial
 
 from src.config.settings import Config, TrainerConfig
 from src.data.pretraining.datamodule import DataSummary
+from src.data.workers import cores
 from src.errors import UserError
 from src.models.cost import blocks_flops, count_parameters, forward_flops, memory_bytes
 from src.models.mae import MaskedAutoencoder
 from src.training.distributed.parallel import num_shards
 from src.training.optimizer import scaled_learning_rate
+
+_TYPICAL_MFU = 0.35  # share of the device's peak that a training step reaches
 
 
 @dataclass(frozen=True)
@@ -41,12 +44,20 @@ class Plan:
 
 
 def make_plan(
-    config: Config, model: MaskedAutoencoder, data: DataSummary, bf16: bool, memory_limit: float = math.inf
+    config: Config,
+    model: MaskedAutoencoder,
+    data: DataSummary,
+    bf16: bool,
+    memory_limit: float = math.inf,
+    worker_rate: float | None = None,
+    peak_flops: float | None = None,
 ) -> Plan:
     """Compute the plan; `model` may be on the meta device.
 
     Args:
         memory_limit: bytes that a process may use.
+        worker_rate: crops that one worker decodes per second; None if unknown.
+        peak_flops: FLOP/s of the device of one process; None if unknown.
 
     Raises:
         UserError: a setting refers to epochs, but the data are a stream of unknown length.
@@ -87,6 +98,11 @@ def make_plan(
         ("compute per step", f"{flops / 1e9:,.0f} GFLOP"),
     ]
     warnings = _warnings(config, encoder_size, data, world_size, steps)
+    if worker_rate is not None:
+        needed_rate = peak_flops and _TYPICAL_MFU * peak_flops / (flops / clips_per_step)
+        row, warning = _describe_loading(config, worker_rate, needed_rate)
+        rows.append(("loading", row))
+        warnings += [warning] if warning else []
     limited = config.trainer.limit_train_batches is not None or config.trainer.overfit_batches
     interval = validation_interval(config.trainer, batches)
     return Plan(rows, warnings, steps, interval, batches if limited else None, recompute, keep_gathered)
@@ -143,6 +159,23 @@ def validation_interval(settings: TrainerConfig, batches: int | None) -> int | N
             "unknown; set it to a number of batches"
         )
     return max(1, int(batches * interval))
+
+
+def _describe_loading(config: Config, worker_rate: float, needed: float | None) -> tuple[str, str | None]:
+    """What the workers of a process give beside what its step needs, both in crops per second; and a warning."""
+    workers, available = max(1, config.data.num_workers), max(1, cores() // int(config.trainer.devices))
+    rate = worker_rate * min(workers, available)
+    given = f"{workers} {'worker gives' if workers == 1 else 'workers give'} about {rate:,.0f}"
+    on = f" on {available} cores" if workers > available else ""
+    if needed is None:
+        return f"{given} crops/s per process{on}; what the step needs is not known on this device", None
+    row = f"{given} crops/s per process{on}; the step needs about {needed:,.0f} at {_TYPICAL_MFU:.0%} of the peak"
+    if rate >= needed:
+        return row, None
+    enough = math.ceil(needed / worker_rate)
+    advice = "pack the audio once, as 16 kHz flac (python -m src.pack)"
+    advice += f", or set data.num_workers={enough}" if workers < enough <= available else ""
+    return row, f"the step needs about {needed:,.0f} crops/s, {given}{on}: {advice}"
 
 
 def _describe_state(shards: int, keep_gathered: bool, recompute: bool) -> str:

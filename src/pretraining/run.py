@@ -26,11 +26,11 @@ from src.pretraining.summary import summary_table
 from src.training.callbacks.bad_clips import BadClips
 from src.training.callbacks.bad_steps import SkipBadSteps
 from src.training.callbacks.checkpoints import Checkpoints
-from src.training.callbacks.step_figures import StepFigures
+from src.training.callbacks.step_figures import StepFigures, peak_flops
 from src.training.distributed.parallel import compile_blocks, make_strategy, num_shards, shard
 from src.training.run import Run
 from src.training.run_folder import checkpoint_of, read_run
-from src.training.trainer import compiled, make_trainer, memory_limit, precision
+from src.training.trainer import compiled, find_device, make_trainer, memory_limit, precision
 from src.verbosity import RESULT
 
 log = logging.getLogger("src")
@@ -125,7 +125,8 @@ def prepare_data(config: Config) -> PretrainDataModule:
 def plan_run(config: Config, data: PretrainDataModule) -> Plan:
     model = build_model(config, device="meta")
     bf16 = precision(config.trainer) == "bf16-mixed"
-    return make_plan(config, model, data.summary(), bf16, memory_limit(config.trainer))
+    peak = peak_flops(find_device(config.trainer), "bf16") if bf16 else None
+    return make_plan(config, model, data.summary(), bf16, memory_limit(config.trainer), data.crops_per_second(), peak)
 
 
 def make_module(config: Config, init_from: str | None = None, plan: Plan | None = None) -> MAEPretraining:

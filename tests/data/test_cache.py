@@ -4,12 +4,17 @@ import errno
 import io
 import os
 import pickle
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
+from src.atomic import one_at_a_time
 from src.data import cache as module
 from src.data.cache import CachedSource, cache_bytes
 from src.data.sources.folder import FolderSource
@@ -167,7 +172,7 @@ def test_no_room(folder, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(module.os, "replace", full)
+    monkeypatch.setattr(os, "replace", full)
     with refused_cache() as caught:
         CachedSource(source)
     assert "No space left" in str(caught.value)
@@ -189,3 +194,53 @@ def test_workers_map_the_file_themselves(folder):
     pickled = pickle.dumps(cached)
     assert len(pickled) < 20_000  # without samples
     np.testing.assert_array_equal(pickle.loads(pickled).waveform(2), waveform)
+
+
+def test_one_process_decodes_while_the_others_wait(folder, monkeypatch):
+    """Threads, whose locks are as apart as those of processes."""
+    calls, decode_all = [], module._decode_all
+
+    def slowly(*arguments):
+        calls.append(1)
+        time.sleep(0.3)
+        return decode_all(*arguments)
+
+    monkeypatch.setattr(module, "_decode_all", slowly)
+    with ThreadPoolExecutor(3) as pool:
+        opened = list(pool.map(lambda _: CachedSource(open_folder(folder)), range(3)))
+    assert len(calls) == 1 and [len(each) for each in opened] == [5, 5, 5]
+    assert not [path for path in opened[0]._folder.parent.iterdir() if path.name.endswith((".lock", ".partial"))]
+
+
+def test_where_one_fails_the_next_does_the_work_and_a_killed_one_holds_up_nobody(folder, monkeypatch):
+    decode_all, calls = module._decode_all, []
+
+    def fails_first(*arguments):
+        calls.append(1)
+        if len(calls) == 1:
+            time.sleep(0.2)
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return decode_all(*arguments)
+
+    monkeypatch.setattr(module, "_decode_all", fails_first)
+    with ThreadPoolExecutor(2) as pool:
+        opened = [pool.submit(CachedSource, open_folder(folder)) for _ in range(2)]
+    errors = [each.exception() for each in opened]
+    assert sorted(error is None for error in errors) == [False, True] and any(isinstance(e, UserError) for e in errors)
+
+    target = folder.parent / "target"
+    holder = """
+import pathlib, sys, time
+from src.atomic import one_at_a_time
+with one_at_a_time(pathlib.Path(sys.argv[1])):
+    print("in", flush=True)
+    time.sleep(60)
+"""
+    process = subprocess.Popen([sys.executable, "-c", holder, str(target)], stdout=subprocess.PIPE)
+    assert process.stdout is not None and process.stdout.readline() == b"in\n"
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(lambda: one_at_a_time(target).__enter__())
+        assert wait([waiting], timeout=0.3).not_done
+        process.kill()
+        process.wait()
+        waiting.result(timeout=10)

@@ -3,6 +3,7 @@
 import io
 import itertools
 import shutil
+import time
 import warnings
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ import yaml
 
 from src.config.settings import DataConfig, SourceConfig
 from src.data.pretraining.datamodule import PretrainDataModule
+from src.data.workers import cores
 from src.errors import UserError
 
 KINDS = ("huggingface", "folder", "shards", "streaming")
@@ -378,3 +380,22 @@ def test_settings_of_a_source_that_contradict_each_other(tmp_path, changes, word
 def test_a_stream_is_not_mixed(sources):
     with pytest.raises(UserError, match="streamed"):
         PretrainDataModule(config_of([sources["streaming"], sources["folder"]]))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_rate_of_decoding_is_measured_and_takes_no_longer_than_asked(sources, kind):
+    """A window is decoded at most once, and the order of the training is as if nothing had been measured."""
+    data = open_data(config_of(sources[kind], cache_gigabytes=0.0))
+    start = time.perf_counter()
+    rate = data.crops_per_second(0.2)
+    assert time.perf_counter() - start < 5.0
+    assert rate is None if kind == "streaming" else rate > 1
+    assert_equal(take(data, 2), take(open_data(config_of(sources[kind], cache_gigabytes=0.0)), 2))
+
+
+def test_processors_are_those_that_a_job_may_use(monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {3, 5, 7}, raising=False)
+    assert cores() == 3
+    monkeypatch.delattr("os.sched_getaffinity")
+    monkeypatch.setattr("os.cpu_count", lambda: None)
+    assert cores() == 1

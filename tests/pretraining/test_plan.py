@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 
 import pytest
 import torch
@@ -134,3 +135,29 @@ def test_how_long_and_how_often(overrides, steps, validate_every, epoch):
 def test_a_stream_has_no_epochs(override):
     with pytest.raises(UserError, match="unknown"):
         plan([override], num_clips=None, crops=None, seconds=None)
+
+
+def loading(**rates):
+    overrides = [*RUN, "data.num_workers=4"]
+    config = load_config(["configs/quickstart.yaml"], overrides)
+    return make_plan(config, create_mae(config.model.size, device="meta"), DEMO, True, **rates)
+
+
+def test_the_plan_compares_what_is_decoded_with_what_the_step_needs(monkeypatch):
+    monkeypatch.setattr("src.pretraining.plan.cores", lambda: 16)
+    assert "loading" not in dict(loading().rows)
+    unknown = dict(loading(worker_rate=100.0).rows)["loading"]
+    assert unknown == "4 workers give about 400 crops/s per process; what the step needs is not known on this device"
+    flops = float(dict(plan().rows)["compute per step"].split()[0].replace(",", "")) * 1e9 / 32
+    peak = 1000 * flops / 0.35  # a device whose step needs 1,000 crops per second
+    short = loading(worker_rate=100.0, peak_flops=peak)
+    assert "4 workers give about 400" in short.warnings[-1] and "src.pack" in short.warnings[-1]
+    assert re.search(r"set data.num_workers=1[01]$", short.warnings[-1])  # the row rounds
+    assert not any("crops/s" in each for each in loading(worker_rate=300.0, peak_flops=peak).warnings)
+    far = loading(worker_rate=10.0, peak_flops=peak).warnings[-1]
+    assert "src.pack" in far and "num_workers" not in far  # this machine has no 100 cores
+
+
+def test_no_more_workers_count_than_there_are_cores(monkeypatch):
+    monkeypatch.setattr("src.pretraining.plan.cores", lambda: 2)
+    assert "4 workers give about 200 crops/s per process on 2 cores" in dict(loading(worker_rate=100.0).rows)["loading"]

@@ -1,6 +1,7 @@
 """Unlabelled audio as a LightningDataModule: combines sources, cache, crop order and batches."""
 
 import itertools
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import numpy as np
 import torch.distributed as dist
 from torch.utils.data import DataLoader
 
-from src.audio.decode import Encoded, decode
+from src.audio.decode import AudioError, Encoded, decode
 from src.audio.levels import warn_of_oddities
 from src.config.settings import DataConfig, SourceConfig
 from src.data.cache import CachedSource, cache_bytes
@@ -27,6 +28,8 @@ from src.data.sources.open import open_source
 from src.data.sources.source import Source
 from src.data.workers import loader_settings
 from src.errors import UserError
+
+_MAX_MEASURED = 32  # crops of one clip
 
 
 @dataclass(frozen=True)
@@ -226,6 +229,25 @@ class PretrainDataModule(L.LightningDataModule):
             missing_shards=sum(len(source.missing) for source in self.sources),
             heard_seconds=float(window.seconds.mean()),
         )
+
+    def crops_per_second(self, seconds: float = 1.0) -> float | None:
+        """That one worker decodes of the training data, measured for about so long; None for a stream, or if no crop
+        could be read. Call after `setup`."""
+        if self.streaming:
+            return None
+        order = self._order()
+        crops = order.crops(np.arange(order.window_size(self._batching(1))))
+        clips, first = np.unique(np.stack([crops.source, crops.clip]), axis=1, return_index=True)
+        count, start = 0, time.perf_counter()
+        for number in np.argsort(crops.seed[first]).tolist():  # as those of a window: shuffled, together if of one clip
+            source, clip = clips[:, number].tolist()
+            rows = np.flatnonzero((crops.source == source) & (crops.clip == clip))
+            spans = sorted(zip(crops.start_seconds[rows].tolist(), crops.seconds[rows].tolist(), strict=True))
+            found = self.sources[source].crops(clip, spans[:_MAX_MEASURED])
+            count += sum(not isinstance(each, AudioError) for each in found)
+            if time.perf_counter() - start > seconds:
+                break
+        return count / (time.perf_counter() - start) or None
 
     def _order(self) -> Order:
         config = self.config
