@@ -58,11 +58,15 @@ def _slurm_names(environment: Mapping[str, str]) -> tuple[str, str]:
     return "SLURM_PROCID", "" if in_job_shell else "SLURM_STEP_NUM_TASKS" if in_step else "SLURM_NTASKS"
 
 
+def cores() -> int:
+    """Processors that this process may use: in a container or a job, fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def default_workers(environment: Mapping[str, str] = os.environ) -> int:
     """The cores that this process may use; those of torchrun on one machine divide them."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     local = environment.get("LOCAL_WORLD_SIZE", "1") if "RANK" in environment else "1"
-    return max(1, cores // (int(local) if local.isdecimal() and int(local) else 1))
+    return max(1, cores() // (int(local) if local.isdecimal() and int(local) else 1))
 
 
 def local_rank(environment: Mapping[str, str] = os.environ) -> int:

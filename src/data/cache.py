@@ -15,9 +15,9 @@ from src.audio.levels import oddity
 from src.data.sources.annotations import Annotation
 from src.data.sources.index import cache_root
 from src.data.sources.source import Source
-from src.data.workers import cores
 from src.errors import UserError
 from src.progress import progress_bar
+from src.share import cores
 
 _CHUNK_SECONDS = 600  # decoded at a time, to bound memory
 _LOWEST_PEAK = 1e-30  # of quieter clips, the scale would not be a normal fp32 number

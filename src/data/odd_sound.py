@@ -10,7 +10,7 @@ import numpy as np
 from src.audio.decode import AudioError, Encoded, decode_blocks
 from src.audio.levels import Levels, warn_of_oddities
 from src.data.sources.source import Source
-from src.data.workers import cores
+from src.share import cores
 
 MOST_CLIPS = 100  # of a source
 _MOST_BLOCKS = 4  # of 30 s, of each clip

@@ -1,16 +1,15 @@
-"""DataLoader worker settings, shared by the data modules, and how many there may be."""
+"""DataLoader worker settings, shared by the data modules."""
 
-import os
 import signal
 from typing import Any
+
+import torch
 
 from src.config.settings import DataConfig
 
 
 def loader_settings(config: DataConfig) -> dict[str, Any]:
     """Keyword arguments for a DataLoader."""
-    import torch  # commands ask for `cores` before they import it
-
     workers = config.num_workers
     return {
         "num_workers": workers,
@@ -19,11 +18,6 @@ def loader_settings(config: DataConfig) -> dict[str, Any]:
         "persistent_workers": config.persistent_workers and workers > 0,
         "worker_init_fn": leave_signals_to_the_parent,
     }
-
-
-def cores() -> int:
-    """Processors that this process may use: in a container or a job, fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def leave_signals_to_the_parent(worker: int) -> None:

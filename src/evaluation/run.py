@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from src.data.workers import cores
 from src.errors import UserError
 from src.evaluation.frozen import Frozen
 from src.evaluation.methods import MAJORITY, METHODS
@@ -20,6 +19,7 @@ from src.evaluation.tasks.open import open_task
 from src.evaluation.tasks.task import Task
 from src.evaluation.units import Unit, score_unit
 from src.progress import progress_bar
+from src.share import cores
 
 Errors = dict[str, str]  # by task
 

@@ -6,10 +6,10 @@ from functools import partial
 
 from src.config.settings import Config, TrainerConfig
 from src.data.pretraining.datamodule import DataSummary
-from src.data.workers import cores
 from src.errors import UserError
 from src.models.cost import blocks_flops, count_parameters, forward_flops, memory_bytes
 from src.models.mae import MaskedAutoencoder
+from src.share import cores
 from src.training.distributed.parallel import num_shards
 from src.training.optimizer import scaled_learning_rate
 
@@ -173,7 +173,7 @@ def _describe_loading(config: Config, worker_rate: float, needed: float | None) 
     if rate >= needed:
         return row, None
     enough = math.ceil(needed / worker_rate)
-    advice = "pack the audio once, as 16 kHz flac (python -m src.pack)"
+    advice = "pack the audio once, as 16 kHz flac (python -m src.pack ... --audio flac)"
     advice += f", or set data.num_workers={enough}" if workers < enough <= available else ""
     return row, f"the step needs about {needed:,.0f} crops/s, {given}{on}: {advice}"
 

@@ -14,8 +14,8 @@ import yaml
 
 from src.config.settings import DataConfig, SourceConfig
 from src.data.pretraining.datamodule import PretrainDataModule
-from src.data.workers import cores
 from src.errors import UserError
+from src.share import cores
 
 KINDS = ("huggingface", "folder", "shards", "streaming")
 CLIPS = 115  # of the demo's validation split; none is longer than 2.5 s
