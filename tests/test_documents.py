@@ -160,6 +160,7 @@ def test_the_examples_of_extending_run(tmp_path, monkeypatch, encoded):
     assert len(source) == 3 and len(source.waveform(1)) == round(16000 * source.seconds[1])
 
 
+@pytest.mark.slow
 def test_the_task_of_extending_is_scored(tmp_path, monkeypatch):
     task, out = tmp_path / "my_tasks", tmp_path / "out"
     exec(code_of("    import csv\n", "extending.md").replace("my_tasks", str(task)), {})
