@@ -40,7 +40,8 @@ def layout(embeddings: np.ndarray) -> np.ndarray:
     from sklearn.manifold import TSNE
 
     rows = embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
-    count = len(rows)
+    if (count := len(rows)) == 1:
+        return np.zeros((1, 2))
     rows = PCA(min(50, *rows.shape), random_state=0).fit_transform(rows)
     if count >= 5 and rows[:, 0].std() > 1e-6:  # t-SNE crashes on equal points
         rows = TSNE(perplexity=min(30.0, (count - 1) / 3), init="pca", random_state=0).fit_transform(rows)
