@@ -254,6 +254,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
     parser = new_parser("embed", __doc__)
     add = parser.add_argument
     add("inputs", nargs="+", metavar="INPUT", help="file, folder, .tar (also a/*.tar, a/{000..012}.tar), dataset")

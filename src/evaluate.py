@@ -13,13 +13,13 @@ Exit status: 0 done, 1 done but some tasks could not be scored, 2 usage error, 1
 """
 
 import argparse
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from src.command_line import new_parser
 from src.errors import UserError, exit_status
+from src.share import cores
 from src.verbosity import say
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ def parser() -> argparse.ArgumentParser:
     add("--layers", type=_words, default=["last"], help="read-outs to choose from on validation: 6,9,last,6+last")
     add("--pooling", type=_several(POOLINGS), default=["mean"], help=f"likewise, of {', '.join(POOLINGS)}")
     add("--seed", type=int, help="of methods that draw; default: 0, and 42 for mlp and xares-mlp as in the originals")
-    add("--jobs", type=int, default=min(8, os.cpu_count() or 1), help="processes that score")
+    add("--jobs", type=int, default=min(8, cores()), help="processes that score")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")
     add("--batch-seconds", type=float, default=30.0, help="padded audio per batch")
     add("--wandb", choices=("disabled", "offline", "online"), default="disabled", help="log the rows as a table")

@@ -160,7 +160,7 @@ def test_a_url_and_the_segments_of_a_packed_set(place, tmp_path, monkeypatch):
     assert run(place, "--out", "one.npz", inputs=["shards/*.tar"]) == 0
     rows = {}
     for file in embedding_index.index_files("memory://embeddings"):
-        with search._open(file) as opened:
+        with embedding_index._open(file) as opened:
             for row in opened.read().to_pylist():
                 rows[row["parent"], row["start_seconds"]] = row["seconds"]
     for path in (place / "sounds").rglob("*.wav"):

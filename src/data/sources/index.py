@@ -23,6 +23,7 @@ from src.data.sources.storage import open_filesystem, read_range, retry, shard_s
 from src.data.sources.walk import is_hidden_member
 from src.errors import UserError
 from src.progress import progress_bar
+from src.share import cores
 
 _VERSION = "v2"  # of what the cache holds; v1: lengths of MP3 by guess, quiet clips rounded to silence
 _BLOCK = 512  # bytes of a tar block; the header of a member is one
@@ -79,7 +80,7 @@ def scan_headers(read: Callable[[int], Encoded], keys: Sequence[str], location: 
 
     new = [i for i, key in enumerate(keys) if key not in known]
     with (
-        ThreadPoolExecutor(max(4, os.cpu_count() or 1)) as pool,
+        ThreadPoolExecutor(max(4, cores())) as pool,
         progress_bar("reading headers", len(new), len(new) > 10_000) as advance,
     ):
         for i, header in zip(new, pool.map(partial(read_header, read), new), strict=True):
