@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
     from src.evaluation.run import Settings, evaluate
     from src.evaluation.shared import find_world, gather, my_share
     from src.evaluation.tasks.open import find_tasks
-    from src.training.run import check_online
+    from src.training.tracking import check_online
 
     if not options.tasks or not options.out:
         raise UserError("give tasks and --out FOLDER; python -m src.evaluate --help shows examples")
@@ -71,7 +71,7 @@ def run(options: argparse.Namespace) -> int:
     print(text)
     say(f"tables: {out / 'results.md'}, {out / 'results.html'}; everything: {out / 'results.json'}")
     if options.wandb != "disabled":
-        log_wandb(rows, out, options.wandb)
+        log_wandb(rows, out, options.wandb, options.encoder)
     return 1 if errors else 0
 
 
@@ -146,12 +146,16 @@ def print_comparison(before: Path, after: Path) -> int:
     return 0
 
 
-def log_wandb(rows: list[dict[str, Any]], out: Path, mode: str) -> None:
+def log_wandb(rows: list[dict[str, Any]], out: Path, mode: str, encoders: list[str]) -> None:
+    """Log the rows as a table of a W&B run whose inputs are the encoders."""
     import wandb
+
+    from src.training.tracking import use_models
 
     keys = ("task", "domain", "encoder", "method", "metric", "score", "interval", "floor")
     run = wandb.init(project="audio-encoder", job_type="evaluation", dir=str(out), mode=mode)  # type: ignore[arg-type]
     data = [[str(row[key]) if key == "interval" else row[key] for key in keys] for row in rows]
+    use_models(run, encoders)
     run.log({"evaluation": wandb.Table(columns=list(keys), data=data)})
     run.finish()
 

@@ -8,16 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.loggers import Logger
 
 from src.audio.decode import AudioError
 from src.classification.module import AudioClassification
+from src.classification.wandb_report import log_report
 from src.data.labelled.splits import LabelledSet, Split
 from src.evaluation.events import event_report
 from src.evaluation.floors import floors
 from src.evaluation.report import report
 from src.evaluation.report_page import report_page
 from src.pages.sounds import embedded_player
+from src.training.tracking import wandb_runs
 from src.verbosity import RESULT
 
 log = logging.getLogger("src")
@@ -74,22 +76,11 @@ def write_report(
     write_predictions(folder / "predictions.csv", rows, names)
     curves = read_curves(folder / "metrics.csv")
     page = write_page(result, curves, {"test": part}, folder)
-    for logger in loggers:
-        if isinstance(logger, WandbLogger):
-            log_report(logger, result, page)
+    stacked = np.stack(probabilities)
+    for run in wandb_runs(loggers):
+        log_report(run, {**result, "keys": keys}, targets, stacked, part, page)
     log.log(RESULT, "\n%s", summary_lines(result, seconds, checkpoint, folder))
-    return {
-        **result, "keys": keys, "targets": targets, "probabilities": np.stack(probabilities), "groups": groups or keys,
-    }  # fmt: skip
-
-
-def log_report(logger: WandbLogger, result: dict[str, Any], page: str) -> None:
-    """Add the scores to the summary of the W&B run, and log the page."""
-    import wandb
-
-    scores = {name: result[name] for name in ("scores", "intervals", "floors")}
-    logger.experiment.summary.update({"test_report": scores})
-    logger.experiment.log({"report": wandb.Html(page, inject=False)})
+    return {**result, "keys": keys, "targets": targets, "probabilities": stacked, "groups": groups or keys}
 
 
 def pooled_report(

@@ -251,12 +251,14 @@ class ClassifyConfig:
 class TrackingConfig:
     wandb: Literal["offline", "online"] | None = None
     """Weights & Biases mode; offline needs no account, null disables it. metrics.csv is always written."""
+    tensorboard: bool = False
+    """Log to RUN_FOLDER/tensorboard too; needs `pip install 'audio-encoder[tensorboard]'`."""
     project: str = "audio-encoder"
     """W&B project."""
     entity: str | None = None
     """W&B user or team; null is your default."""
     group: str | None = None
-    """W&B group; null for none."""
+    """W&B group; null is none, and the run folder for the folds of a cross-validation."""
     name: str | None = None
     """W&B run name; null is the name of the run folder."""
     tags: list[str] = field(default_factory=list)
@@ -264,9 +266,10 @@ class TrackingConfig:
     notes: str | None = None
     """W&B description of the run; null for none."""
     job_type: str | None = None
-    """W&B job type; null for none."""
+    """W&B job type; null is pretrain or classify."""
     log_model: bool = False
-    """Upload the last and the best checkpoint as a W&B artifact when training is complete."""
+    """Upload the last and the best checkpoint, and the splits of a classifier, as W&B artifacts when training is
+    complete."""
 
 
 @dataclass

@@ -5,8 +5,9 @@ from pathlib import Path
 import lightning.pytorch as L
 import numpy as np
 import torch
-from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from matplotlib.figure import Figure  # not pyplot: no display, no global state
+from matplotlib.image import imread
 
 from src.models.mae import MaskedAutoencoder
 from src.pretraining.module import MAEPretraining
@@ -36,9 +37,19 @@ class Reconstruction(Periodic):
         if trainer.is_global_zero:
             path = self.folder / f"step={trainer.global_step}.png"
             draw(panels, pl_module.model.encoder.hop_seconds / 4, path)
-            for logger in trainer.loggers:
-                if isinstance(logger, WandbLogger):
-                    logger.log_image("reconstruction", [str(path)], step=trainer.global_step)
+            log_picture(trainer, path, pl_module.model.encoder.hop_seconds)
+
+
+def log_picture(trainer: L.Trainer, path: Path, hop_seconds: float) -> None:
+    step = trainer.global_step
+    caption = (
+        f"step {step}; log-mel target, what the encoder sees, and prediction of {1000 * hop_seconds:.0f} ms tokens"
+    )
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            logger.log_image("reconstruction", [str(path)], step=step, caption=[caption])
+        elif isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_image("reconstruction", imread(path)[..., :3], step, dataformats="HWC")
 
 
 @torch.no_grad()

@@ -4,11 +4,11 @@ import atexit
 import copy
 import importlib
 import logging
-import os
 import platform
 import secrets
 import shlex
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from typing import Any
 
 import lightning.pytorch as L
 import torch
-from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from rich.console import Console
@@ -36,6 +36,7 @@ from src.training.metrics_file import MetricsFile
 from src.training.module import TrainingModule
 from src.training.resume import compare_settings
 from src.training.run_folder import checkpoint_to_resume, claim_folder, read_run, run_of
+from src.training.tracking import alert, check_tracking, log_model, make_loggers, start_wandb, sweep_id, wandb_runs
 from src.training.trainer import make_trainer, timer
 from src.verbosity import NORMAL, level
 
@@ -58,8 +59,8 @@ class Run:
         before: what that checkpoint records about its run (`read_run`).
 
     Raises:
-        UserError: the checkpoint does not exist, a setting changed that a resumed run must keep, or W&B cannot be
-            reached.
+        UserError: the checkpoint does not exist, a setting changed that a resumed run must keep, or as
+            `check_tracking`.
     """
 
     def __init__(self, config: Config, resume: str | None = None) -> None:
@@ -75,8 +76,8 @@ class Run:
         self.folder = Path(config.runs_folder, config.name)
         self._lock: FolderLock | None = None
         self._own_callbacks = own_callbacks(config.callbacks)
-        if config.tracking.wandb == "online" and not config.trainer.fast_dev_run and is_first():
-            check_online()
+        if not config.trainer.fast_dev_run and is_first():
+            check_tracking(config)
 
     def __enter__(self) -> "Run":
         return self
@@ -173,10 +174,14 @@ class Run:
         try:
             trainer.fit(module, datamodule=data, ckpt_path=self.checkpoint, weights_only=weights_only)
             if preemption.signal:
-                log.info("stopped at step %d and saved; %s", trainer.global_step, self.how_to_resume())
+                stopped = f"stopped at step {trainer.global_step} and saved; {self.how_to_resume()}"
+                log.info("%s", stopped)
+                if preemption.signal != signal.SIGINT:
+                    alert(loggers, "preempted", stopped)
                 return 128 + preemption.signal
             close(trainer, checkpoints)
-            self._log_model(loggers, checkpoints)
+            if config.tracking.log_model and is_first():
+                log_model(loggers, {checkpoints.last, checkpoints.to_report()}, self.folder / "splits.csv")
             return 0
         except (KeyboardInterrupt, SystemExit):
             log.info("interrupted during a step; %s", self.how_to_resume())
@@ -188,9 +193,8 @@ class Run:
             print(f"error: {reason}; {self.how_to_resume()}", file=sys.stderr, flush=True)
             return 1
         finally:
-            for logger in loggers:
-                if isinstance(logger, WandbLogger):
-                    logger.experiment.finish()
+            for run in wandb_runs(loggers):
+                run.finish()
 
     def how_to_resume(self) -> str:
         folder = self.folder.parent if self.folder.name.startswith("fold-") else self.folder
@@ -204,67 +208,16 @@ class Run:
             "architecture": architecture,
             "config": asdict(self.config),
             "name": self.before.get("name", self.name),
-            "wandb_id": self.before.get("wandb_id") or secrets.token_hex(4),
+            "wandb_id": self.before.get("wandb_id") or sweep_id() or secrets.token_hex(4),
             "versions": versions,
         }
 
     def _loggers(self, about: dict[str, Any]) -> list[Logger]:
-        loggers: list[Logger] = [MetricsFile(self.folder / "metrics.csv", self.before.get("step", 0))]
-        tracking = self.config.tracking
-        if tracking.wandb:
-            import wandb
-
-            loggers.append(
-                WandbLogger(
-                    project=tracking.project,
-                    name=tracking.name or (self.name if self.folder.name.startswith("fold-") else self.folder.name),
-                    id=about["wandb_id"],
-                    resume="allow",
-                    save_dir=self.folder,
-                    offline=tracking.wandb == "offline",
-                    config=about["config"],
-                    entity=tracking.entity,
-                    group=tracking.group,
-                    tags=tracking.tags,
-                    notes=tracking.notes,
-                    job_type=tracking.job_type,
-                    settings=wandb.Settings(silent=tracking.wandb == "offline"),
-                )
-            )
+        file = MetricsFile(self.folder / "metrics.csv", self.before.get("step", 0))
+        loggers = [file, *make_loggers(self.config, self.folder, self.name, about["wandb_id"])]
+        if is_first():
+            start_wandb(loggers, self.config.model.init_from)
         return loggers
-
-    def _log_model(self, loggers: list[Logger], checkpoints: Checkpoints) -> None:
-        """With `tracking.log_model`: upload the last and the best checkpoint as a W&B artifact."""
-        for logger in loggers:
-            if self.config.tracking.log_model and isinstance(logger, WandbLogger) and is_first():
-                import wandb
-
-                artifact = wandb.Artifact(f"model-{logger.experiment.id}", type="model")
-                for path in {checkpoints.last, checkpoints.to_report()}:
-                    add = artifact.add_dir if path.is_dir() else artifact.add_file
-                    add(str(path), name=path.name)
-                logger.experiment.log_artifact(artifact)
-
-
-def check_online(timeout_seconds: int = 15, setting: str = "tracking.wandb") -> None:
-    """Check that W&B has a key and answers; nothing is asked if the environment (WANDB_MODE) turns it off.
-
-    Raises:
-        UserError: it has none, or does not.
-    """
-    import wandb
-
-    if os.environ.get("WANDB_MODE", "online") not in ("online", "shared"):
-        return
-    try:
-        reason = "" if wandb.login(prompt=False, verify=True, timeout=timeout_seconds) else "there is no API key"
-    except (wandb.Error, OSError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    if reason:
-        raise UserError(
-            f"{setting}=online, but W&B cannot be used: {reason}; run wandb login, or set {setting}=offline "
-            "and upload later with wandb sync RUN_FOLDER/wandb/offline-run-*"
-        )
 
 
 def is_first() -> bool:

@@ -33,7 +33,10 @@ def test_the_trainer_takes_lightnings_arguments_or_refuses_them():
 
 def test_checkpoint_and_tracking_take_lightnings_names_too():
     assert names(CheckpointConfig) <= set(inspect.signature(ModelCheckpoint.__init__).parameters)
-    ours, by_wandb = {"wandb"}, {"entity", "group", "tags", "notes", "job_type"}  # of wandb.init, passed through
+    ours, by_wandb = (
+        {"wandb", "tensorboard"},
+        {"entity", "group", "tags", "notes", "job_type"},
+    )  # of wandb.init, passed through
     assert names(TrackingConfig) - ours - by_wandb <= set(inspect.signature(WandbLogger.__init__).parameters)
 
 

@@ -93,7 +93,7 @@ def test_wandb_offline_has_the_rows_as_a_table(tmp_path, monkeypatch):
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.setenv("WANDB_SILENT", "true")
     row = {"task": "a", "domain": "music", "encoder": "mel", "method": "knn", "metric": "top1_acc", "floor": True}
-    log_wandb([{**row, "score": 0.25, "interval": [0.2, 0.3]}], tmp_path, "offline")
+    log_wandb([{**row, "score": 0.25, "interval": [0.2, 0.3]}], tmp_path, "offline", [])
     (file,) = tmp_path.glob("wandb/offline-run-*/files/media/table/evaluation_*.json")
     table = json.loads(file.read_text())
     assert dict(zip(table["columns"], table["data"][0], strict=True)) == {

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from src.config.settings import CheckConfig, ClassifyConfig, Config, ModelConfig, OptimizerConfig, SourceConfig
 from src.errors import UserError
 from src.training.resume import FIXED, compare_settings
-from src.training.run import Run, check_online
+from src.training.run import Run
 from src.training.run_folder import (
     checkpoint_of,
     checkpoint_to_resume,
@@ -20,6 +20,7 @@ from src.training.run_folder import (
     read_run,
     run_of,
 )
+from src.training.tracking import check_online
 
 
 def save(path: Path, age: int = 0, name: str | None = None) -> Path:

@@ -13,6 +13,7 @@ from src.errors import UserError
 from src.training.callbacks.steps import log_is_due
 from src.training.distributed.parallel import reduce
 from src.training.module import TrainingModule
+from src.training.tracking import alert
 
 log = logging.getLogger("src")
 
@@ -136,12 +137,15 @@ class SkipBadSteps(L.Callback):
                 self._write(step.number, reason, names)
                 examples = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
                 log.warning("step %d is skipped: %s (%s)", step.number, reason, examples)
+                alert(trainer.loggers, "bad step", f"step {step.number} is skipped: {reason} ({examples})")
             if in_a_row > self.max_in_a_row:
-                raise UserError(
+                sentence = (
                     f"{in_a_row:.0f} steps in a row were bad, more than trainer.skip_bad_steps={self.max_in_a_row} "
                     f"(last: {reason}); their clips are listed in {self.file}; lower optimizer.lr, set "
                     "trainer.gradient_clip_val or resume from an earlier checkpoint"
                 )
+                alert(trainer.loggers, "too many bad steps", sentence)
+                raise UserError(sentence)
 
     def reason(self, verdict: float, loss: float, gradient_norm: float, mean: float) -> str:
         """Why a step is bad; `verdict` is that of `judge`."""
