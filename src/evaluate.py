@@ -165,6 +165,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
     parser = new_parser("evaluate", __doc__)
     add = parser.add_argument
     add("tasks", nargs="*", metavar="TASK", help="folder of a task or of tasks, dataset on the hub, or known name")

@@ -90,6 +90,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
     formats = "\n".join(f"  {name:<12} {text}" for name, text in FORMATS.items())
     parser = new_parser("export", f"{(__doc__ or '').strip()}\n\nformats:\n{formats}")
     parser.add_argument("checkpoint", metavar="CHECKPOINT")

@@ -155,6 +155,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
     parser = new_parser("pack", __doc__)
     add = parser.add_argument
     add(

@@ -238,6 +238,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
     parser = new_parser("search", __doc__)
     add = parser.add_argument
     add("query", metavar="QUERY", nargs="?", help="an audio file, or a path of the index")

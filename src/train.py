@@ -121,6 +121,7 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
     commands = "\n".join(f"  {name:<9} {text}" for name, text in COMMANDS.items())
     settings = "\n".join(f"  {key}\n      {text}" for key, text in describe_keys().items())
     parser = new_parser("train", f"{(__doc__ or '').strip()}\n\ncommands:\n{commands}", f"settings:\n{settings}")
