@@ -21,10 +21,10 @@ help:            ## this list
 quickstart: $(RUNTIME)    ## pretrain a tiny encoder on the demo sounds, measure it, draw a picture (about 5 minutes)
 	$(PY) -m src.train fit --config configs/quickstart.yaml
 
-test: $(DEV)              ## the test suite (about 8 minutes on two cores)
+test: $(DEV)              ## the test suite (about 10 minutes on two cores)
 	$(PYTEST)
 
-test-slow: $(DEV)         ## the tests that take longer (about 40 minutes)
+test-slow: $(DEV)         ## the tests that take longer (about 45 minutes)
 	$(PYTEST) -m slow
 
 lint: $(DEV)              ## ruff and mypy
