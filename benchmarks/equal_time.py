@@ -74,7 +74,7 @@ def measure_speeds(recipes: list[str], pool: str, out: Path) -> dict[str, float]
     """Steps per second of each recipe, the start of a run included."""
     path = out / "speeds.json"
     speeds = json.loads(path.read_text()) if path.exists() else {}
-    for recipe in set(recipes) - set(speeds):
+    for recipe in (each for each in recipes if each not in speeds):
         if recipe == "official":
             seconds = train_official(pool, None, TRIAL_STEPS, seed=0)
             speeds[recipe] = len(seconds) / sum(seconds)

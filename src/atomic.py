@@ -8,6 +8,7 @@ import tempfile
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 
 @contextlib.contextmanager
@@ -105,10 +106,25 @@ def one_at_a_time(target: Path) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):
             lock.parent.mkdir(parents=True, exist_ok=True)
-            file = stack.enter_context(open(lock, "w"))
-            fcntl.flock(file, fcntl.LOCK_EX)
+            file = stack.enter_context(_locked(lock))
+            while not _is_at(file, lock):  # the one before removed it while we waited
+                file = stack.enter_context(_locked(lock))
             stack.callback(lock.unlink, missing_ok=True)
         yield
+
+
+def _locked(path: Path) -> IO[str]:
+    file = open(path, "w")  # noqa: SIM115
+    fcntl.flock(file, fcntl.LOCK_EX)
+    return file
+
+
+def _is_at(file: IO[str], path: Path) -> bool:
+    """Whether the open file is the one that `path` names."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 class FolderLock:

@@ -118,8 +118,9 @@ def run(options: argparse.Namespace, sources: "list[Source] | None" = None) -> i
     encoder = load_encoder(options.encoder).to(find_device(options.device))
     layers = parse_layers(options.layers.split(","), encoder.depth)
     settings = Settings(layers, options.pooling, options.level, options.batch_seconds)
-    write = write_folder if in_parts else write_file
-    return write(options, encoder, sources, settings, share)
+    if in_parts:
+        return write_folder(options, encoder, sources, settings, share)
+    return write_file(options, encoder, sources, settings)
 
 
 class Speed:
@@ -138,7 +139,7 @@ class Speed:
 
 
 def write_file(
-    options: argparse.Namespace, encoder: "AudioViT", sources: "Sequence[Source]", settings: "Settings", _: Share
+    options: argparse.Namespace, encoder: "AudioViT", sources: "Sequence[Source]", settings: "Settings"
 ) -> int:
     """One file, by one process."""
     from src.evaluation.collection import embed_collection

@@ -1,6 +1,7 @@
 """The plan of a run before it starts: model and data size, steps, memory, FLOPs, and warnings."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -71,19 +72,15 @@ def make_plan(
     tokens = model.encoder.num_tokens(round(data.crop_seconds * model.encoder.sample_rate))
     kept = max(1, int(tokens * (1 - model.mask_ratio) + 1e-9))
     flops = 3 * forward_flops(model, tokens, kept) * clips_per_step
-    shards = num_shards(config.trainer)
-    needed = partial(memory_bytes, model, tokens, kept, data.clips_per_batch, bf16, num_shards=shards)
-    recompute = config.model.gradient_checkpointing
-    if recompute is None:
-        recompute = needed(False) > memory_limit
-    memory, whole = needed(recompute), (encoder_size + decoder_size) * ((2 if bf16 else 4) + 4 * (accumulated > 1))
-    keep_gathered = config.trainer.strategy == "fsdp" and memory + whole <= memory_limit
-    memory += whole if keep_gathered and shards > 1 else 0
+    needed = partial(memory_bytes, model, tokens, kept, data.clips_per_batch, bf16)
+    whole = (encoder_size + decoder_size) * ((2 if bf16 else 4) + 4 * (accumulated > 1))
+    memory, recompute, keep_gathered = _fit_memory(config, needed, whole, memory_limit)
     if recompute:
         flops += blocks_flops(model.encoder, kept) * clips_per_step
     hours = steps * clips_per_step * (data.heard_seconds or data.crop_seconds) / 3600
     rate = scaled_learning_rate(config.optimizer.lr, clips_per_step)
     batch = f"{data.clips_per_batch:.0f} per process x {world_size} x {accumulated} accumulated"
+    state = _describe_state(num_shards(config.trainer), keep_gathered, recompute)
     peak = f"{rate:.3g} at the peak ({config.optimizer.lr:.3g} for 256 clips)"
     rows = [
         ("model", f"{config.model.size}: encoder {_millions(encoder_size)}, decoder {_millions(decoder_size)}"),
@@ -94,7 +91,7 @@ def make_plan(
         ("steps", _describe_steps(steps, clips_per_step, data)),
         ("audio in the run", f"{hours:,.1f} hours, with repeats"),
         ("learning rate", f"{peak}, {config.optimizer.warmup_steps} steps of warm-up, then a cosine"),
-        ("memory per process", f"about {memory / 2**30:.1f} GiB ({_describe_state(shards, keep_gathered, recompute)})"),
+        ("memory per process", f"about {memory / 2**30:.1f} GiB ({state})"),
         ("compute per step", f"{flops / 1e9:,.0f} GFLOP"),
     ]
     warnings = _warnings(config, encoder_size, data, world_size, steps)
@@ -106,6 +103,22 @@ def make_plan(
     limited = config.trainer.limit_train_batches is not None or config.trainer.overfit_batches
     interval = validation_interval(config.trainer, batches)
     return Plan(rows, warnings, steps, interval, batches if limited else None, recompute, keep_gathered)
+
+
+def _fit_memory(
+    config: Config, needed: Callable[..., float], whole: float, memory_limit: float
+) -> tuple[float, bool, bool]:
+    """Bytes of a process, whether activations are recomputed, whether weights stay gathered between the passes.
+
+    Args:
+        needed: bytes by `recompute` and `num_shards`. whole: bytes of weights and sums that are not sharded.
+    """
+    shards, recompute = num_shards(config.trainer), config.model.gradient_checkpointing
+    if recompute is None:
+        recompute = needed(False, num_shards=shards) > memory_limit
+    memory = needed(recompute, num_shards=shards)
+    keep_gathered = config.trainer.strategy == "fsdp" and memory + whole <= memory_limit
+    return memory + (whole if keep_gathered and shards > 1 else 0), recompute, keep_gathered
 
 
 def _batches_per_epoch(settings: TrainerConfig, data: DataSummary, world_size: int) -> int | None:

@@ -244,3 +244,19 @@ with one_at_a_time(pathlib.Path(sys.argv[1])):
         process.kill()
         process.wait()
         waiting.result(timeout=10)
+
+
+def test_never_two_at_a_time_though_each_removes_the_lock(tmp_path):
+    inside, most = [], []
+
+    def enter(number):
+        for _ in range(20):
+            with one_at_a_time(tmp_path / "a"):
+                inside.append(number)
+                most.append(len(inside))
+                time.sleep(0.001)
+                inside.remove(number)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(enter, range(8)))
+    assert len(most) == 160 and max(most) == 1 and not list(tmp_path.iterdir())
