@@ -25,7 +25,7 @@ from src import train
 from src.audio.decode import SAMPLE_RATE, AudioError, decode
 
 METHODS = {  # preset and overrides
-    "linear probe": ("linear", ["classify.layer=10"]),
+    "linear probe": ("linear", []),
     "fine-tuned": ("finetune", []),
     "from scratch": (
         "finetune",

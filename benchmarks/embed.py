@@ -2,13 +2,16 @@
 
     python -m benchmarks.embed FOLDER          clips of mixed lengths; the demo if FOLDER is omitted
     python -m benchmarks.embed --memory        a three-hour file; takes about ten minutes
+    python -m benchmarks.embed FOLDER --parts  the command in two processes, a thread each, compared with one
 
 Base size, equal weights, two threads; loading the models is not timed. Both decode, embed and write, and take turns.
 The official code reads each file with soundfile, calls the encoder and averages the tokens, as in its README.
 """
 
 import argparse
+import os
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -39,6 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", nargs="?")
     parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--parts", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(2)
     print(machine_and_date(), "\n")
@@ -47,6 +51,8 @@ def main() -> None:
         save_encoder(randomize(create_mae("base"), 0).encoder, work / "encoder")
         if options.memory:
             print(memory(work))
+        elif options.parts:
+            print(parts(work, list_files(options.folder, work)))
         else:
             print(speed(work, list_files(options.folder, work)))
 
@@ -96,6 +102,31 @@ def speed(work: Path, files: list[Path]) -> str:
     hours = seconds / 3600
     row = [len(files), f"{hours:.2f}", *(f"{hours / (sum(t) / 60):.2f}" for t in (ours, theirs)), f"{ratio:.2f}"]
     return table(head, [[*row, f"{difference:.1e}"]])
+
+
+def parts(work: Path, files: list[Path]) -> str:
+    """Seconds of the command, start included, as one process and as two with half of the files each."""
+    for number, file in enumerate(files):
+        (work / "clips").mkdir(exist_ok=True)
+        shutil.copy(file, work / "clips" / f"{number:05}{file.suffix}")
+    command = [sys.executable, "-m", "src.embed", str(work / "clips"), "--encoder", str(work / "encoder"), "--quiet"]
+    seconds: dict[int, list[float]] = {1: [], 2: []}
+    for turn in range(ROUNDS):
+        for count in seconds:
+            out = ["--out", str(work / f"{count}-{turn}")]
+            started = time.perf_counter()
+            each = [
+                subprocess.Popen(
+                    [*command, *out, "--part", f"{part}/{count}"], env=os.environ | {"OMP_NUM_THREADS": "1"}
+                )
+                for part in range(1, count + 1)
+            ]
+            assert [process.wait() for process in each] == [0] * count
+            seconds[count].append(time.perf_counter() - started)
+    one, two = (statistics.median(each) for each in seconds.values())
+    ratio = statistics.median(a / b for a, b in zip(*seconds.values(), strict=True))
+    head = ["clips", "one process, seconds", "two processes", "ratio"]
+    return table(head, [[len(files), f"{one:.0f}", f"{two:.0f}", f"{ratio:.2f}"]])
 
 
 def memory(work: Path) -> str:
