@@ -6,7 +6,9 @@ soundfile (libsndfile) decodes and seeks, PyAV what libsndfile does not read (`s
 import contextlib
 import io
 import math
+import multiprocessing
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -31,6 +33,7 @@ _MAX_FRAMES_PER_BYTE = 10_000  # above this, the header is wrong: even digital s
 _MP3_PREROLL_SAMPLES = 4608  # decoded before a crop and dropped: MP3 needs earlier bits, or the crop starts with noise
 _GAP_SECONDS = 1.0  # between two ranges, is read and dropped: as fast as a seek, or faster
 _FILTER_SAMPLES = 160  # half the resampling filter at most, in samples at the lower of the two rates
+_STDERR = threading.Lock()
 
 
 class _Sound(soundfile.SoundFile):
@@ -178,8 +181,8 @@ def _decode_run(file: Encoded, ranges: Sequence[tuple[float, float]]) -> Iterato
             assert end is not None
             try:
                 if held_begin is None:
-                    preroll = _seek(sound, begin)
-                    held = _read(sound, preroll + end - begin)[preroll:]
+                    _seek(sound, begin)
+                    held = _read(sound, end - begin)
                 else:
                     position = held_begin + len(held)
                     more = _read(sound, max(0, end - position))[max(0, begin - position) :]
@@ -227,21 +230,44 @@ def _read_range(sound: _Sound | ContainerSound, file: Encoded, begin: int, end: 
     """Frames `begin` to `end` of an open stream, mono. If it cannot seek, the frames before are read and dropped."""
     try:
         try:
-            preroll = _seek(sound, begin)
+            _seek(sound, begin)
         except soundfile.LibsndfileError:  # GSM 6.10 and most kinds of ADPCM
             with _open(file) as again:
                 return _read(again, end)[begin:]
-        return _read(sound, preroll + end - begin)[preroll:]
+        return _read(sound, end - begin)
     except soundfile.LibsndfileError as error:
         raise AudioError(f"damaged data ({_reason(error)})") from None
 
 
-def _seek(sound: _Sound | ContainerSound, begin: int) -> int:
-    """Go to frame `begin`, or to one before it; returns how many frames have to be read and dropped then."""
-    preroll = min(begin, _MP3_PREROLL_SAMPLES) if sound.subtype.startswith("MPEG") else 0
-    if begin > 0:
-        sound.seek(begin - preroll)
-    return preroll
+def _seek(sound: _Sound | ContainerSound, begin: int) -> None:
+    """Go to frame `begin`."""
+    if begin > 0 and sound.subtype.startswith("MPEG"):
+        preroll = min(begin, _MP3_PREROLL_SAMPLES)
+        with _worker_stderr_closed():
+            sound.seek(begin - preroll)
+            _read(sound, preroll)
+    elif begin > 0:
+        sound.seek(begin)
+
+
+@contextlib.contextmanager
+def _worker_stderr_closed() -> Iterator[None]:
+    """libmpg123 writes an error for each frame that it reads without the bits before; those frames are dropped.
+
+    In workers only: in the main process, other threads write to stderr too.
+    """
+    if multiprocessing.parent_process() is None:
+        yield
+        return
+    with _STDERR:
+        kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 2)
+        os.close(nowhere)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 def _stream_blocks(file: Encoded, block_seconds: float, sample_rate: int) -> Iterator[np.ndarray]:

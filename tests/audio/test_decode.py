@@ -1,6 +1,8 @@
 """Every format and every kind of damage, against the known contents of the files."""
 
+import multiprocessing
 import re
+import sys
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -110,21 +112,40 @@ def test_a_crop_is_a_piece_of_the_whole(same_files, start, seconds):
             assert difference.max() < max(RESAMPLED, SEEK[file.suffix]), file.name
 
 
-def test_crops_of_a_long_mp3_have_no_false_start(tmp_path):
-    """An MP3 frame may need bits of frames before it: a decoder that jumps there at once gives up to 0.1 s of noise."""
+@pytest.fixture(scope="module")
+def long_mp3(tmp_path_factory):
     train = sorted((DEMO / "data").glob("train-*.parquet"))
     if not train:
         pytest.skip("data/demo is absent")
     clips = pq.read_table(train[0], columns=["audio"]).column("audio").to_pylist()[:60]
     sound = np.concatenate([decode(clip["bytes"]) for clip in clips])
-    with soundfile.SoundFile(tmp_path / "a.mp3", "w", SAMPLE_RATE, 1, "MPEG_LAYER_III", format="MP3") as file:
+    path = tmp_path_factory.mktemp("mp3") / "a.mp3"
+    with soundfile.SoundFile(path, "w", SAMPLE_RATE, 1, "MPEG_LAYER_III", format="MP3") as file:
         for start in range(0, len(sound), SAMPLE_RATE):
             file.write(sound[start : start + SAMPLE_RATE])
-    whole = decode(tmp_path / "a.mp3")
-    for start in np.random.default_rng(0).uniform(0, len(sound) / SAMPLE_RATE - 1, 300):
+    return path
+
+
+def test_crops_of_a_long_mp3_have_no_false_start(long_mp3):
+    """An MP3 frame may need bits of frames before it: a decoder that jumps there at once gives up to 0.1 s of noise."""
+    whole = decode(long_mp3)
+    for start in np.random.default_rng(0).uniform(0, len(whole) / SAMPLE_RATE - 1, 300):
         begin = round(start * SAMPLE_RATE)
-        crop = decode(tmp_path / "a.mp3", start, 0.25)
+        crop = decode(long_mp3, start, 0.25)
         assert np.abs(crop - whole[begin : begin + 4000]).max() < 1e-3, start
+
+
+def test_workers_keep_what_libmpg123_says_of_such_frames_to_themselves(long_mp3, capfd):
+    def crops():
+        print("heard", file=sys.stderr, flush=True)
+        return [decode(long_mp3, start, 0.25) for start in np.linspace(1, 60, 100)]
+
+    crops()
+    assert "part2_3_length" in capfd.readouterr().err
+    worker = multiprocessing.get_context("fork").Process(target=crops)
+    worker.start()
+    worker.join()
+    assert worker.exitcode == 0 and capfd.readouterr().err == "heard\n"
 
 
 def test_a_crop_past_the_end_is_refused_not_invented(same_files):
