@@ -4,9 +4,9 @@
 
 POOL is a folder of audio to pretrain a tiny encoder on. A trial of each recipe on all cores measures its speed, and a
 run has the number of steps that this speed gives in the minutes (so other jobs disturb the trials only).
-`python -m src.evaluate` scores all encoders on TASKS beside its floors, with the layer chosen on the validation splits;
-the tables are in OUT/evaluation, the means over the minutes in OUT/curves.png. Speeds and finished encoders are kept,
-so that an interrupted command continues.
+`python -m src.evaluate` scores all encoders in OUT on TASKS beside its floors, with the layer chosen on the validation
+splits; the tables are in OUT/evaluation, the means over the minutes in OUT/curves.png. Speeds and finished encoders are
+kept, so that an interrupted command continues, and recipes can be added one by one.
 """
 
 import argparse
@@ -49,22 +49,22 @@ def main(arguments: list[str] | None = None) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     speeds = measure_speeds(options.recipes, options.pool, options.out)
-    names = []
     for minutes in options.minutes:
         for recipe in options.recipes:
             steps = max(TRIAL_STEPS, round(minutes * 60 * speeds[recipe]))
             for seed in range(options.seeds):
-                names.append(f"{recipe}-{minutes:g}min-{seed}" + ".pt" * (recipe == "official"))
-                if (options.out / names[-1]).exists():
+                finished = options.out / (f"{recipe}-{minutes:g}min-{seed}" + ".pt" * (recipe == "official"))
+                if finished.exists():
                     continue
                 if recipe == "official":
-                    train_official(options.pool, options.out / names[-1], steps, seed)
+                    train_official(options.pool, finished, steps, seed)
                 else:
-                    unfinished = train_ours(recipe, options.pool, options.out, f"unfinished-{names[-1]}", steps, seed)
-                    unfinished.rename(options.out / names[-1])
+                    run = train_ours(recipe, options.pool, options.out, f"unfinished-{finished.name}", steps, seed)
+                    run.rename(finished)
+    encoders = sorted(path for recipe in ("official", *PRESETS) for path in options.out.glob(f"{recipe}-*min-*"))
     words = [options.tasks, "--out", str(options.out / "evaluation"), "--method", "knn,linear",
              "--layers", "last,0+last", "--pooling", "mean_std", "--encoder"]  # fmt: skip
-    if evaluate.main([*words, *(str(options.out / name) for name in names)]):
+    if evaluate.main([*words, *map(str, encoders)]):
         sys.exit(1)
     draw(options.out / "evaluation" / "results.json", options.out / "curves.png")
     print(machine_and_date())
@@ -141,7 +141,7 @@ def draw(results: Path, picture: Path) -> None:
                 recipe, minutes, _ = Path(row["encoder"]).name.split("-")
                 curves[recipe][float(minutes.removesuffix("min"))].append(row["score"])
         for recipe, points in curves.items():  # each point is the mean over tasks and seeds
-            axis.plot(list(points), [np.mean(scores) for scores in points.values()], "o-", label=recipe)
+            axis.plot(sorted(points), [np.mean(points[minutes]) for minutes in sorted(points)], "o-", label=recipe)
         axis.axhline(max(map(np.mean, floors.values())), color="0.5", linestyle="--", label="best floor")
         axis.set(xscale="log", xlabel="minutes", title=method, ylabel="mean accuracy over tasks")
         axis.legend()

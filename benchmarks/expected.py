@@ -66,7 +66,8 @@ def write_curves(path: Path, points: Points) -> None:
         writer.writerow(["steps", "figure", "mean", "lowest", "highest"])
         for figure in sorted(points):
             for step, values in sorted(points[figure].items()):
-                writer.writerow([step, figure, *(f"{each:.4f}" for each in (np.mean(values), min(values), max(values)))])
+                of_seeds = np.mean(values), min(values), max(values)
+                writer.writerow([step, figure, *(f"{each:.4f}" for each in of_seeds)])
 
 
 def summary(points: Points) -> str:
