@@ -13,7 +13,7 @@ from src.atomic import one_at_a_time, publish_folder, scratch_folder
 from src.audio.decode import SAMPLE_RATE, AudioError, Encoded, decode
 from src.audio.levels import oddity
 from src.data.sources.annotations import Annotation
-from src.data.sources.index import cache_root
+from src.data.sources.index import cache_root, mark_used, remove_unused
 from src.data.sources.source import Source
 from src.errors import UserError
 from src.progress import progress_bar
@@ -57,6 +57,8 @@ class CachedSource(Source):
         if index is None:
             with one_at_a_time(self._folder):  # one process decodes, the others on the machine read what it wrote
                 index = _read(file) or (_store(source, self._folder) if store else _check(source, self._folder))
+                remove_unused(self._folder.parent)
+        mark_used(self._folder)
         self._kept = np.array(index["kept"], dtype=np.int64)
         self._ends = np.cumsum(np.array(index["samples"], dtype=np.int64))
         self._begins = self._ends - np.array(index["samples"], dtype=np.int64)

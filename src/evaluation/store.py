@@ -19,7 +19,7 @@ import torch
 from src.atomic import publish_folder, scratch_folder
 from src.audio.decode import SAMPLE_RATE, AudioError
 from src.audio.levels import oddity, warn_of_oddities
-from src.data.sources.index import cache_root, digest
+from src.data.sources.index import cache_root, digest, mark_used, remove_unused
 from src.errors import UserError
 from src.evaluation.embeddings import band_statistics, batches_by_length
 from src.evaluation.frozen import Batch, Embedded, Frozen
@@ -45,7 +45,10 @@ def open_rows(folder: Path) -> Embedded:
 
 
 def missing(task: Task, encoders: Sequence[Frozen]) -> list[tuple[Frozen, list[str]]]:
-    """Encoders with the views that have to be computed."""
+    """Encoders with the views that have to be computed; the folders of the others are marked as used."""
+    for encoder in encoders:
+        for view in encoder.views(task.timestamps):
+            mark_used(folder_of(task, encoder, view))
     wanted = [
         (encoder, [view for view in encoder.views(task.timestamps) if not folder_of(task, encoder, view).exists()])
         for encoder in encoders
@@ -95,6 +98,7 @@ def embed_task(
                 found.append(embedded)
             for key, writer in writers.items():
                 writer.add(_in_order(batches, [embedded[key] for embedded in found]))
+    remove_unused(cache_root() / "embeddings")
     warn_of_oddities(odd, task.name)
 
 

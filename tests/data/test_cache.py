@@ -18,6 +18,7 @@ from src.atomic import one_at_a_time
 from src.data import cache as module
 from src.data.cache import CachedSource, cache_bytes
 from src.data.sources.folder import FolderSource
+from src.data.sources.index import cache_root
 from src.errors import UserError
 
 STEP = 1 / 32767  # of the stored samples at full scale; rounding is half of it
@@ -77,6 +78,27 @@ def test_it_is_decoded_once_and_again_if_a_file_changes(folder, monkeypatch, wri
     assert len(decoded) == 5
     samples = write_wav(folder / "1.wav", 0.8, seed=9)
     assert close(CachedSource(open_folder(folder)).waveform(1), samples)
+
+
+def test_what_was_not_used_for_a_month_goes_when_something_new_is_written(folder, write_wav):
+    def folders() -> set[Path]:
+        return {each for each in (cache_root() / "decoded").iterdir() if each.is_dir()}
+
+    month_ago = time.time() - 31 * 86400
+    CachedSource(open_folder(folder))
+    (old,) = folders()
+    killed = old.with_name(".half.partial")
+    killed.mkdir()
+    for each in (old, killed):
+        os.utime(each, (month_ago, month_ago))
+    CachedSource(open_folder(folder))  # used again
+    write_wav(folder / "new.wav", 0.2)
+    CachedSource(open_folder(folder))
+    assert old in folders() and killed not in folders() and len(folders()) == 2
+    os.utime(old, (month_ago, month_ago))
+    write_wav(folder / "newer.wav", 0.2)
+    CachedSource(open_folder(folder))
+    assert old not in folders() and len(folders()) == 2
 
 
 def test_a_write_that_was_cut_off_is_not_taken(folder, monkeypatch):

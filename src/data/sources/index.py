@@ -1,8 +1,11 @@
 """What is known of clips before decoding: headers, and offsets in tar shards. Scanned once, then cached."""
 
+import contextlib
 import hashlib
 import os
+import shutil
 import tarfile
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +29,7 @@ from src.progress import progress_bar
 from src.share import cores
 
 _VERSION = "v2"  # of what the cache holds; v1: lengths of MP3 by guess, quiet clips rounded to silence
+_UNUSED_DAYS = 30
 _BLOCK = 512  # bytes of a tar block; the header of a member is one
 _LONGEST_NAME = 100  # bytes in a header
 
@@ -57,6 +61,21 @@ def cache_root() -> Path:
         return Path(root or Path.home() / ".cache" / "audio-encoder") / _VERSION
     except RuntimeError:
         raise UserError("there is no home folder; set AUDIO_ENCODER_CACHE to a folder for the cache") from None
+
+
+def mark_used(folder: Path) -> None:
+    """Note that a folder of the cache is used now."""
+    with contextlib.suppress(OSError):  # someone else's cache
+        os.utime(folder)
+
+
+def remove_unused(parent: Path) -> None:
+    """Remove folders that were not used for a month, and unfinished ones of processes that were killed."""
+    oldest = time.time() - _UNUSED_DAYS * 86400
+    with contextlib.suppress(OSError):  # another process removes the same
+        for folder in parent.iterdir():
+            if folder.is_dir() and folder.stat().st_mtime < oldest:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def digest(keys: Sequence[str]) -> str:
