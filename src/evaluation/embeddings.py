@@ -1,12 +1,15 @@
 """Embeddings of clips: from the encoder, and from mel statistics, the floor an encoder has to beat."""
 
 import hashlib
+import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.distributed as dist
 
 from src.errors import UserError
 from src.models.log_mel import LogMel
@@ -31,23 +34,26 @@ def embed_clips(
     Args:
         waveforms: (T,) each, at the encoder's sample rate.
     """
-    rows: dict[int, np.ndarray] = {}
-    for chosen, tokens, num_tokens in token_batches(encoder, waveforms, layer, batch_seconds):
-        rows.update(zip(chosen, pool(tokens, num_tokens, pooling).float().cpu().numpy(), strict=True))
-    return np.stack([rows[i] for i in range(len(waveforms))])
+
+    def pooled(tokens: torch.Tensor, counts: torch.Tensor) -> list[np.ndarray]:
+        return list(_numpy(pool(tokens, counts, pooling)))
+
+    return np.stack(_embed(encoder, waveforms, layer, batch_seconds, pooled))
 
 
 def embed_frames(
     encoder: AudioViT, waveforms: list[np.ndarray], layer: Layer | Sequence[Layer] = None, batch_seconds: float = 30.0
 ) -> list[np.ndarray]:
     """Real tokens of each clip, (N, D) fp32. Otherwise as `embed_clips`."""
-    rows: dict[int, np.ndarray] = {}
-    for chosen, tokens, num_tokens in token_batches(encoder, waveforms, layer, batch_seconds):
-        values = tokens.float().cpu().numpy()
-        rows.update(
-            (i, values[row, :count]) for row, (i, count) in enumerate(zip(chosen, num_tokens.tolist(), strict=True))
-        )
-    return [rows[i] for i in range(len(waveforms))]
+
+    def real(tokens: torch.Tensor, counts: torch.Tensor) -> list[np.ndarray]:
+        return [row[:count] for row, count in zip(_numpy(tokens), counts.tolist(), strict=True)]
+
+    return _embed(encoder, waveforms, layer, batch_seconds, real)
+
+
+def _numpy(values: torch.Tensor) -> np.ndarray:
+    return values.float().cpu().numpy()
 
 
 def parse_layers(words: Sequence[str], depth: int) -> list[Layer]:
@@ -76,19 +82,38 @@ def fingerprint(encoder: AudioViT) -> str:
     return digest.hexdigest()[:16]
 
 
-@torch.no_grad()
-def token_batches(
-    encoder: AudioViT, waveforms: list[np.ndarray], layer: Layer | Sequence[Layer], batch_seconds: float
-) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
-    """Yield indices of the clips in a batch, their tokens (B, N, D) and how many of them are real (B,)."""
-    was_training = encoder.training
-    encoder.eval()
+def _embed(
+    encoder: AudioViT,
+    waveforms: list[np.ndarray],
+    layer: Layer | Sequence[Layer],
+    batch_seconds: float,
+    rows_of: Callable[[torch.Tensor, torch.Tensor], list[np.ndarray]],
+) -> list[np.ndarray]:
+    """What `rows_of` makes of the tokens (B, N, D) of each batch and the number of real ones (B,), clip by clip.
+
+    On a CPU, each thread has batches of its own, which is faster than to share the cores in each batch.
+    """
     device = encoder.time_pos_embed.device
-    for chosen in batches_by_length([len(w) for w in waveforms], round(batch_seconds * encoder.sample_rate)):
+
+    @torch.no_grad()
+    def embed_batch(chosen: list[int]) -> list[np.ndarray]:
         waveform = pad([waveforms[i] for i in chosen])
         length = torch.tensor([len(waveforms[i]) for i in chosen], device=device)
-        yield chosen, encode_clips(encoder, waveform.to(device), length, layer), encoder.num_tokens(length)
+        return rows_of(encode_clips(encoder, waveform.to(device), length, layer), encoder.num_tokens(length))
+
+    batches = batches_by_length([len(w) for w in waveforms], round(batch_seconds * encoder.sample_rate))[::-1]
+    threads, was_training = torch.get_num_threads(), encoder.training
+    encoder.eval()
+    alone = not (dist.is_initialized() or torch.is_autocast_enabled("cpu"))  # both hold for one thread
+    if device.type == "cpu" and alone and min(threads, len(batches)) > 1:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool_of_threads:
+            found = list(pool_of_threads.map(embed_batch, batches))
+        torch.set_num_threads(threads)  # the last number that was set is that of threads to come
+    else:
+        found = [embed_batch(chosen) for chosen in batches]
     encoder.train(was_training)
+    rows = dict(zip(itertools.chain(*batches), itertools.chain(*found), strict=True))
+    return [rows[i] for i in range(len(waveforms))]
 
 
 class BandStatistics(NamedTuple):

@@ -75,6 +75,13 @@ def test_embeddings_keep_order_and_mode():
     alone = np.concatenate([embed_clips(encoder, [w], layer=3, pooling="mean_std") for w in waveforms])
     assert encoder.training and together.shape == (4, 384)
     np.testing.assert_allclose(together, alone, atol=1e-5)
+    torch.set_num_threads(2)  # batches side by side
+    try:
+        side_by_side = embed_clips(encoder, waveforms, layer=3, pooling="mean_std", batch_seconds=2.0)
+        assert encoder.training and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+    np.testing.assert_array_equal(side_by_side, together)
 
 
 def test_mel_statistics_are_mean_and_deviation_of_bands():
