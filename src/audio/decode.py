@@ -290,18 +290,18 @@ def _stream_blocks(file: Encoded, block_seconds: float, sample_rate: int) -> Ite
 
 def _streams(file: Encoded) -> list[Encoded]:
     """Raises AudioError: no such file, no access."""
-    if not isinstance(file, bytes) and Path(file).is_dir():
-        raise AudioError("a folder, not a file")
     try:
         return streams(file)
+    except IsADirectoryError:
+        raise AudioError("a folder, not a file") from None
     except OSError as error:
         raise AudioError(f"not readable ({error.strerror or error})") from None
 
 
 def _open(file: Encoded) -> _Sound | ContainerSound:
     try:
-        if not isinstance(file, bytes) and (path := Path(file)).with_name(f"._{path.name}").exists():
-            file = path.read_bytes()  # libsndfile takes an MP3 with a file of a Mac beside it for another format
+        if not isinstance(file, bytes) and _has_resource_fork(file):
+            file = Path(file).read_bytes()  # libsndfile takes an MP3 with a file of a Mac beside it for another format
         sound = _Sound(io.BytesIO(file) if isinstance(file, bytes) else _path(file))
     except soundfile.LibsndfileError as error:
         if not is_container(file):
@@ -310,6 +310,11 @@ def _open(file: Encoded) -> _Sound | ContainerSound:
     except (OSError, TypeError) as error:  # soundfile raises TypeError for a file named .raw
         raise AudioError(f"not readable ({error})") from None
     return _checked(sound)
+
+
+def _has_resource_fork(file: str | Path) -> bool:
+    folder, name = os.path.split(file)
+    return os.path.exists(os.path.join(folder, f"._{name}"))  # noqa: PTH110, PTH118, for each crop: a Path takes longer
 
 
 def _checked(sound: _Sound | ContainerSound) -> _Sound | ContainerSound:
@@ -328,7 +333,7 @@ def _count_frames(sound: _Sound | ContainerSound, file: Encoded) -> int:
     """The number in the header, or the actual one if the header claims more than the file can hold."""
     if isinstance(sound, ContainerSound):
         return sound.frames
-    size = len(file) if isinstance(file, bytes) else Path(file).stat().st_size
+    size = len(file) if isinstance(file, bytes) else os.stat(file).st_size  # noqa: PTH116, as above
     if sound.frames <= size * _MAX_FRAMES_PER_BYTE:
         return sound.frames
     frames = 0

@@ -72,7 +72,7 @@ def test_what_cannot_be_read_is_named(tmp_path, write_wav, monkeypatch):
     scandir = os.scandir
 
     def refuse(folder):
-        if Path(folder).name == "locked":
+        if str(folder).endswith("/locked"):
             raise PermissionError(13, "Permission denied")
         return scandir(folder)
 

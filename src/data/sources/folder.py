@@ -25,6 +25,7 @@ class FileSource(Source):
         self, files: list[Path], root: Path | None = None, unreadable: Sequence[tuple[Path, str]] = ()
     ) -> None:
         self._files, self._root = [str(path) for path in files], root  # a Path takes five times the memory
+        self._root_length = 0 if root in (None, Path()) else len(os.path.join(root, ""))  # noqa: PTH118
         stats = [os.stat(path) for path in self._files]  # noqa: PTH116, half the time
         self.sizes = np.array([s.st_size for s in stats], dtype=np.int64)
         self._index(
@@ -40,7 +41,7 @@ class FileSource(Source):
         return Path(self._files[i])
 
     def _name(self, i: int) -> str:
-        return self._relative(Path(self._files[i]))
+        return as_text(self._files[i][self._root_length :])
 
     def _relative(self, path: Path) -> str:
         return as_text(path.relative_to(self._root) if self._root else path)
@@ -78,6 +79,6 @@ class FolderSource(FileSource):
         self._annotate(class_names, [annotations.get(name) for name in names])
 
 
-def as_text(path: Path) -> str:
+def as_text(path: Path | str) -> str:
     """The path as valid text; file names need not be UTF-8."""
     return os.fsencode(path).decode(errors="replace")
