@@ -12,7 +12,7 @@ DEV := $(VENV)/.dev-$(SUM)
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist loadfile --durations=10
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: help quickstart test test-slow lint format bench docs clean
+.PHONY: help quickstart test test-slow lint format bench notebooks docs clean
 .DEFAULT_GOAL := help
 
 help:            ## this list
@@ -41,6 +41,9 @@ bench: $(DEV)             ## the numbers of docs/results.md (about 15 minutes)
 	KINETO_LOG_LEVEL=99 $(PY) -m benchmarks.step
 	$(PY) -m benchmarks.loader
 	$(PY) -m benchmarks.embed
+
+notebooks: $(DEV)         ## run the notebooks and store what they show (about 3 minutes)
+	$(PY) notebooks/run.py
 
 docs: $(DEV)              ## the pages of docs/ as a site in build/site
 	$(PY) docs/settings.py > docs/settings.md

@@ -94,7 +94,7 @@ def draw(panels: list[tuple[np.ndarray, ...]], frame_seconds: float, path: Path)
     for axis in axes[:, 0]:
         axis.set_ylabel("Hz")
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=80)
+    figure.savefig(path, dpi=80, bbox_inches="tight")
 
 
 def _hz_ticks(n_mels: int) -> tuple[list[float], list[str]]:
