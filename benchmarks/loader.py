@@ -34,7 +34,8 @@ from benchmarks.report import machine_and_date, table
 from src.audio.decode import SAMPLE_RATE, decode, probe
 from src.config.settings import DataConfig, SourceConfig
 from src.data.packing.manifest import list_clips
-from src.data.packing.pack import pack, plan_shards
+from src.data.packing.pack import pack
+from src.data.packing.plan import plan_shards
 from src.data.packing.prepare import KEEP, Preparation
 from src.data.packing.shard_file import Packed
 from src.data.pretraining.datamodule import PretrainDataModule

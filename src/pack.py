@@ -1,9 +1,11 @@
-"""Pack audio files into tar shards for training at scale, with an index beside each.
+"""Pack audio files into tar shards for training at scale, with an index beside each; or into a Hugging Face dataset.
 
     python -m src.pack /my/audio --out shards
     python -m src.pack /my/audio --out shards --audio flac --segment-seconds 10
     python -m src.pack manifest.csv --out s3://bucket/shards --shard-megabytes 500 --workers 8
     python -m src.pack --index '/audio/{0000..0099}.tar'
+    python -m src.pack /my/audio --out dataset --format parquet
+    python -m src.pack /my/audio --out dataset --format parquet --audio flac --segment-seconds 10
 
 Files are stored unchanged, or, with --audio flac, opus or pcm16, as mono at 16 kHz (--sample-rate), which training
 decodes many times faster; --segment-seconds cuts long files into segments (columns parent and start_seconds).
@@ -11,20 +13,26 @@ Labels from a folder's labels.csv or class folders, and the other columns of a m
 measures itself), go into the index and into a JSON next to each clip. An interrupted run resumes with the unfinished
 shards when the same command is run again. --index writes the index of existing shards; training then reads no headers.
 
+With --format parquet the shards are the files of a dataset, train-00000-of-00012.parquet and so on, a row per clip:
+its audio, and in further columns what the index of a tar says. A column split in the labels or the manifest divides it
+into train, validation and test. datasets.load_dataset("dataset") opens it with an Audio feature, as do training
+(configs/data/hub.yaml), src.embed and pandas.
+
 As many processes as there are share the shards: under torchrun or srun, or each with its --part:
 
     torchrun --nproc-per-node=8 -m src.pack /my/audio --out shards --audio flac
     sbatch --array=1-16 --wrap 'python -m src.pack /my/audio --out shards --part $SLURM_ARRAY_TASK_ID/16'
 
-Exit status: 0 done, 1 done but some inputs could not be read (listed in skipped.csv), 2 usage error, 130 interrupted
-(finished shards are usable). Of several processes, the last one to finish lists what could not be read.
+Exit status: 0 done, 1 done but some inputs could not be read (listed in skipped.csv; of a dataset in
+dataset.skipped.csv, beside it), 2 usage error, 130 interrupted (finished shards are usable). Of several processes, the
+last one to finish lists what could not be read.
 """
 
 import argparse
 import contextlib
 import shlex
 import sys
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from src.atomic import FolderLock
@@ -49,7 +57,8 @@ def main(arguments: list[str] | None = None) -> int:
 def run(options: argparse.Namespace) -> int:
     """Run the command; numpy, pyarrow and soundfile are imported here."""
     from src.data.packing.manifest import list_clips
-    from src.data.packing.pack import pack, plan_shards, read_finished
+    from src.data.packing.pack import pack, read_finished
+    from src.data.packing.plan import plan_shards
     from src.data.packing.prepare import choose_preparation
 
     if not options.index and options.out is None:
@@ -60,7 +69,8 @@ def run(options: argparse.Namespace) -> int:
     share = find_share(options.part)
     if options.index:
         return run_index(options, share, preparation)
-    shards = plan_shards(list_clips(options.inputs), options.out, options.shard_megabytes * 1e6, preparation)
+    clips, shard_bytes = list_clips(options.inputs), options.shard_megabytes * 1e6
+    shards = plan_shards(clips, options.out, shard_bytes, preparation, options.format)
     results = pack(shards, options.out, options.workers, options.check, preparation, share)
     with hold(options.out) if share.size == 1 else contextlib.nullcontext():
         mine = collect(results, len(share.of(shards)))
@@ -69,21 +79,32 @@ def run(options: argparse.Namespace) -> int:
     if len(finished) < len(shards):
         say(f"{share}: its {len(mine)} shards are finished, {len(finished)} of all {len(shards)}")
         return 0
-    status = report(finished, options.out)
-    path = shlex.quote(f"data.path={options.out}/*.tar")
-    suggest(f"python -m src.train fit --config configs/pretrain/tiny.yaml --config configs/data/shards.yaml {path}")
+    status = report(finished, skipped_file(options))
+    suggest(f"python -m src.train fit --config configs/pretrain/tiny.yaml {training_options(options, shards[0].path)}")
     return status
+
+
+def training_options(options: argparse.Namespace, shard: str) -> str:
+    """Those by which training reads what was packed. shard: the first one."""
+    if options.format == "tar":
+        return f"--config configs/data/shards.yaml {shlex.quote(f'data.path={options.out}/*.tar')}"
+    split = PurePosixPath(shard).name.partition("-")[0]
+    of_split = "" if split == "train" else f" data.sources.0.split={split}"
+    return f"--config configs/data/hub.yaml {shlex.quote(f'data.path={options.out}')}{of_split}"
 
 
 def run_index(options: argparse.Namespace, share: Share, preparation: "Preparation") -> int:
     from src.data.packing.index_shards import index_shards
     from src.data.sources.storage import expand_shards
 
+    if options.format != "tar":
+        raise UserError("--format parquet has no effect with --index, which is for tars; leave one of them out")
     if preparation.audio != "keep":
         raise UserError("--audio has no effect with --index, which changes no shard; leave one of them out")
     shards = share.of([shard for pattern in options.inputs for shard in expand_shards(pattern)])
     results = collect(index_shards(shards, options.workers, options.check), len(shards))
-    status = report(results, options.out or ".", "" if share.size == 1 else f"-{share.rank + 1}-of-{share.size}")
+    suffix = "" if share.size == 1 else f"-{share.rank + 1}-of-{share.size}"
+    status = report(results, skipped_file(options).with_stem(f"skipped{suffix}"))
     return status if share.size == 1 or options.part else 0  # else torchrun would end the other processes
 
 
@@ -113,10 +134,18 @@ def print_rates(results: "list[Packed]") -> None:
         )
 
 
-def report(results: "list[Packed]", out: str, suffix: str = "") -> int:
-    """Print the totals, and list what was skipped in `out`, or here if that is a URL; returns the exit status."""
+def skipped_file(options: argparse.Namespace) -> Path:
+    """In the folder, or here if that is a URL; beside a dataset, whose readers take all files in it for parquet."""
     from src.data.sources.storage import local_path
 
+    folder = local_path(options.out or ".") or Path()
+    if options.format == "parquet" and folder.name:
+        return folder.with_name(f"{folder.name}.skipped.csv")
+    return folder / "skipped.csv"
+
+
+def report(results: "list[Packed]", file: Path) -> int:
+    """Print the totals, and list what was skipped in `file`; returns the exit status."""
     samples, seconds = sum(each.samples for each in results), sum(each.seconds for each in results)
     num_bytes, source_bytes = sum(each.bytes for each in results), sum(each.source_bytes for each in results)
     say(f"{samples:,} samples, {seconds / 3600:,.2f} hours, {num_bytes:,} bytes of audio, {len(results)} shards")
@@ -127,7 +156,6 @@ def report(results: "list[Packed]", out: str, suffix: str = "") -> int:
         what = "1 file exceeds" if len(clipped) == 1 else f"{len(clipped):,} files exceed"
         print(f"{what} full scale (clipped there); peaks: {named}", file=sys.stderr)
     skipped = [entry for result in results for entry in result.skipped]
-    file = (local_path(out) or Path()) / f"skipped{suffix}.csv"
     file.unlink(missing_ok=True)  # of an earlier run
     return report_skipped(skipped, file)
 
@@ -166,6 +194,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--out", metavar="FOLDER", help="for the shards; with --index: for skipped.csv (default: the current folder)")
     add("--index", action="store_true", help="index existing shards: a tar, a/*.tar, a/{000..012}.tar, s3://...")
+    add("--format", choices=("tar", "parquet"), default="tar", help="of the shards; parquet is a Hugging Face dataset")
     add("--shard-megabytes", type=float, default=500.0, help="of input files in a shard, at most (default: 500)")
     add("--workers", type=int, default=default_workers(), help="processes, one shard each (default: cores)")
     add("--audio", choices=("keep", "flac", "opus", "pcm16"), default="keep", help="what is stored (default: as it is)")

@@ -14,7 +14,8 @@ from src.data.labelled.datamodule import LabelledDataModule
 from src.data.labelled.splits import check_events, find_folds, make_splits
 from src.data.packing.index_shards import index_shards
 from src.data.packing.manifest import list_clips
-from src.data.packing.pack import pack, plan_shards
+from src.data.packing.pack import pack
+from src.data.packing.plan import plan_shards
 from src.data.sources.annotations import Annotation, Event
 from src.data.sources.open import open_source
 from src.errors import UserError

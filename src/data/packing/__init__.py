@@ -1,1 +1,1 @@
-"""Pack audio files into tar shards."""
+"""Pack audio files into tar shards or a Hugging Face dataset."""

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from src.audio.decode import Encoded, decode_blocks, probe
 from src.data.sources.storage import open_filesystem, publishing
 
-_ABOUT = b"packed"  # metadata key of an index: what the shard was made from, and what was skipped
+ABOUT = b"packed"  # metadata key of an index: what the shard was made from, and what was skipped
 MEASURES = {
     "name": pa.string(), "offset": pa.int64(), "size": pa.int64(), "seconds": pa.float64(), "sample_rate": pa.int32(),
     "channels": pa.int32(), "checksum": pa.string(),
@@ -63,7 +63,8 @@ def checksum(data: Encoded) -> str:
 
 
 def index_of(shard: str) -> str:
-    return f"{shard}.index.parquet"
+    """The file that has the rows of a shard: beside a tar, or a parquet file itself."""
+    return shard if shard.endswith(".parquet") else f"{shard}.index.parquet"
 
 
 def index_table(rows: list[dict[str, Any]], columns: Iterable[str]) -> pa.Table:
@@ -76,7 +77,7 @@ def index_table(rows: list[dict[str, Any]], columns: Iterable[str]) -> pa.Table:
 
 def write_index(table: pa.Table, shard: str, about: dict[str, Any]) -> None:
     """Atomically. Raises OSError: no permission, disk full, no answer."""
-    table = table.replace_schema_metadata({_ABOUT: json.dumps(about).encode()})
+    table = table.replace_schema_metadata({ABOUT: json.dumps(about).encode()})
     with publishing(index_of(shard)) as partial:
         pq.write_table(table, partial)
 
@@ -86,11 +87,11 @@ def read_about(shard: str) -> dict[str, Any] | None:
     filesystem, path = open_filesystem(index_of(shard))
     try:
         with filesystem.open(path, "rb") as file:
-            metadata = pq.read_schema(file).metadata or {}
-        has_tar = filesystem.exists(path.removesuffix(".index.parquet"))
+            metadata = pq.read_metadata(file).metadata or {}
+        exists = filesystem.exists(path.removesuffix(".index.parquet"))
     except (OSError, pa.ArrowInvalid):
         return None
-    return json.loads(metadata[_ABOUT]) if _ABOUT in metadata and has_tar else None
+    return json.loads(metadata[ABOUT]) if ABOUT in metadata and exists else None
 
 
 def read_packed(shard: str, about: dict[str, Any]) -> Packed:

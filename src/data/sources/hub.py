@@ -26,6 +26,7 @@ class HuggingFaceSource(Source):
         dataset = load_hub(config) if dataset is None else dataset
         if config.label_column is not None:
             self._annotate(*read_annotations(dataset, config))
+        self._segments = _segments(dataset)
         self._column = AudioColumn(dataset, config.audio_column, dataset_folder(config))
         fingerprint = self._column.dataset._fingerprint
         self._index([f"{fingerprint} {i}" for i in range(len(self._column))], fingerprint)
@@ -38,6 +39,24 @@ class HuggingFaceSource(Source):
 
     def _path(self, i: int) -> str:
         return f"{self._location}#{self._name(i)}"
+
+    @property
+    def has_segments(self) -> bool:
+        return self._segments is not None
+
+    def segment(self, i: int) -> tuple[str, float] | None:
+        if self._segments is None:
+            return None
+        row = self._segments[int(self._kept[i])]
+        return None if row["parent"] is None else (row["parent"], row["start_seconds"])
+
+
+def _segments(dataset: Any) -> Any:
+    """The dataset with only the columns that `python -m src.pack --segment-seconds` adds; None if it has none."""
+    types = {name: getattr(dataset.features[name], "dtype", None) for name in dataset.column_names}
+    if types.get("parent") != "string" or types.get("start_seconds") != "float64":
+        return None
+    return dataset.select_columns(["parent", "start_seconds"]).with_format(None)
 
 
 def dataset_folder(config: SourceConfig) -> Path | None:
