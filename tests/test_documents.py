@@ -180,7 +180,7 @@ def test_the_folders_of_own_labels_have_labels(tmp_path):
     )
     exec(code, {})
     source = FolderSource(str(tmp_path / "sounds"))
-    assert source.class_names == ["animal", "water"] and len(source) == 56  # data/demo/README.md: 36 and 20
+    assert source.class_names == ["animal", "footsteps", "strings"] and len(source) == 187
 
 
 def test_embed_and_search_as_the_readme_shows_them(tmp_path, monkeypatch, capsys):
