@@ -94,6 +94,7 @@ def training_options(options: argparse.Namespace, shard: str) -> str:
 
 
 def run_index(options: argparse.Namespace, share: Share, preparation: "Preparation") -> int:
+    """Write the indexes of shards that exist already; returns the exit status."""
     from src.data.packing.index_shards import index_shards
     from src.data.sources.storage import expand_shards
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import soxr
 
-from src.audio.decode import SAMPLE_RATE, AudioError, check_samples
+from src.audio.decode import SAMPLE_RATE, SOXR_QUALITY, AudioError, check_samples
 
 MOST_FLOAT = 100.0  # floats beyond are integers that were never scaled
 _MOST_CHANNELS = 32
@@ -25,7 +25,9 @@ def to_mono_16k(samples: Any, sample_rate: int) -> np.ndarray:
     waveform = to_mono(samples)
     if not 1_000 <= sample_rate <= 768_000:
         raise AudioError(f"a sample rate of {sample_rate} Hz")
-    return waveform if sample_rate == SAMPLE_RATE else soxr.resample(waveform, sample_rate, SAMPLE_RATE, quality="HQ")
+    if sample_rate == SAMPLE_RATE:
+        return waveform
+    return soxr.resample(waveform, sample_rate, SAMPLE_RATE, quality=SOXR_QUALITY)
 
 
 def to_mono(samples: Any) -> np.ndarray:

@@ -26,6 +26,9 @@ SUFFIXES = (
     ".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf",
     ".w64", ".rf64", ".sph", *(CONTAINER_SUFFIXES if HAS_AV else ()),
 )  # fmt: skip
+# 0.05 dB (RMS of the log-mel) from the best, VHQ, which takes 1.4 to 1.5 times as long; MQ costs the same and has twice
+# the error (docs/results.md, `python -m benchmarks.resample`).
+SOXR_QUALITY = "HQ"
 HIGHEST_PEAK = 2.0**32  # beyond 32-bit integers that were never scaled: not audio, and its power overflows
 _LOWEST_RATE_HZ, _HIGHEST_RATE_HZ = 1_000, 768_000  # outside this range, the header is broken
 _BLOCK_FRAMES = 2**20  # read at a time: a broken header may claim more than fits into memory
@@ -220,7 +223,7 @@ def _resampled(samples: np.ndarray, rate: int, skipped: int, count: int | None) 
     check_samples(samples)
     if rate == SAMPLE_RATE or not len(samples):
         return samples
-    samples = soxr.resample(samples, rate, SAMPLE_RATE, quality="HQ")
+    samples = soxr.resample(samples, rate, SAMPLE_RATE, quality=SOXR_QUALITY)
     if not len(samples):
         raise AudioError("shorter than one sample at 16 kHz")
     return samples[skipped:] if count is None else samples[skipped : skipped + count]
@@ -273,7 +276,7 @@ def _worker_stderr_closed() -> Iterator[None]:
 def _stream_blocks(file: Encoded, block_seconds: float, sample_rate: int) -> Iterator[np.ndarray]:
     with _open(file) as sound:
         rate, left = sound.samplerate, _count_frames(sound, file)
-        resampler = soxr.ResampleStream(rate, sample_rate, 1, dtype="float32", quality="HQ")
+        resampler = soxr.ResampleStream(rate, sample_rate, 1, dtype="float32", quality=SOXR_QUALITY)
         wanted = round(block_seconds * rate)
         while left > 0:
             try:

@@ -17,7 +17,7 @@ import soxr
 import torch
 from torch import Tensor
 
-from src.audio.decode import SAMPLE_RATE
+from src.audio.decode import SAMPLE_RATE, SOXR_QUALITY
 from src.data.sources.index import digest
 from src.errors import UserError
 from src.evaluation.embeddings import BandStatistics
@@ -74,7 +74,7 @@ class Peer:
     def embed(self, batch: Batch, views: Sequence[str], timestamps: bool) -> dict[str, Embedded]:
         rate, waveforms = self._sample_rate, batch.waveforms
         if rate != SAMPLE_RATE:
-            waveforms = [soxr.resample(each, SAMPLE_RATE, rate, quality="HQ") for each in waveforms]
+            waveforms = [soxr.resample(each, SAMPLE_RATE, rate, quality=SOXR_QUALITY) for each in waveforms]
         rows: dict[int, np.ndarray] = {}
         times: dict[int, np.ndarray] = {}
         for alike in _equal_lengths([len(each) for each in waveforms]):
