@@ -6,7 +6,7 @@ Up to --files files of each rate, their first 10 s, mono. The resamplers take tu
 medians, of this thread's processor time. Cost: milliseconds for a second of audio, and in percent of decoding the same
 audio from its file. Error: the difference of the log-mel (the encoder's: 64 bands, dB, 120 dB below the clip's maximum
 at least) to that after soxr's VHQ, as root mean square and as the value that 99.9 % of all bands of all frames do not
-exceed; with that of rounding to 16 bits, as the decoded cache and `pack --audio flac` do, for comparison.
+exceed; with that of rounding to 16 bits, as `pack --audio flac` does, for comparison.
 """
 
 import argparse
