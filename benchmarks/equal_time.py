@@ -141,9 +141,12 @@ def draw(results: Path, picture: Path) -> None:
                 recipe, minutes, _ = Path(row["encoder"]).name.split("-")
                 curves[recipe][float(minutes.removesuffix("min"))].append(row["score"])
         for recipe, points in curves.items():  # each point is the mean over tasks and seeds
-            axis.plot(sorted(points), [np.mean(points[minutes]) for minutes in sorted(points)], "o-", label=recipe)
+            axis.plot(sorted(points), [np.mean(points[each]) for each in sorted(points)], "o-", label=recipe)
         axis.axhline(max(map(np.mean, floors.values())), color="0.5", linestyle="--", label="best floor")
-        axis.set(xscale="log", xlabel="minutes", title=method, ylabel="mean accuracy over tasks")
+        minutes = sorted({each for points in curves.values() for each in points})
+        axis.set(xscale="log", xlabel="minutes", title=f"{method}, mean accuracy over tasks")
+        axis.set_xticks(minutes, [f"{each:g}" for each in minutes])
+        axis.minorticks_off()
         axis.legend()
     figure.savefig(picture, dpi=120, bbox_inches="tight")
 

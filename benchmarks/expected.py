@@ -57,7 +57,8 @@ def read_points(metrics: Path, points: Points) -> None:
         for row in csv.DictReader(file):
             for figure, value in row.items():
                 if value and (figure.startswith("floor/") or figure.rpartition("/")[2] in FIGURES):
-                    points[figure][int(row["step"]) + 1].append(float(value))
+                    steps = int(row["step"]) + (not figure.startswith("test/"))  # counts from 0, but after the last one
+                    points[figure][steps].append(float(value))
 
 
 def write_curves(path: Path, points: Points) -> None:

@@ -179,6 +179,7 @@ def test_no_colors_outside_of_a_terminal_or_with_no_color(place, capsys, monkeyp
     assert b"similarity" in shown and not re.search(rb"\x1b\[(3|4|9)\d", shown)  # bold may stay
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
 def test_every_file_has_the_users_permissions(place, tmp_path):
     sounds, encoder = str(place / "sounds"), str(place / "encoder")

@@ -7,7 +7,7 @@ import pytest
 
 BOOKS = sorted(Path("notebooks").glob("*.ipynb"))
 NAMES = ["01_look", "02_embed_and_search", "03_classify_your_own", "04_pretrain", "05_evaluate", "06_inspect_a_run"]
-SLOW = {"03_classify_your_own", "05_evaluate", "06_inspect_a_run"}
+SLOW = set(NAMES[2:])
 
 
 def code(book: Path) -> list[dict]:

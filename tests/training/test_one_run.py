@@ -129,7 +129,8 @@ def test_a_classifier_is_preempted_in_mid_epoch_and_ends_as_if_it_had_not_stoppe
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
 
 
-@pytest.mark.parametrize("stop_after", [pytest.param(9, marks=slow), 10])
+@slow
+@pytest.mark.parametrize("stop_after", [9, 10])
 def test_an_epochs_last_batch_is_a_place_to_stop_at_too(place, stop_after, monkeypatch):
     """Nine batches an epoch: after the last one, and after the first of the next."""
     setting = ["data.batch_size=4", "trainer.max_epochs=3", f"name=edge-{stop_after}"]

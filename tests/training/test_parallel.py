@@ -78,7 +78,8 @@ def test_two_processes_give_the_losses_and_gradient_norms_of_one(runs, name):
     assert not list(runs.glob("*-2"))  # the other processes make no folders
 
 
-@pytest.mark.parametrize("several", [FSDP, pytest.param(TWO, marks=pytest.mark.slow)], ids=["fsdp", "ddp"])
+@pytest.mark.slow
+@pytest.mark.parametrize("several", [FSDP, TWO], ids=["fsdp", "ddp"])
 def test_muon_takes_the_steps_of_one_process_on_two(mixture, tmp_path, several):
     overrides = [*mixture, "optimizer.name=muon", "trainer.max_steps=3"]
     fit(tmp_path, "one", "data.batch_size=8", *overrides)
@@ -185,6 +186,7 @@ def test_shards_of_two_processes_are_read_directly(runs, tmp_path, clips):
     assert train.main(["validate", *config, "--checkpoint", str(runs / "fsdp/checkpoints/last.ckpt")]) == 0
 
 
+@pytest.mark.slow
 def test_initial_weights_are_those_of_an_unsharded_network(tmp_path):
     mp.spawn(pieces, (str(tmp_path),), nprocs=2)
     expected = create_mae("tiny", seed=3, layer_scale=0.1)
