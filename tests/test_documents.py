@@ -1,5 +1,6 @@
 """README, pages and configs say what is so: commands parse, named files exist."""
 
+import csv
 import importlib
 import itertools
 import json
@@ -228,6 +229,17 @@ def test_the_costs_of_a_size_are_those_of_the_plan(size):
     gflop = int(gflop.replace(",", ""))
     assert gflop == round(3e-9 * forward_flops(model, 250, 62) * 256)
     assert int(hours) == round(1_500_000 * gflop / (989_000 * float(mfu.split(",")[0])) / 3600)
+
+
+def test_the_readmes_quickstart_is_one_of_the_expected_ones():
+    rows = csv.DictReader(Path("docs/expected/quickstart.csv").read_text(encoding="utf-8").splitlines())
+    last = {row["figure"]: (float(row["lowest"]), float(row["highest"])) for row in rows}
+    for line, name in (("this encoder", "check"), ("untrained encoder", "floor/untrained")):
+        for value, probe in zip(
+            re.search(rf"    {line} +(\S+) +(\S+)", README).groups(), ("knn", "linear"), strict=True
+        ):
+            low, high = last[f"{name}_{probe}" if name.startswith("floor") else f"{name}/{probe}"]
+            assert low - 5e-4 <= float(value) <= high + 5e-4
 
 
 def test_the_readme_is_short_and_finished():
