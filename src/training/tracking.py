@@ -34,13 +34,13 @@ def make_loggers(config: Config, folder: Path, name: str, wandb_id: str) -> list
 
         fold = folder.name.startswith("fold-")
         loggers.append(
-            WandbLogger(
+            WandbLogger(  # mode, as offline=True sets WANDB_MODE for what comes later in this process
                 project=tracking.project,
                 name=tracking.name or (name if fold else folder.name),
                 id=wandb_id,
                 resume="allow",
                 save_dir=folder,
-                offline=tracking.wandb == "offline",
+                mode="offline" if tracking.wandb == "offline" else None,
                 config=asdict(config),
                 entity=tracking.entity,
                 group=tracking.group or (folder.parent.name if fold else None),

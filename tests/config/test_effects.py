@@ -139,7 +139,7 @@ def describe(trainer: L.Trainer, module, data, config) -> str:
         module.model.encoder.gradient_checkpointing, torch.get_num_threads(), list(map(loader_facts, loaders)),
         [type(source).__name__ for source in getattr(data, "sources", [])], getattr(data, "overfit", None),
         [callback_facts(callback) for callback in trainer.callbacks],
-        [([each._wandb_init.get(name) for name in WANDB], each._offline)
+        [([each._wandb_init.get(name) for name in (*WANDB, "mode")])
          for each in trainer.loggers if isinstance(each, WandbLogger)], len(trainer.loggers),
         config.name, Path(config.runs_folder).name.isdigit(), config.tracking.log_model,
     ])  # fmt: skip

@@ -1,14 +1,17 @@
 """What W&B and TensorBoard get, read back from offline runs."""
 
 import json
+import os
 import sys
 
 import pytest
 import soundfile
+import wandb
 from lightning.pytorch.loggers import WandbLogger
 
 from src import train
-from src.training.tracking import alert, model_name
+from src.config.settings import Config, TrackingConfig
+from src.training.tracking import alert, make_loggers, model_name
 from tests.training.wandb_records import items, of_kind
 
 TINY = ["trainer.max_steps=2", "trainer.threads=1", "data.batch_size=4", "optimizer.warmup_steps=1",
@@ -95,7 +98,15 @@ def test_tensorboard_that_is_not_installed_is_one_sentence(tmp_path, monkeypatch
 
 def test_an_alert_waits_in_an_offline_run(tmp_path, monkeypatch):
     monkeypatch.delenv("WANDB_MODE", raising=False)
-    logger = WandbLogger(save_dir=tmp_path, offline=True)
+    logger = WandbLogger(save_dir=tmp_path, mode="offline")
     alert([logger], "bad step", "step 3 is skipped")
     logger.experiment.finish()
     assert [(each.title, each.text) for each in of_kind(tmp_path, "alert")] == [("bad step", "step 3 is skipped")]
+
+
+def test_an_offline_run_asks_for_no_key_whatever_was_run_before_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "online")
+    wandb.setup()  # reads the environment once
+    (logger,) = make_loggers(Config(tracking=TrackingConfig(wandb="offline")), tmp_path, "a", "0123abcd")
+    logger.experiment.finish()
+    assert list(tmp_path.glob("wandb/offline-run-*")) and os.environ["WANDB_MODE"] == "online"
