@@ -98,6 +98,7 @@ def test_tensorboard_that_is_not_installed_is_one_sentence(tmp_path, monkeypatch
 
 def test_an_alert_waits_in_an_offline_run(tmp_path, monkeypatch):
     monkeypatch.delenv("WANDB_MODE", raising=False)
+    wandb.finish()  # a run that another test left open would be taken
     logger = WandbLogger(save_dir=tmp_path, mode="offline")
     alert([logger], "bad step", "step 3 is skipped")
     logger.experiment.finish()
@@ -106,6 +107,7 @@ def test_an_alert_waits_in_an_offline_run(tmp_path, monkeypatch):
 
 def test_an_offline_run_asks_for_no_key_whatever_was_run_before_it(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "online")
+    wandb.finish()
     wandb.setup()  # reads the environment once
     (logger,) = make_loggers(Config(tracking=TrackingConfig(wandb="offline")), tmp_path, "a", "0123abcd")
     logger.experiment.finish()
