@@ -21,7 +21,7 @@ help:            ## this list
 quickstart: $(RUNTIME)    ## pretrain a tiny encoder on the demo sounds, measure it, draw a picture (about 5 minutes)
 	$(PY) -m src.train fit --config configs/quickstart.yaml
 
-test: $(DEV)              ## the test suite (about 10 minutes on two cores)
+test: $(DEV)              ## the test suite (about 7 minutes on two cores)
 	$(PYTEST)
 
 test-slow: $(DEV)         ## the tests that take longer (about 45 minutes)

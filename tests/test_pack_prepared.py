@@ -190,8 +190,11 @@ def test_processes_at_once(many, tmp_path):
     assert run(many, "--out", tmp_path / "one", *OPTIONS) == 1
     command = [sys.executable, "-m", "src.pack", str(many), "--out", str(tmp_path / "two"), *OPTIONS, "--workers", "1"]
     environments = [{**os.environ, "RANK": rank, "WORLD_SIZE": "2"} for rank in "01"]
-    processes = [subprocess.Popen(command, cwd=ROOT, env=each, stderr=subprocess.DEVNULL) for each in environments]
-    assert sorted(process.wait() for process in processes) in ([0, 1], [1, 1])
+    processes = [
+        subprocess.Popen(command, cwd=ROOT, env=each, stderr=subprocess.PIPE, text=True) for each in environments
+    ]
+    said = [process.communicate()[1] for process in processes]
+    assert sorted(process.returncode for process in processes) in ([0, 1], [1, 1]), said
     assert files_of(tmp_path / "one") == files_of(tmp_path / "two")
 
 
