@@ -189,9 +189,9 @@ def test_any_number_of_processes_writes_what_one_writes(many, tmp_path, monkeypa
 def test_processes_at_once(many, tmp_path):
     assert run(many, "--out", tmp_path / "one", *OPTIONS) == 1
     command = [sys.executable, "-m", "src.pack", str(many), "--out", str(tmp_path / "two"), *OPTIONS, "--workers", "1"]
-    environments = [{**os.environ, "RANK": rank, "WORLD_SIZE": "2"} for rank in "01"]
+    shares = [{"RANK": rank, "WORLD_SIZE": "2", "PYTHONFAULTHANDLER": "1"} for rank in "01"]
     processes = [
-        subprocess.Popen(command, cwd=ROOT, env=each, stderr=subprocess.PIPE, text=True) for each in environments
+        subprocess.Popen(command, cwd=ROOT, env=os.environ | each, stderr=subprocess.PIPE, text=True) for each in shares
     ]
     said = [process.communicate()[1] for process in processes]
     assert sorted(process.returncode for process in processes) in ([0, 1], [1, 1]), said

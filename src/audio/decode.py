@@ -1,24 +1,19 @@
 """Decode audio (bytes or a path) to mono samples at 16 kHz; broken files raise AudioError.
 
-soundfile (libsndfile) decodes and seeks, PyAV what libsndfile does not read (`src.audio.containers`); soxr resamples.
+`src.audio.sound` opens and reads; soxr resamples.
 """
 
 import contextlib
-import io
 import math
-import multiprocessing
-import os
-import threading
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import soundfile
 import soxr
 
-from src.audio.containers import CONTAINER_SUFFIXES, HAS_AV, ContainerSound, is_container
+from src.audio.containers import CONTAINER_SUFFIXES, HAS_AV, ContainerSound
 from src.audio.error import AudioError
+from src.audio.sound import Sound, blocks, count_frames, open_sound, read_mono, seek_frame
 from src.audio.streams import Encoded, streams
 
 SAMPLE_RATE = 16000
@@ -30,19 +25,8 @@ SUFFIXES = (
 # the error (docs/results.md, `python -m benchmarks.resample`).
 SOXR_QUALITY = "HQ"
 HIGHEST_PEAK = 2.0**32  # beyond 32-bit integers that were never scaled: not audio, and its power overflows
-_LOWEST_RATE_HZ, _HIGHEST_RATE_HZ = 1_000, 768_000  # outside this range, the header is broken
-_BLOCK_FRAMES = 2**20  # read at a time: a broken header may claim more than fits into memory
-_MAX_FRAMES_PER_BYTE = 10_000  # above this, the header is wrong: even digital silence in FLAC has only hundreds
-_MP3_PREROLL_SAMPLES = 4608  # decoded before a crop and dropped: MP3 needs earlier bits, or the crop starts with noise
 _GAP_SECONDS = 1.0  # between two ranges, is read and dropped: as fast as a seek, or faster
 _FILTER_SAMPLES = 160  # half the resampling filter at most, in samples at the lower of the two rates
-_STDERR = threading.Lock()
-
-
-class _Sound(soundfile.SoundFile):
-    def seekable(self) -> bool:
-        """False keeps soundfile from seeking after each read, which costs MP3 the bits that the next block needs."""
-        return False
 
 
 class Header(NamedTuple):
@@ -61,9 +45,9 @@ def probe(file: Encoded) -> Header:
     """
     headers = []
     for stream in _streams(file):
-        with _open(stream) as sound:
+        with open_sound(stream) as sound:
             container = isinstance(sound, ContainerSound)
-            frames = sound.count_frames() if container else _count_frames(sound, stream)
+            frames = sound.count_frames() if container else count_frames(sound, stream)
             headers.append(Header(frames / sound.samplerate, sound.samplerate, sound.channels))
     return headers[0]._replace(seconds=sum(header.seconds for header in headers))
 
@@ -135,13 +119,9 @@ def channel_peak(file: Encoded) -> float:
     """The largest absolute sample of all channels. Errors as `decode`."""
     peak = 0.0
     for stream in _streams(file):
-        with _open(stream) as sound:
-            left = _count_frames(sound, stream)
-            try:
-                while left > 0 and len(block := sound.read(min(left, _BLOCK_FRAMES), dtype="float32")):
-                    peak, left = max(peak, float(np.abs(block).max())), left - len(block)
-            except soundfile.LibsndfileError as error:
-                raise AudioError(f"damaged data ({_reason(error)})") from None
+        with open_sound(stream) as sound:
+            for block in blocks(sound, count_frames(sound, stream)):
+                peak = max(peak, float(np.abs(block).max(initial=0.0)))
     return peak
 
 
@@ -160,9 +140,9 @@ def _decode_stream(file: Encoded, first: int, count: int | None) -> np.ndarray:
     The range is read with a margin on both sides, which the resampling filter needs. It starts at a sample of the
     file that falls on one at 16 kHz.
     """
-    with _open(file) as sound:
+    with open_sound(file) as sound:
         rate = sound.samplerate
-        length = _count_frames(sound, file) if count is None else sound.frames
+        length = count_frames(sound, file) if count is None else sound.frames
         begin, end = _frames(first, count, rate)
         if begin >= length:
             return np.zeros(0, np.float32)
@@ -176,22 +156,19 @@ def _decode_run(file: Encoded, ranges: Sequence[tuple[float, float]]) -> Iterato
     Raises:
         AudioError: as `decode`; a stream that cannot seek.
     """
-    with _open(file) as sound:
+    with open_sound(file) as sound:
         held, held_begin = np.zeros(0, np.float32), None  # the stream stands at the end of `held`
         for start_seconds, seconds in ranges:
             first, count = round(start_seconds * SAMPLE_RATE), max(1, round(seconds * SAMPLE_RATE))
             begin, end = _frames(first, count, sound.samplerate)
             assert end is not None
-            try:
-                if held_begin is None:
-                    _seek(sound, begin)
-                    held = _read(sound, end - begin)
-                else:
-                    position = held_begin + len(held)
-                    more = _read(sound, max(0, end - position))[max(0, begin - position) :]
-                    held = np.concatenate([held[begin - held_begin :], more]) if begin < position else more
-            except soundfile.LibsndfileError as error:
-                raise AudioError(f"damaged data ({_reason(error)})") from None
+            if held_begin is None:
+                seek_frame(sound, begin)
+                held = read_mono(sound, end - begin)
+            else:
+                position = held_begin + len(held)
+                more = read_mono(sound, max(0, end - position))[max(0, begin - position) :]
+                held = np.concatenate([held[begin - held_begin :], more]) if begin < position else more
             held_begin = begin
             skipped = first - begin * SAMPLE_RATE // sound.samplerate
             yield _resampled(held[: end - begin], sound.samplerate, skipped, count)
@@ -229,60 +206,23 @@ def _resampled(samples: np.ndarray, rate: int, skipped: int, count: int | None) 
     return samples[skipped:] if count is None else samples[skipped : skipped + count]
 
 
-def _read_range(sound: _Sound | ContainerSound, file: Encoded, begin: int, end: int) -> np.ndarray:
+def _read_range(sound: Sound, file: Encoded, begin: int, end: int) -> np.ndarray:
     """Frames `begin` to `end` of an open stream, mono. If it cannot seek, the frames before are read and dropped."""
     try:
-        try:
-            _seek(sound, begin)
-        except soundfile.LibsndfileError:  # GSM 6.10 and most kinds of ADPCM
-            with _open(file) as again:
-                return _read(again, end)[begin:]
-        return _read(sound, end - begin)
-    except soundfile.LibsndfileError as error:
-        raise AudioError(f"damaged data ({_reason(error)})") from None
-
-
-def _seek(sound: _Sound | ContainerSound, begin: int) -> None:
-    """Go to frame `begin`."""
-    if begin > 0 and sound.subtype.startswith("MPEG"):
-        preroll = min(begin, _MP3_PREROLL_SAMPLES)
-        with _worker_stderr_closed():
-            sound.seek(begin - preroll)
-            _read(sound, preroll)
-    elif begin > 0:
-        sound.seek(begin)
-
-
-@contextlib.contextmanager
-def _worker_stderr_closed() -> Iterator[None]:
-    """libmpg123 writes an error for each frame that it reads without the bits before; those frames are dropped.
-
-    In workers only: in the main process, other threads write to stderr too.
-    """
-    if multiprocessing.parent_process() is None:
-        yield
-        return
-    with _STDERR:
-        kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, 2)
-        os.close(nowhere)
-        try:
-            yield
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
+        seek_frame(sound, begin)
+    except AudioError:  # GSM 6.10 and most kinds of ADPCM
+        with open_sound(file) as again:
+            return read_mono(again, end)[begin:]
+    return read_mono(sound, end - begin)
 
 
 def _stream_blocks(file: Encoded, block_seconds: float, sample_rate: int) -> Iterator[np.ndarray]:
-    with _open(file) as sound:
-        rate, left = sound.samplerate, _count_frames(sound, file)
+    with open_sound(file) as sound:
+        rate, left = sound.samplerate, count_frames(sound, file)
         resampler = soxr.ResampleStream(rate, sample_rate, 1, dtype="float32", quality=SOXR_QUALITY)
         wanted = round(block_seconds * rate)
         while left > 0:
-            try:
-                block = _read(sound, min(wanted, left))
-            except soundfile.LibsndfileError as error:
-                raise AudioError(f"damaged data ({_reason(error)})") from None
+            block = read_mono(sound, min(wanted, left))
             left = left - len(block) if len(block) == wanted else 0
             check_samples(block)
             if rate != sample_rate:
@@ -299,79 +239,3 @@ def _streams(file: Encoded) -> list[Encoded]:
         raise AudioError("a folder, not a file") from None
     except OSError as error:
         raise AudioError(f"not readable ({error.strerror or error})") from None
-
-
-def _open(file: Encoded) -> _Sound | ContainerSound:
-    try:
-        if not isinstance(file, bytes) and _has_resource_fork(file):
-            file = Path(file).read_bytes()  # libsndfile takes an MP3 with a file of a Mac beside it for another format
-        sound = _Sound(io.BytesIO(file) if isinstance(file, bytes) else _path(file))
-    except soundfile.LibsndfileError as error:
-        if not is_container(file):
-            raise AudioError(f"not readable as audio ({_reason(error)})") from None
-        return _checked(ContainerSound(file))
-    except (OSError, TypeError) as error:  # soundfile raises TypeError for a file named .raw
-        raise AudioError(f"not readable ({error})") from None
-    return _checked(sound)
-
-
-def _has_resource_fork(file: str | Path) -> bool:
-    folder, name = os.path.split(file)
-    return os.path.exists(os.path.join(folder, f"._{name}"))  # noqa: PTH110, PTH118, for each crop: a Path takes longer
-
-
-def _checked(sound: _Sound | ContainerSound) -> _Sound | ContainerSound:
-    if sound.frames <= 0 or not _LOWEST_RATE_HZ <= sound.samplerate <= _HIGHEST_RATE_HZ:
-        sound.close()
-        raise AudioError("no samples" if sound.frames <= 0 else f"a sample rate of {sound.samplerate} Hz")
-    return sound
-
-
-def _path(file: str | Path) -> str | bytes:
-    """The path as bytes on POSIX, as soundfile refuses a str that is not UTF-8."""
-    return os.fsencode(file) if os.name == "posix" else str(file)
-
-
-def _count_frames(sound: _Sound | ContainerSound, file: Encoded) -> int:
-    """The number in the header, or the actual one if the header claims more than the file can hold."""
-    if isinstance(sound, ContainerSound):
-        return sound.frames
-    size = len(file) if isinstance(file, bytes) else os.stat(file).st_size  # noqa: PTH116, as above
-    if sound.frames <= size * _MAX_FRAMES_PER_BYTE:
-        return sound.frames
-    frames = 0
-    with _open(file) as again:
-        try:
-            while block := len(again.read(4096, dtype="float32")):
-                frames += block
-        except soundfile.LibsndfileError:  # raised at the end of a file of unknown length
-            pass
-    if not frames:
-        raise AudioError("no samples")
-    return frames
-
-
-def _read(sound: _Sound | ContainerSound, most: int) -> np.ndarray:
-    """Up to `most` frames from the current position, mono."""
-    parts: list[np.ndarray] = []
-    left = most
-    while left > 0:
-        wanted = min(left, _BLOCK_FRAMES)
-        block = sound.read(wanted, dtype="float32", always_2d=True)
-        with np.errstate(over="ignore", invalid="ignore"):  # huge samples are refused by `check_samples`
-            parts.append(_mono(block))
-        left -= len(block)
-        if len(block) < wanted:
-            break
-    return parts[0] if len(parts) == 1 else np.concatenate(parts) if parts else np.zeros(0, np.float32)
-
-
-def _mono(block: np.ndarray) -> np.ndarray:
-    """Mean of the channels of (T, C); NumPy's `mean` over two columns takes 20 times as long as their sum."""
-    if block.shape[1] == 1:
-        return block[:, 0]
-    return (block[:, 0] + block[:, 1]) / 2 if block.shape[1] == 2 else block.mean(axis=1)
-
-
-def _reason(error: soundfile.LibsndfileError) -> str:
-    return error.error_string.strip().rstrip(".").lower() or f"libsndfile error {error.code}"

@@ -104,10 +104,11 @@ def _embed(
     batches = batches_by_length([len(w) for w in waveforms], round(batch_seconds * encoder.sample_rate))[::-1]
     threads, was_training = torch.get_num_threads(), encoder.training
     encoder.eval()
-    alone = not (dist.is_initialized() or torch.is_autocast_enabled("cpu"))  # both hold for one thread
+    # Shards are gathered in one order on all processes, and autocast holds for the thread that entered it.
+    alone = not (dist.is_initialized() or torch.is_autocast_enabled("cpu"))
     if device.type == "cpu" and alone and min(threads, len(batches)) > 1:
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool_of_threads:
-            found = list(pool_of_threads.map(embed_batch, batches))
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as executor:
+            found = list(executor.map(embed_batch, batches))
         torch.set_num_threads(threads)  # the last number that was set is that of threads to come
     else:
         found = [embed_batch(chosen) for chosen in batches]

@@ -39,16 +39,14 @@ def folder_of(task: Task, encoder: Frozen, view: str) -> Path:
 
 def open_rows(folder: Path) -> Embedded:
     """Stored embeddings; the rows are a memory map."""
+    mark_used(folder)
     counts, times = np.load(folder / "counts.npy"), folder / "times.npy"
     rows = np.memmap(folder / "rows.f32", np.float32, "r")
     return Embedded(rows.reshape(int(counts.sum()), -1), counts, np.load(times) if times.exists() else None)
 
 
 def missing(task: Task, encoders: Sequence[Frozen]) -> list[tuple[Frozen, list[str]]]:
-    """Encoders with the views that have to be computed; the folders of the others are marked as used."""
-    for encoder in encoders:
-        for view in encoder.views(task.timestamps):
-            mark_used(folder_of(task, encoder, view))
+    """Encoders with the views that have to be computed."""
     wanted = [
         (encoder, [view for view in encoder.views(task.timestamps) if not folder_of(task, encoder, view).exists()])
         for encoder in encoders

@@ -187,7 +187,7 @@ def test_sound_over_full_scale_is_kept(tmp_path, write_wav):
 
 
 def test_a_long_file_is_read_in_blocks_without_a_seam(tmp_path, monkeypatch, write_wav):
-    monkeypatch.setattr("src.audio.decode._BLOCK_FRAMES", 1000)
+    monkeypatch.setattr("src.audio.sound._BLOCK_FRAMES", 1000)
     samples = write_wav(tmp_path / "a.wav", 0.7, channels=2)
     np.testing.assert_allclose(decode(tmp_path / "a.wav"), samples.mean(axis=1), atol=1e-7)
     assert len(decode(tmp_path / "a.wav", 0.1, 0.25)) == 4000
