@@ -219,8 +219,9 @@ def make_classifier(config: Config, labelled: LabelledSet, resumed: Path | None 
         )
     else:
         encoder = create_encoder(
-            model.size, model.drop_path, model.layer_scale, bool(model.gradient_checkpointing), config.seed
-        )
+            model.size, model.drop_path, model.layer_scale, seed=config.seed,
+            gradient_checkpointing=bool(model.gradient_checkpointing),
+        )  # fmt: skip
         calibrate_norm(encoder, sample_waveforms(labelled.parts["train"], 256))
         encoder.eval()
     if classify.layer is not None and classify.layer > encoder.depth:

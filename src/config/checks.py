@@ -62,7 +62,7 @@ PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
 # always allowed, since they describe the audio.
 NOT_FOR_PRETRAINING = ("trainer.check_val_every_n_epoch",)
 NOT_FOR_CLASSIFICATION = (
-    "model.freeze_patches", "optimizer.name", "objective.mask_ratio", "objective.mask_group",
+    "model.dct_patches", "optimizer.name", "objective.mask_ratio", "objective.mask_group",
     "check.train", "check.test", "check.layer", "check.pooling",
     "check.max_clips", "data.pad_to_crop", "data.window_clips", "data.resample", "data.gain_db", "trainer.compile",
     "trainer.skip_bad_steps",

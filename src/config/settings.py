@@ -18,8 +18,9 @@ class ModelConfig:
     layer_scale: float | None = None
     """Initial value of LayerScale in the encoder blocks; null uses no LayerScale. 0.1 keeps more of what the patches
     say."""
-    freeze_patches: bool = False
-    """Keep the patch projection, and the scale and shift of the input's batch norm, at their initial values."""
+    dct_patches: bool = False
+    """The patch projection is a cosine transform, as in MFCC; neither it nor scale and shift of the input's batch norm
+    are trained. false trains them, as the paper does."""
     gradient_checkpointing: bool | None = None
     """Recompute activations of each block in the backward pass: less memory, about a third more time. null does so in
     pretraining if they do not fit otherwise (--plan)."""

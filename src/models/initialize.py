@@ -7,11 +7,13 @@ import hashlib
 import math
 
 import torch
+import torchaudio.functional as AF
 from timm.layers import LayerScale
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from src.models.log_mel import LogMel
+from src.models.vit import PatchEmbed
 
 
 @torch.no_grad()
@@ -29,6 +31,9 @@ def initialize(module: nn.Module, seed: int, part: str) -> None:
             child.reset_buffers()
         elif isinstance(child, nn.BatchNorm1d):
             child.reset_running_stats()
+        elif isinstance(child, PatchEmbed) and child.dct:
+            fill(child.proj.weight, cosine_transform(child.proj.weight.shape))
+            torch.nn.init.zeros_(child.proj.bias)
 
 
 def fill(parameter: Tensor, value: Tensor) -> None:
@@ -59,6 +64,21 @@ def initial_value(name: str, shape: torch.Size, seed: int, layer_scale: float = 
     if name.startswith("encoder."):
         return nn.init.xavier_uniform_(value, generator=generator)
     return nn.init.trunc_normal_(value, std=0.02, generator=generator)
+
+
+def cosine_transform(shape: torch.Size) -> Tensor:
+    """Weight (D, 1, n_mels, frames) of a patch projection that is a discrete cosine transform, as in MFCC.
+
+    Row t * n_mels + b is cosine b over the bands times cosine t over the frames (DCT-II), with the norm of random rows.
+    Rows beyond the n_mels * frames products are zero.
+    """
+    width, _, n_mels, frames = shape
+    with torch.device("cpu"):
+        over_bands, over_frames = (AF.create_dct(count, count, "ortho").T for count in (n_mels, frames))
+        products = torch.einsum("bm,tf->tbmf", over_bands, over_frames).reshape(-1, 1, n_mels, frames)
+        value = torch.zeros(shape)
+    value[: len(products)] = products[:width] / math.sqrt(3)
+    return value
 
 
 def _scale_of(module: nn.Module, name: str) -> float:

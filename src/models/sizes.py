@@ -54,6 +54,7 @@ def create_encoder(
     size: str,
     drop_path: float = 0.0,
     layer_scale: float | None = None,
+    dct_patches: bool = False,
     gradient_checkpointing: bool = False,
     seed: int = 0,
     device: str = "cpu",
@@ -62,11 +63,13 @@ def create_encoder(
 
     Args:
         size: a key of SIZES.
-        drop_path, layer_scale, gradient_checkpointing: as in `AudioViT`.
+        drop_path, layer_scale, dct_patches, gradient_checkpointing: as in `AudioViT`.
         device: "meta" gives shapes without memory or weights.
     """
     with torch.device("meta"):
-        encoder = AudioViT(*SIZES[size].encoder, drop_path, layer_scale, gradient_checkpointing)
+        encoder = AudioViT(
+            *SIZES[size].encoder, drop_path, layer_scale, gradient_checkpointing, dct_patches=dct_patches
+        )
     return _materialize(encoder, seed, "encoder", device)
 
 
@@ -76,12 +79,13 @@ def create_mae(
     mask_group: int = 2,
     drop_path: float = 0.0,
     layer_scale: float | None = None,
+    dct_patches: bool = False,
     gradient_checkpointing: bool = False,
     seed: int = 0,
     device: str = "cpu",
 ) -> MaskedAutoencoder:
     """Create a masked autoencoder; its encoder equals that of `create_encoder` with the same arguments."""
-    encoder = create_encoder(size, drop_path, layer_scale, gradient_checkpointing, seed, device)
+    encoder = create_encoder(size, drop_path, layer_scale, dct_patches, gradient_checkpointing, seed, device)
     with torch.device("meta"):
         decoder = Decoder(encoder.embed_dim, *SIZES[size].decoder, max_tokens=encoder.max_tokens)
     return MaskedAutoencoder(encoder, _materialize(decoder, seed, "decoder", device), mask_ratio, mask_group)

@@ -20,12 +20,16 @@ Layer = int | None  # block whose output is used: 1 to depth, 0 for the patch em
 
 
 class PatchEmbed(nn.Module):
-    """Linear projection of patches; the weight has the shape of timm's convolution."""
+    """Linear projection of patches; the weight has the shape of timm's convolution.
 
-    def __init__(self, n_mels: int, patch_frames: int, width: int) -> None:
+    Args:
+        dct: the projection is a discrete cosine transform (`src.models.initialize`) and is not trained.
+    """
+
+    def __init__(self, n_mels: int, patch_frames: int, width: int, dct: bool = False) -> None:
         super().__init__()
-        self.patch_frames = patch_frames
-        self.proj = nn.Conv2d(1, width, (n_mels, patch_frames), (n_mels, patch_frames))
+        self.patch_frames, self.dct = patch_frames, dct
+        self.proj = nn.Conv2d(1, width, (n_mels, patch_frames), (n_mels, patch_frames)).requires_grad_(not dct)
 
     def patchify(self, log_mel: Tensor) -> Tensor:
         """(B, n_mels, F) -> (B, N, P), values ordered by band, then frame. An incomplete last patch is dropped."""
@@ -52,6 +56,8 @@ class AudioViT(nn.Module):
         patch_frames: frames per token.
         final_norm: normalize the last block's output; False for an encoder that was cut at a block (`cut`).
         log_mel: front end; None uses the paper's.
+        dct_patches: the patch projection starts as a discrete cosine transform; neither it nor the scale and shift of
+            the input's batch norm are trained. False is the paper's: all of them learn.
     """
 
     def __init__(
@@ -66,6 +72,7 @@ class AudioViT(nn.Module):
         patch_frames: int = 4,
         final_norm: bool = True,
         log_mel: LogMel | None = None,
+        dct_patches: bool = False,
     ) -> None:
         super().__init__()
         self.embed_dim, self.depth, self.num_heads, self.max_tokens = width, depth, num_heads, max_tokens
@@ -74,8 +81,8 @@ class AudioViT(nn.Module):
         self.log_mel = log_mel or LogMel()
         one_token = (patch_frames - 1) * self.log_mel.hop_length
         self.log_mel.min_samples = max(self.log_mel.min_samples, one_token)
-        self.init_bn = MelBatchNorm(self.log_mel.n_mels)
-        self.patch_embed = PatchEmbed(self.log_mel.n_mels, patch_frames, width)
+        self.init_bn = MelBatchNorm(self.log_mel.n_mels).requires_grad_(not dct_patches)
+        self.patch_embed = PatchEmbed(self.log_mel.n_mels, patch_frames, width, dct_patches)
         self.time_pos_embed = nn.Parameter(torch.zeros(1, width, 1, max_tokens))
         self.freq_pos_embed = nn.Parameter(torch.zeros(1, width, 1, 1))
         self.blocks = nn.ModuleList(

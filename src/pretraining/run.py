@@ -158,19 +158,16 @@ def make_module(config: Config, init_from: str | None = None, plan: Plan | None 
 
 def build_model(config: Config, device: str = "cpu") -> MaskedAutoencoder:
     """The network with its initial weights; device "meta" gives shapes only."""
-    model = create_mae(
+    return create_mae(
         config.model.size,
         mask_ratio=config.objective.mask_ratio,
         mask_group=config.objective.mask_group,
         drop_path=config.model.drop_path,
         layer_scale=config.model.layer_scale,
+        dct_patches=config.model.dct_patches,
         seed=config.seed,
         device=device,
     )
-    if config.model.freeze_patches:
-        model.encoder.patch_embed.requires_grad_(False)
-        model.encoder.init_bn.requires_grad_(False)
-    return model
 
 
 def load_probes(config: Config) -> tuple[ProbeClips, ProbeClips] | None:

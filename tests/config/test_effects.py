@@ -35,7 +35,7 @@ CLASSIFY = ["data.batch_size=16", "trainer.threads=1", "trainer.max_epochs=2", "
 CHANGES = {
     "name": "other", "runs_folder": "{tmp}/elsewhere", "seed": "1", "model.size": "base", "model.drop_path": "0.2",
     "model.init_from": "no-such-encoder.pt", "model.layer_scale": "0.3", "model.gradient_checkpointing": "true",
-    "model.freeze_patches": "true",
+    "model.dct_patches": "true",
     "objective.mask_ratio": "0.5", "objective.mask_group": "3", "data.validation": "null", "data.test": "null",
     "data.crop_seconds": "0.7", "data.pad_to_crop": "true", "data.batch_size": "8", "data.window_clips": "32",
     "data.resample": "true", "data.gain_db": "6", "data.num_workers": "1", "data.pin_memory": "true",
@@ -214,8 +214,8 @@ def changes_of(kind: str) -> list[str]:
 def override(key: str, kind: str) -> str:
     source = "check.train." if kind == "pretrain" and key.endswith("label_column") else "data.sources.0."
     value = CHANGES[key]
-    if kind == "pretrain" and key in ("model.freeze_patches", "optimizer.name"):  # the quickstart's own are the others
-        value = {"model.freeze_patches": "false", "optimizer.name": "adamw"}[key]
+    if kind == "pretrain" and key in ("model.dct_patches", "optimizer.name"):  # the quickstart's own are the others
+        value = {"model.dct_patches": "false", "optimizer.name": "adamw"}[key]
     if kind == "linear" and key.startswith(("classify.augment", "model.drop_path")):  # its defaults have no effect
         value = "3"[: key != "model.drop_path"] or "0.3"
     if kind != "pretrain" and key == "data.validation":

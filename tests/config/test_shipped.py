@@ -43,12 +43,12 @@ def test_an_experiment_builds_with_its_exact_size(file):
 @pytest.mark.parametrize("file", ["configs/quickstart.yaml", "configs/pretrain/tiny.yaml"])
 def test_the_papers_recipe_is_a_fragment_away(file):
     ours, theirs = (load_config([file, "configs/data/demo.yaml", *more], []) for more in ([], [RECIPE]))
-    assert ours.optimizer.name == "muon" and ours.model.freeze_patches and ours.model.layer_scale == 0.1
+    assert ours.optimizer.name == "muon" and ours.model.dct_patches and ours.model.layer_scale == 0.1
     base = load_config(["configs/pretrain/base.yaml", "configs/data/demo.yaml"], [])
     for name in ("name", "lr", "weight_decay", "betas", "final_share"):
         assert getattr(theirs.optimizer, name) == getattr(base.optimizer, name)
     assert theirs.objective == base.objective
-    assert (theirs.model.layer_scale, theirs.model.freeze_patches) == (None, False)
+    assert (theirs.model.layer_scale, theirs.model.dct_patches) == (None, False)
 
 
 @pytest.mark.parametrize("size", ["base", "0.6b", "1.2b"])

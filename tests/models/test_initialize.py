@@ -1,10 +1,16 @@
 """Initial weights are a pure function of seed and parameter name."""
 
+import numpy as np
 import pytest
 import torch
+from scipy.fft import dctn
 
+from src.config.settings import OptimizerConfig
 from src.models import create_encoder, create_mae
 from src.models.initialize import initialize
+from src.models.vit import PatchEmbed
+from src.pretraining.module import MAEPretraining
+from src.training.optimizer import make_optimizer
 
 
 def equal(first: dict, second: dict) -> bool:
@@ -73,6 +79,35 @@ def test_decoder_matrices_are_normal_002(weights):
         assert value.std() == pytest.approx(1, rel=0.02)
         assert value.mean().abs() < 0.03
         assert (value.abs() < 1).float().mean() == pytest.approx(0.6827, abs=0.01)
+
+
+@pytest.mark.parametrize("width", [100, 192, 768])
+def test_a_cosine_transform_of_patches_is_scipys(width):
+    patches = PatchEmbed(64, 4, width, dct=True)
+    initialize(patches, 0, "encoder")
+    weight = patches.proj.weight[:, 0]
+    transformed = dctn(np.eye(256).reshape(256, 64, 4), axes=(1, 2), norm="ortho")  # (value, band, frame cosine)
+    expected = torch.from_numpy(transformed).permute(2, 1, 0).reshape(256, 64, 4)[:width] / 3**0.5
+    torch.testing.assert_close(weight[:256], expected.float(), atol=1e-5, rtol=0)
+    assert weight[256:].eq(0).all() and patches.proj.bias.eq(0).all()
+    random = PatchEmbed(64, 4, width)
+    initialize(random, 0, "encoder")
+    assert random.proj.weight.flatten(1).norm(dim=1).mean() == pytest.approx(float(weight[0].norm()), rel=0.02)
+
+
+def test_the_cosine_transform_is_not_trained_and_its_input_keeps_its_scale():
+    network = create_mae("tiny", dct_patches=True)
+    fixed = {name for name, parameter in network.named_parameters() if not parameter.requires_grad}
+    assert fixed == {f"encoder.{name}" for name in
+                     ("init_bn.weight", "init_bn.bias", "patch_embed.proj.weight", "patch_embed.proj.bias")}  # fmt: skip
+    before = network.encoder.patch_embed.proj.weight.clone()
+    assert equal(create_mae("tiny", dct_patches=True, seed=1).encoder.patch_embed.state_dict(),
+                 network.encoder.patch_embed.state_dict())  # fmt: skip
+    module = MAEPretraining(network, OptimizerConfig(lr=1.0, weight_decay=1.0))
+    groups = module.parameter_groups(1.0)
+    network(torch.rand(2, 16000)).loss.backward()
+    make_optimizer(groups, module.optimizer_config, fused=False).step()
+    assert torch.equal(network.encoder.patch_embed.proj.weight, before)
 
 
 def test_positions_patches_and_constants(weights):
