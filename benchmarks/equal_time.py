@@ -5,7 +5,8 @@
 POOL is a folder of audio to pretrain a tiny encoder on. A trial of each recipe on all cores measures its speed, and a
 run has the number of steps that this speed gives in the minutes (so other jobs disturb the trials only).
 `python -m src.evaluate` scores all encoders in OUT on TASKS beside its floors, with the layer chosen on the validation
-splits; the tables are in OUT/evaluation, the means over the minutes in OUT/curves.png. Speeds and finished encoders are
+splits; the tables are in OUT/evaluation, the means over the minutes in OUT/curves.png. Ours is also scored as it starts
+(0 minutes), with the batch-norm statistics of 256 crops of POOL. Speeds and finished encoders are
 kept, so that an interrupted command continues, and recipes can be added one by one.
 """
 
@@ -26,9 +27,13 @@ from omegaconf import OmegaConf
 from benchmarks.parity import official_mae
 from benchmarks.report import machine_and_date
 from src import evaluate, train
+from src.config.files import load_config
 from src.config.settings import DataConfig, SourceConfig
 from src.data.pretraining.datamodule import PretrainDataModule
+from src.encoders.save import save_encoder
+from src.evaluation.embeddings import calibrate_norm
 from src.models import SIZES
+from src.pretraining.run import build_model, prepare_data
 from src.training.optimizer import schedule
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -61,6 +66,9 @@ def main(arguments: list[str] | None = None) -> None:
                 else:
                     run = train_ours(recipe, options.pool, options.out, f"unfinished-{finished.name}", steps, seed)
                     run.rename(finished)
+    for seed in range(options.seeds) if "ours" in options.recipes else ():
+        if not (untrained := options.out / f"ours-0min-{seed}").exists():
+            save_untrained(options.pool, untrained, seed)
     encoders = sorted(path for recipe in ("official", *PRESETS) for path in options.out.glob(f"{recipe}-*min-*"))
     words = [options.tasks, "--out", str(options.out / "evaluation"), "--method", "knn,linear",
              "--layers", "last,0+last", "--pooling", "mean_std", "--encoder"]  # fmt: skip
@@ -97,6 +105,13 @@ def train_ours(recipe: str, pool: str, out: Path, name: str, steps: int, seed: i
     if train.main(["fit", *PRESETS[recipe], *settings]):
         sys.exit(1)
     return max(out.glob(f"{name}*"), key=os.path.getmtime)  # an earlier one was interrupted
+
+
+def save_untrained(pool: str, out: Path, seed: int) -> None:
+    config = load_config([str(TINY)], [f"data.sources=[{{kind: folder, path: {pool}}}]", f"seed={seed}"])
+    encoder = build_model(config).encoder
+    calibrate_norm(encoder, prepare_data(config).examples(256))
+    save_encoder(encoder, out)
 
 
 def train_official(pool: str, out: Path | None, steps: int, seed: int) -> list[float]:
@@ -144,7 +159,8 @@ def draw(results: Path, picture: Path) -> None:
             axis.plot(sorted(points), [np.mean(points[each]) for each in sorted(points)], "o-", label=recipe)
         axis.axhline(max(map(np.mean, floors.values())), color="0.5", linestyle="--", label="best floor")
         minutes = sorted({each for points in curves.values() for each in points})
-        axis.set(xscale="log", xlabel="minutes", title=f"{method}, mean accuracy over tasks")
+        axis.set_xscale("symlog", linthresh=1)
+        axis.set(xlabel="minutes", title=f"{method}, mean accuracy over tasks")
         axis.set_xticks(minutes, [f"{each:g}" for each in minutes])
         axis.minorticks_off()
         axis.legend()
