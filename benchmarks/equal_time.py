@@ -4,10 +4,10 @@
 
 POOL is a folder of audio to pretrain a tiny encoder on. A trial of each recipe on all cores measures its speed, and a
 run has the number of steps that this speed gives in the minutes (so other jobs disturb the trials only).
-`python -m src.evaluate` scores all encoders in OUT on TASKS beside its floors, with the layer chosen on the validation
-splits; the tables are in OUT/evaluation, the means over the minutes in OUT/curves.png. Ours is also scored as it starts
-(0 minutes), with the batch-norm statistics of 256 crops of POOL. Speeds and finished encoders are
-kept, so that an interrupted command continues, and recipes can be added one by one.
+`python -m src.evaluate` scores all encoders in OUT on TASKS beside its floors, read at patches, block 6 and output; the
+tables are in OUT/evaluation, the means over the minutes in OUT/curves.png, with the slope per doubling of the time.
+Ours is also scored as it starts (0 minutes), with the batch-norm statistics of 256 crops of POOL. Speeds and finished
+encoders are kept, so that an interrupted command continues, and recipes can be added one by one.
 """
 
 import argparse
@@ -71,7 +71,7 @@ def main(arguments: list[str] | None = None) -> None:
             save_untrained(options.pool, untrained, seed)
     encoders = sorted(path for recipe in ("official", *PRESETS) for path in options.out.glob(f"{recipe}-*min-*"))
     words = [options.tasks, "--out", str(options.out / "evaluation"), "--method", "knn,linear",
-             "--layers", "last,0+last", "--pooling", "mean_std", "--encoder"]  # fmt: skip
+             "--layers", "0+6+last", "--pooling", "mean_std", "--encoder"]  # fmt: skip
     if evaluate.main([*words, *map(str, encoders)]):
         sys.exit(1)
     draw(options.out / "evaluation" / "results.json", options.out / "curves.png")
@@ -156,11 +156,15 @@ def draw(results: Path, picture: Path) -> None:
                 recipe, minutes, _ = Path(row["encoder"]).name.split("-")
                 curves[recipe][float(minutes.removesuffix("min"))].append(row["score"])
         for recipe, points in curves.items():  # each point is the mean over tasks and seeds
-            axis.plot(sorted(points), [np.mean(points[each]) for each in sorted(points)], "o-", label=recipe)
+            means = {each: float(np.mean(points[each])) for each in sorted(points)}
+            trained = {each: mean for each, mean in means.items() if each > 0}
+            slope = np.polyfit(np.log2(list(trained)), list(trained.values()), 1)[0] if len(trained) > 1 else None
+            label = recipe if slope is None else f"{recipe}, {slope:+.3f} per doubling"
+            axis.plot(list(means), list(means.values()), "o-", label=label)
         axis.axhline(max(map(np.mean, floors.values())), color="0.5", linestyle="--", label="best floor")
         minutes = sorted({each for points in curves.values() for each in points})
         axis.set_xscale("symlog", linthresh=1)
-        axis.set(xlabel="minutes", title=f"{method}, mean accuracy over tasks")
+        axis.set(xlim=(-0.3, 1.3 * max(minutes)), xlabel="minutes", title=f"{method}, mean accuracy over tasks")
         axis.set_xticks(minutes, [f"{each:g}" for each in minutes])
         axis.minorticks_off()
         axis.legend()
