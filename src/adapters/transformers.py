@@ -16,7 +16,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceCl
 
 from src.models.classifier import Standardize, make_head
 from src.models.log_mel import LogMel
-from src.models.vit import AudioViT, Pooling, pool
+from src.models.vit import AudioViT, Layer, Pooling, pool
 
 
 class AudioEncoderConfig(PretrainedConfig):
@@ -91,7 +91,11 @@ class AudioEncoderPreTrainedModel(PreTrainedModel):
             nn.init.ones_(module.deviation)
 
     def _tokens(
-        self, input_values: Tensor, attention_mask: Tensor | None, layer: int | None = None, pooling: Pooling = "mean"
+        self,
+        input_values: Tensor,
+        attention_mask: Tensor | None,
+        layer: Layer | list[Layer] = None,
+        pooling: Pooling = "mean",
     ) -> tuple[Tensor, Tensor]:
         """Tokens (B, N, D) and their pooled vector (B, D) or (B, 2 D)."""
         samples = torch.full((len(input_values),), input_values.shape[1], device=input_values.device)
@@ -123,7 +127,8 @@ class AudioEncoderForAudioClassification(AudioEncoderPreTrainedModel):
         self.encoder = self._make_encoder()
         read = config.classifier or {}
         self.layer, self.pooling = read.get("layer"), read.get("pooling", "mean")
-        self.head = make_head(self.encoder.embed_dim, self.pooling, config.num_labels or 2)
+        width = self.encoder.embed_dim * (len(self.layer) if isinstance(self.layer, list) else 1)
+        self.head = make_head(width, self.pooling, config.num_labels or 2)
         self.post_init()
 
     def forward(

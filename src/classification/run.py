@@ -25,7 +25,7 @@ from src.data.sources.annotations import in_order, labels_cell
 from src.encoders.load import load_classifier, load_encoder
 from src.encoders.low_rank import merge, save_adapters
 from src.errors import UserError
-from src.evaluation.embeddings import calibrate_norm
+from src.evaluation.embeddings import calibrate_norm, parse_layer
 from src.evaluation.linear import fit_linear
 from src.models.classifier import AudioClassifier, Standardize
 from src.models.sizes import create_encoder
@@ -224,11 +224,9 @@ def make_classifier(config: Config, labelled: LabelledSet, resumed: Path | None 
         )  # fmt: skip
         calibrate_norm(encoder, sample_waveforms(labelled.parts["train"], 256))
         encoder.eval()
-    if classify.layer is not None and classify.layer > encoder.depth:
-        raise UserError(f"classify.layer={classify.layer} is not a block; use 0 (the patch embedding) to "
-                        f"{encoder.depth}, or null for the normalized output")  # fmt: skip
+    layer = parse_layer(classify.layer, encoder.depth, "classify.layer")
     pooling = None if classify.level == "frame" else classify.pooling
-    return AudioClassifier(encoder, labelled.class_names, classify.layer, pooling, labelled.multi)
+    return AudioClassifier(encoder, labelled.class_names, layer, pooling, labelled.multi)
 
 
 def compute_features(model: AudioClassifier, labelled: LabelledClips, config: Config) -> Features:

@@ -43,8 +43,6 @@ RANGES = {  # key: minimum and maximum; null is always allowed
     "checkpoint.every_n_train_steps": (1, _MANY),
     "checkpoint.save_top_k": (-1, 2**31),
     "check.max_clips": (2, 2**31),
-    "check.layer": (0, 1000),
-    "classify.layer": (0, 1000),
     "classify.layer_decay": (0.01, 1.0),
     "classify.label_smoothing": (0.0, 0.99),
     "classify.lora_rank": (1, 10**4),

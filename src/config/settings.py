@@ -193,8 +193,9 @@ class CheckConfig:
     """Labeled clips to fit the probes on; null disables the probes."""
     test: SourceConfig | None = None
     """Labeled clips to score the probes on; null disables the probes."""
-    layer: int | None = None
-    """Encoder block to read (1 is the first, 0 the patch embedding); null reads the normalized output."""
+    layer: str | None = None
+    """Encoder block to read (1 is the first, 0 the patch embedding), or several side by side, such as 0,6,last; null
+    reads the normalized output, which is the last."""
     pooling: Literal["mean", "max", "mean_std", "mean_max"] = "mean"
     """Pooling of a clip's tokens into one embedding."""
     max_clips: int = 2000
@@ -226,9 +227,9 @@ class ClassifyConfig:
     """Classify whole clips, or every 40 ms frame, trained on events (onset and offset in labels.csv)."""
     task: Literal["auto", "single", "multi"] = "auto"
     """One class per clip, or several (multi-label); auto is multi if any clip has several."""
-    layer: int | None = None
-    """Encoder block to read (1 is the first, 0 the patch embedding); no block above it is kept. null reads the
-    normalized output."""
+    layer: str | None = None
+    """Encoder block to read (1 is the first, 0 the patch embedding), or several side by side, such as 0,6,last; no
+    block above is kept. null reads the normalized output, which is the last."""
     pooling: Literal["mean", "max", "mean_std", "mean_max"] = "mean"
     """Pooling of a clip's tokens into one embedding."""
     layer_decay: float = 0.75

@@ -10,7 +10,7 @@ import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -31,7 +31,12 @@ class _WaveformToEmbedding(nn.Module):
     """
 
     def __init__(
-        self, encoder: AudioViT, layer: Layer, pooling: Pooling, head: nn.Module | None = None, frames: bool = False
+        self,
+        encoder: AudioViT,
+        layer: Layer | Sequence[Layer],
+        pooling: Pooling,
+        head: nn.Module | None = None,
+        frames: bool = False,
     ) -> None:
         super().__init__()
         self.encoder, self.layer, self.pooling, self.head, self.frames = encoder, layer, pooling, head, frames

@@ -56,7 +56,13 @@ def _numpy(values: torch.Tensor) -> np.ndarray:
     return values.float().cpu().numpy()
 
 
-def parse_layers(words: Sequence[str], depth: int) -> list[Layer]:
+def parse_layer(text: str | None, depth: int, name: str) -> Layer | list[Layer]:
+    """The setting `name`: "6" to 6, "0,last" to [0, None], None to None. Errors as `parse_layers`."""
+    layers = parse_layers((text or "last").split(","), depth, f"{name}=")
+    return layers if len(layers) > 1 else layers[0]
+
+
+def parse_layers(words: Sequence[str], depth: int, name: str = "--layers ") -> list[Layer]:
     """`["6", "last"]`, as `--layers` has them, to [6, None].
 
     Raises:
@@ -65,7 +71,7 @@ def parse_layers(words: Sequence[str], depth: int) -> list[Layer]:
     layers: list[Layer] = []
     for word in words:
         if word != "last" and not (word.isdecimal() and int(word) <= depth):
-            raise UserError(f"--layers {word} is not a block; use 0 (the patch embedding) to {depth}, or last")
+            raise UserError(f"{name}{word} is not a block; use 0 (the patch embedding) to {depth}, or last")
         layers.append(None if word == "last" else int(word))
     return layers
 

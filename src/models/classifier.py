@@ -47,7 +47,7 @@ class AudioClassifier(nn.Module):
     """An encoder, `Standardize` and a linear layer.
 
     Args:
-        encoder: with `layer`, it is cut (`AudioViT.cut`): blocks that are not read are neither run nor stored.
+        encoder: it is cut (`AudioViT.cut`) at the highest block of `layer`: those above are neither run nor stored.
         class_names: one per logit, in order.
         layer, pooling: as in `AudioViT.embed`; pooling=None gives logits per token (40 ms) instead of per clip.
         multi: whether a clip or token may have several classes (sigmoid) or has exactly one (softmax).
@@ -57,16 +57,18 @@ class AudioClassifier(nn.Module):
         self,
         encoder: AudioViT,
         class_names: Sequence[str],
-        layer: Layer = None,
+        layer: Layer | Sequence[Layer] = None,
         pooling: Pooling | None = "mean",
         multi: bool = False,
     ) -> None:
         super().__init__()
-        self.encoder, self.class_names = encoder if layer is None else encoder.cut(layer), list(class_names)
-        self.layer: Layer = layer
+        numbers = list(layer) if isinstance(layer, Sequence) else [layer]
+        blocks = [number for number in numbers if number is not None]
+        self.encoder = encoder.cut(max(blocks)) if len(blocks) == len(numbers) else encoder
+        self.class_names, self.layer = list(class_names), layer
         self.pooling: Pooling | None = pooling
         self.multi = multi
-        self.head = make_head(encoder.embed_dim, pooling, len(self.class_names))
+        self.head = make_head(encoder.embed_dim * len(numbers), pooling, len(self.class_names))
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def initialize(module: nn.Module, seed: int, part: str) -> None:
             child.reset_running_stats()
         elif isinstance(child, PatchEmbed) and child.dct:
             fill(child.proj.weight, cosine_transform(child.proj.weight.shape))
-            torch.nn.init.zeros_(child.proj.bias)
+            child.proj.bias.zero_()  # type: ignore[union-attr]
 
 
 def fill(parameter: Tensor, value: Tensor) -> None:

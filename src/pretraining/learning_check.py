@@ -1,5 +1,6 @@
 """k-NN and linear probes on a small labeled set during pretraining, compared with baselines measured before it."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 from src.data.labelled.probe_clips import ProbeClips
 from src.evaluation.embeddings import calibrate_norm, embed_clips, mel_statistics
 from src.evaluation.probes import ProbeScores, majority_accuracy, probe
-from src.models.vit import Pooling
+from src.models.vit import Layer, Pooling
 from src.pretraining.module import MAEPretraining
 from src.training.callbacks.steps import Periodic
 
@@ -34,7 +35,7 @@ class LearningCheck(Periodic):
         train: ProbeClips,
         test: ProbeClips,
         every_n_batches: int | None,
-        layer: int | None,
+        layer: Layer | Sequence[Layer],
         pooling: Pooling,
         pretrained: bool = False,
     ) -> None:

@@ -14,6 +14,7 @@ from src.data.labelled.probe_clips import ProbeClips, load_probe_clips
 from src.data.pretraining.datamodule import PretrainDataModule
 from src.encoders.lightning import is_sharded, read_training
 from src.errors import UserError
+from src.evaluation.embeddings import parse_layer
 from src.models.cost import training_flops
 from src.models.mae import MaskedAutoencoder
 from src.models.sizes import create_mae
@@ -50,16 +51,14 @@ def train(config: Config, run: Run) -> int:
     init_from = config.model.init_from if run.checkpoint is None else None
     module = make_module(config, init_from, plan)
     started = start_from(module.model, init_from) if init_from and config.trainer.strategy != "fsdp" else None
-    layer, depth = config.check.layer, module.model.encoder.depth
-    if config.check.train is not None and layer is not None and layer > depth:
-        raise UserError(f"check.layer={layer} is not a block; use 0 (the patch embedding) to {depth}, or null")
+    layer = parse_layer(config.check.layer, module.model.encoder.depth, "check.layer")
     probes = load_probes(config)
     run.start(str(plan))
     if started:
         log.info("%s", started)
     check = None
     if probes:
-        every, layer, pooling = plan.validate_every, config.check.layer, config.check.pooling
+        every, pooling = plan.validate_every, config.check.pooling
         check = LearningCheck(*probes, every, layer, pooling, pretrained=config.model.init_from is not None)
     pictures = Reconstruction(run.folder / "pictures", plan.validate_every, examples(data, probes))
     figures = StepFigures(len(config.data.sources), partial(training_flops, module.model))

@@ -27,7 +27,7 @@ def exports(tmp_path_factory):
     folder = tmp_path_factory.mktemp("exports")
     encoder = randomize(create_mae("tiny"), 0).encoder.eval()
     torch.manual_seed(0)
-    classifier = AudioClassifier(encoder, ["dog", "cat", "bird"], layer=6, pooling="mean_std").eval()
+    classifier = AudioClassifier(encoder, ["dog", "cat", "bird"], layer=[0, 6, None], pooling="mean_std").eval()
     nn.init.normal_(classifier.head[1].weight, std=0.1)
     save_encoder(encoder, folder / "encoder")
     save_encoder(encoder, folder / "classifier", classifier=classifier)

@@ -58,7 +58,7 @@ def fit(place, preset, *overrides) -> int:
 
 @pytest.fixture(scope="module")
 def linear(place):
-    assert fit(place, "linear", "name=linear", "trainer.max_epochs=30") == 0
+    assert fit(place, "linear", "name=linear", "trainer.max_epochs=30", "classify.layer=0,1,last") == 0
     return place / "runs/linear"
 
 
@@ -173,6 +173,7 @@ def test_from_scratch_and_several_labels(place, tmp_path):
         (["classify.task=maybe"], "expected one of"),
         (["trainer.max_epochs=0"], "trainer.max_epochs=0 is out of range"),
         (["classify.layr=3"], "did you mean classify.layer"),
+        (["classify.layer=0,9"], "classify.layer=9 is not a block; use 0 (the patch embedding) to 2, or last"),
         (["data.path=configs"], "holds no audio"),
         (["data.path={place}/sounds/one"], "has no labels"),
         (["model.init_from={place}/none.pt"], "there is no checkpoint"),

@@ -57,6 +57,18 @@ def test_blocks_above_the_layer_are_not_kept_and_the_output_is_its(layer):
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
+@pytest.mark.parametrize(("layer", "depth"), [([0, 3], 3), ([0, 2, None], 6)])
+def test_several_blocks_are_read_side_by_side(layer, depth):
+    whole = encoder().eval()
+    model = AudioClassifier(whole, NAMES, layer, "mean_std").eval()
+    assert torch.equal(model.embed(noise()), whole.embed(noise(), layer=layer, pooling="mean_std"))
+    assert model.encoder.depth == depth and model(noise()).shape == (2, len(NAMES))
+    model.train()
+    torch.nn.init.normal_(model.head[1].weight)
+    model(noise()).square().sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
 @pytest.mark.parametrize("layer", [None, 4])
 def test_layer_decay_counts_from_the_block_that_is_read(layer):
     model = AudioClassifier(encoder(), NAMES, layer)

@@ -120,7 +120,7 @@ def test_our_formats_include_the_decoder(forms):
 
 def test_a_folder_is_self_contained(tmp_path):
     mae = create_mae("tiny")
-    classifier = AudioClassifier(mae.encoder, ["dog", "cat", "Ü"], layer=6, pooling="mean_std", multi=True)
+    classifier = AudioClassifier(mae.encoder, ["dog", "cat", "Ü"], layer=[0, 6], pooling="mean_std", multi=True)
     save_encoder(mae.encoder, tmp_path / "a", classifier=classifier, record={"step": 5})
     config = json.loads((tmp_path / "a/config.json").read_text())
     assert config["classifier"] == classifier.settings and config["training"] == {"step": 5}
@@ -130,8 +130,9 @@ def test_a_folder_is_self_contained(tmp_path):
         and config["encoder"]["log_mel"]["n_mels"] == 64
     )
     assert "dog, cat, Ü" in (tmp_path / "a/README.md").read_text() and not (tmp_path / "a/decoder.safetensors").exists()
-    assert load_file(tmp_path / "a/model.safetensors")["head.1.weight"].shape == (3, 384)
-    assert load_classifier(tmp_path / "a").settings == classifier.settings
+    assert load_file(tmp_path / "a/model.safetensors")["head.1.weight"].shape == (3, 768)
+    loaded = load_classifier(tmp_path / "a")
+    assert loaded.settings == classifier.settings and loaded.encoder.depth == 6
     with pytest.raises(UserError, match="already"):
         save_encoder(mae.encoder, tmp_path / "a")
     assert not list(tmp_path.glob("*.partial"))

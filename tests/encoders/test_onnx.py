@@ -67,11 +67,11 @@ def test_a_layer_of_a_network_in_training_mode_with_external_weights(tmp_path, c
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("pooling", ["mean_std", None])
-def test_a_classifier_has_its_logits_and_class_names(tmp_path, long_audio, pooling):
+@pytest.mark.parametrize(("layer", "pooling"), [(1, "mean_std"), (1, None), ([0, 1, None], "mean")])
+def test_a_classifier_has_its_logits_and_class_names(tmp_path, long_audio, layer, pooling):
     encoder = AudioViT(48, 2, 3).eval()
     initialize(encoder, 0, "encoder")
-    classifier = AudioClassifier(encoder, ["dog", "Ü, b"], layer=1, pooling=pooling, multi=pooling is None).eval()
+    classifier = AudioClassifier(encoder, ["dog", "Ü, b"], layer, pooling=pooling, multi=pooling is None).eval()
     torch.nn.init.normal_(classifier.head[1].weight, std=0.02, generator=torch.Generator().manual_seed(0))
     save_encoder(encoder, tmp_path / "clf", classifier=classifier)
     assert export.main([str(tmp_path / "clf"), "--format", "onnx", "--out", str(tmp_path / "clf.onnx")]) == 0
@@ -80,8 +80,8 @@ def test_a_classifier_has_its_logits_and_class_names(tmp_path, long_audio, pooli
     logits, embedding, tokens = session.run(["logits", "embedding", "tokens"], {"waveform": waveform.numpy()})
     with torch.no_grad():
         assert np.abs(logits - classifier(waveform).numpy()).max() <= TOLERANCE
-        assert np.abs(tokens - encoder(waveform, None, 1).numpy()).max() <= TOLERANCE
-    assert embedding.shape == (1, 96 if pooling else 48)
+        assert np.abs(tokens - encoder(waveform, None, layer).numpy()).max() <= TOLERANCE
+    assert embedding.shape == (1, {None: 48, "mean_std": 96, "mean": 3 * 48}[pooling])
     about = session.get_modelmeta().custom_metadata_map
     assert json.loads(about["class_names"]) == ["dog", "Ü, b"]
     assert about["activation"] == ("softmax" if pooling else "sigmoid")

@@ -157,7 +157,7 @@ def test_what_a_resume_applies_is_listed():
         (Config(model=ModelConfig(size="base")), "model.size"),
         (Config(model=ModelConfig(init_from="x")), "model.init_from"),
         (Config(check=CheckConfig(train=SourceConfig(path="x"))), "check.train"),
-        (Config(check=CheckConfig(layer=3)), "check.layer"),
+        (Config(check=CheckConfig(layer="3")), "check.layer"),
     ],
 )
 def test_what_a_resume_would_ignore_is_refused(config, key):
