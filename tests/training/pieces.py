@@ -12,7 +12,7 @@ from src.training.distributed.parallel import shard
 def pieces(rank, folder):
     """What `shard` gives two processes, put together again."""
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    model = create_mae("tiny", seed=3, layer_scale=0.1, device="meta")
+    model = create_mae("tiny", seed=3, layer_scale=0.1, dct_patches=True, device="meta")
     shard(model, init_device_mesh("cpu", (2,)), seed=3, bf16=False, compiled=False)
     assert sum(p.to_local().numel() for p in model.parameters()) < 0.51 * sum(p.numel() for p in model.parameters())
     state = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))
