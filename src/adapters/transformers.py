@@ -127,8 +127,7 @@ class AudioEncoderForAudioClassification(AudioEncoderPreTrainedModel):
         self.encoder = self._make_encoder()
         read = config.classifier or {}
         self.layer, self.pooling = read.get("layer"), read.get("pooling", "mean")
-        width = self.encoder.embed_dim * (len(self.layer) if isinstance(self.layer, list) else 1)
-        self.head = make_head(width, self.pooling, config.num_labels or 2)
+        self.head = make_head(self.encoder.embed_dim, self.layer, self.pooling, config.num_labels or 2)
         self.post_init()
 
     def forward(

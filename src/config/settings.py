@@ -19,8 +19,8 @@ class ModelConfig:
     """Initial value of LayerScale in the encoder blocks; null uses no LayerScale. 0.1 keeps more of what the patches
     say."""
     dct_patches: bool = False
-    """The patch projection is a cosine transform, as in MFCC; neither it nor scale and shift of the input's batch norm
-    are trained. false trains them, as the paper does."""
+    """The patch projection is a cosine transform, as in MFCC, or that of init_from; neither it nor scale and shift of
+    the input's batch norm are trained. false trains them, as the paper does."""
     gradient_checkpointing: bool | None = None
     """Recompute activations of each block in the backward pass: less memory, about a third more time. null does so in
     pretraining if they do not fit otherwise (--plan)."""

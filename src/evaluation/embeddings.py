@@ -58,7 +58,7 @@ def _numpy(values: torch.Tensor) -> np.ndarray:
 
 def parse_layer(text: str | None, depth: int, name: str) -> Layer | list[Layer]:
     """The setting `name`: "6" to 6, "0,last" to [0, None], None to None. Errors as `parse_layers`."""
-    layers = parse_layers((text or "last").split(","), depth, f"{name}=")
+    layers = parse_layers(("last" if text is None else text).split(","), depth, f"{name}=")
     return layers if len(layers) > 1 else layers[0]
 
 

@@ -34,9 +34,12 @@ class Standardize(nn.Module):
         return (embedding - self.mean) / self.deviation
 
 
-def make_head(embed_dim: int, pooling: Pooling | None, num_classes: int) -> nn.Sequential:
-    """`Standardize` and a zero-initialized linear layer. pooling: as in `AudioViT.embed`; None classifies tokens."""
-    width = embed_dim * (2 if pooling in ("mean_std", "mean_max") else 1)
+def make_head(
+    embed_dim: int, layer: Layer | Sequence[Layer], pooling: Pooling | None, num_classes: int
+) -> nn.Sequential:
+    """`Standardize` and a zero-initialized linear layer. Arguments as in `AudioClassifier`."""
+    width = embed_dim * (len(layer) if isinstance(layer, Sequence) else 1)
+    width *= 2 if pooling in ("mean_std", "mean_max") else 1
     linear = nn.Linear(width, num_classes)
     for parameter in linear.parameters():
         nn.init.zeros_(parameter)
@@ -68,7 +71,7 @@ class AudioClassifier(nn.Module):
         self.class_names, self.layer = list(class_names), layer
         self.pooling: Pooling | None = pooling
         self.multi = multi
-        self.head = make_head(encoder.embed_dim * len(numbers), pooling, len(self.class_names))
+        self.head = make_head(encoder.embed_dim, layer, pooling, len(self.class_names))
 
     @property
     def settings(self) -> dict[str, Any]:

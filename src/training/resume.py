@@ -8,11 +8,12 @@ from typing import Any
 from src.config.settings import Config
 from src.errors import UserError
 
-# The checkpoint's weights, position in the data or floors depend on these: a change would have no effect.
+# The checkpoint's weights, optimizer state, position in the data or floors depend on these: a change would have no
+# effect, or what is saved would not fit.
 FIXED = (
-    "seed", "model.size", "model.init_from", "model.layer_scale", "check.train", "check.test", "check.layer",
-    "check.pooling", "check.max_clips", "classify.method", "classify.level", "classify.task", "classify.layer",
-    "classify.pooling", "classify.lora_rank", "classify.test_fold", "classify.folds",
+    "seed", "model.size", "model.init_from", "model.layer_scale", "model.dct_patches", "optimizer.name", "check.train",
+    "check.test", "check.layer", "check.pooling", "check.max_clips", "classify.method", "classify.level",
+    "classify.task", "classify.layer", "classify.pooling", "classify.lora_rank", "classify.test_fold", "classify.folds",
 )  # fmt: skip
 # These do not affect training.
 NOT_COMPARED = ("name", "runs_folder")

@@ -156,6 +156,8 @@ def test_what_a_resume_applies_is_listed():
         (Config(seed=2), "seed"),
         (Config(model=ModelConfig(size="base")), "model.size"),
         (Config(model=ModelConfig(init_from="x")), "model.init_from"),
+        (Config(model=ModelConfig(dct_patches=True)), "model.dct_patches"),
+        (Config(optimizer=OptimizerConfig(name="muon")), "optimizer.name"),
         (Config(check=CheckConfig(train=SourceConfig(path="x"))), "check.train"),
         (Config(check=CheckConfig(layer="3")), "check.layer"),
     ],
