@@ -2,8 +2,9 @@
 
     python -m benchmarks.equal_time POOL --tasks TASKS --out OUT --minutes 3 10 30 --seeds 2
 
-POOL is a folder of audio to pretrain a tiny encoder on. A trial of each recipe on all cores measures its speed, and a
-run has the number of steps that this speed gives in the minutes (so other jobs disturb the trials only).
+POOL is a folder of audio to pretrain encoders of --size on (tiny; another size has an OUT of its own). A trial of each
+recipe on all cores measures its speed, and a run has the number of steps that this speed gives in the minutes (so other
+jobs disturb the trials only).
 `python -m src.evaluate` scores all encoders in OUT on TASKS beside its floors, read at patches, block 6 and output; the
 tables are in OUT/evaluation, the means over the minutes in OUT/curves.png, with the slope per doubling of the time.
 Ours is also scored as it starts (0 minutes), with the batch-norm statistics of 256 crops of POOL. Speeds and finished
@@ -47,13 +48,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("pool", metavar="POOL")
     parser.add_argument("--tasks", required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--size", choices=SIZES, default="tiny")
     parser.add_argument("--minutes", type=float, nargs="+", default=[3, 10, 30])
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--recipes", nargs="+", choices=["official", *PRESETS], default=["official", *PRESETS])
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    speeds = measure_speeds(options.recipes, options.pool, options.out)
+    speeds = measure_speeds(options.recipes, options.size, options.pool, options.out)
     for minutes in options.minutes:
         for recipe in options.recipes:
             steps = max(TRIAL_STEPS, round(minutes * 60 * speeds[recipe]))
@@ -62,13 +64,14 @@ def main(arguments: list[str] | None = None) -> None:
                 if finished.exists():
                     continue
                 if recipe == "official":
-                    train_official(options.pool, finished, steps, seed)
+                    train_official(options.size, options.pool, finished, steps, seed)
                 else:
-                    run = train_ours(recipe, options.pool, options.out, f"unfinished-{finished.name}", steps, seed)
+                    name = f"unfinished-{finished.name}"
+                    run = train_ours(recipe, options.size, options.pool, options.out, name, steps, seed)
                     run.rename(finished)
     for seed in range(options.seeds) if "ours" in options.recipes else ():
         if not (untrained := options.out / f"ours-0min-{seed}").exists():
-            save_untrained(options.pool, untrained, seed)
+            save_untrained(options.size, options.pool, untrained, seed)
     encoders = sorted(path for recipe in ("official", *PRESETS) for path in options.out.glob(f"{recipe}-*min-*"))
     words = [options.tasks, "--out", str(options.out / "evaluation"), "--method", "knn,linear",
              "--layers", "0+6+last", "--pooling", "mean_std", "--encoder"]  # fmt: skip
@@ -78,16 +81,16 @@ def main(arguments: list[str] | None = None) -> None:
     print(machine_and_date())
 
 
-def measure_speeds(recipes: list[str], pool: str, out: Path) -> dict[str, float]:
+def measure_speeds(recipes: list[str], size: str, pool: str, out: Path) -> dict[str, float]:
     """Steps per second of each recipe, the start of a run included."""
     path = out / "speeds.json"
     speeds = json.loads(path.read_text()) if path.exists() else {}
     for recipe in (each for each in recipes if each not in speeds):
         if recipe == "official":
-            seconds = train_official(pool, None, TRIAL_STEPS, seed=0)
+            seconds = train_official(size, pool, None, TRIAL_STEPS, seed=0)
             speeds[recipe] = len(seconds) / sum(seconds)
         else:
-            trial = train_ours(recipe, pool, out, f"trial-{recipe}", TRIAL_STEPS)
+            trial = train_ours(recipe, size, pool, out, f"trial-{recipe}", TRIAL_STEPS)
             with open(trial / "metrics.csv", newline="", encoding="utf-8") as file:
                 figures = [row["train/clips_per_second"] for row in csv.DictReader(file)]
             clips = float([each for each in figures if each][-1])
@@ -97,24 +100,25 @@ def measure_speeds(recipes: list[str], pool: str, out: Path) -> dict[str, float]
     return speeds
 
 
-def train_ours(recipe: str, pool: str, out: Path, name: str, steps: int, seed: int = 0) -> Path:
+def train_ours(recipe: str, size: str, pool: str, out: Path, name: str, steps: int, seed: int = 0) -> Path:
     """The folder of a run made by the command."""
     settings = [f"data.sources=[{{kind: folder, path: {pool}}}]", f"seed={seed}", f"trainer.max_steps={steps}",
-                f"optimizer.warmup_steps={steps // 10}", "trainer.val_check_interval=null", "tracking.wandb=null",
-                f"runs_folder={out}", f"name={name}", "trainer.log_every_n_steps=5"]  # fmt: skip
+                f"model.size={size}", f"optimizer.warmup_steps={steps // 10}", "trainer.val_check_interval=null",
+                "tracking.wandb=null", f"runs_folder={out}", f"name={name}", "trainer.log_every_n_steps=5"]  # fmt: skip
     if train.main(["fit", *PRESETS[recipe], *settings]):
         sys.exit(1)
     return max(out.glob(f"{name}*"), key=os.path.getmtime)  # an earlier one was interrupted
 
 
-def save_untrained(pool: str, out: Path, seed: int) -> None:
-    config = load_config([str(TINY)], [f"data.sources=[{{kind: folder, path: {pool}}}]", f"seed={seed}"])
+def save_untrained(size: str, pool: str, out: Path, seed: int) -> None:
+    settings = [f"data.sources=[{{kind: folder, path: {pool}}}]", f"seed={seed}", f"model.size={size}"]
+    config = load_config([str(TINY)], settings)
     encoder = build_model(config).encoder
     calibrate_norm(encoder, prepare_data(config).examples(256))
     save_encoder(encoder, out)
 
 
-def train_official(pool: str, out: Path | None, steps: int, seed: int) -> list[float]:
+def train_official(size: str, pool: str, out: Path | None, steps: int, seed: int) -> list[float]:
     """Seconds of each step of the official network with the settings of the official `MAEConfig`: padded crops of 10 s,
     batches of 32, AdamW at 3e-4, 3 % of the steps warm-up, cosine to a hundredth. Crops come from our loader, which
     costs it nothing."""
@@ -123,7 +127,7 @@ def train_official(pool: str, out: Path | None, steps: int, seed: int) -> list[f
         DataConfig(sources=[SourceConfig(path=pool)], batch_size=32, pad_to_crop=True, resample=True), seed
     )
     data.setup()
-    network = official_mae("tiny").train()
+    network = official_mae(size).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-4, weight_decay=0.01)
     seconds = []
     start = time.monotonic()
@@ -136,7 +140,7 @@ def train_official(pool: str, out: Path | None, steps: int, seed: int) -> list[f
         seconds.append(time.monotonic() - start)
         start = time.monotonic()
     if out:
-        shape = SIZES["tiny"].encoder
+        shape = SIZES[size].encoder
         config = {"embed_dim": shape.width, "depth": shape.depth, "num_heads": shape.num_heads}
         torch.save({"model": network.encoder.state_dict(), "config": config}, out)
     return seconds

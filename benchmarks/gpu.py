@@ -30,7 +30,7 @@ from src.models.cost import memory_bytes, training_flops
 from src.models.mae import MaskedAutoencoder
 from src.models.sizes import SIZES
 
-BATCHES = {"tiny": (256, 1024), "base": (64, 256, 512), "0.6b": (32, 128), "1.2b": (32, 128)}
+BATCHES = {"tiny": (256, 1024), "small": (256, 1024), "base": (64, 256, 512), "0.6b": (32, 128), "1.2b": (32, 128)}
 HEADER = ["size", "batch", "model", "ms a step", "clips/s", "MFU", "peak GB", "first step, s"]
 WARM_UP = 3  # steps
 

@@ -19,6 +19,7 @@ from src.command_line import new_parser
 from src.config.files import describe_keys, load_config, to_yaml
 from src.config.settings import Config
 from src.errors import UserError, exit_status
+from src.memory import keep_freed_memory
 from src.verbosity import VERBOSE, level, set_level
 
 COMMANDS = {
@@ -54,6 +55,7 @@ def run(config: Config, options: argparse.Namespace) -> int:
 
     from src.training.distributed.launch import run_processes, starts_its_own, take_from_launcher
 
+    keep_freed_memory()
     take_from_launcher(config.trainer)
     if options.command == "fit" and not options.plan and starts_its_own(config.trainer):
         return run_processes(options.arguments, config.trainer)

@@ -150,9 +150,9 @@ def test_the_examples_of_extending_run(tmp_path, monkeypatch, encoded):
              "trainer.val_check_interval=null"]  # fmt: skip
     assert main([*words, setting.replace("every: 5", "every: 2")]) == 0
     names: dict = {}
-    monkeypatch.setitem(SIZES, "small", TWO_BLOCKS)  # removed again at the end
+    monkeypatch.setitem(SIZES, "large", TWO_BLOCKS)  # removed again at the end
     exec(code_of("    from src.models import SIZES", "extending.md"), names)
-    assert names["model"].encoder.embed_dim == 384
+    assert names["model"].encoder.embed_dim == 1024
     exec(code_of("    from src.data.sources.source", "extending.md"), names)
     exec(code_of("    from src.models import create_mae\n    from src.models.mae", "extending.md"), names)
     output = names["module"].model(torch.cat([torch.zeros(1, 16000), torch.randn(1, 16000)]))

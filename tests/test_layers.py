@@ -15,7 +15,7 @@ LEVELS = [
     {"audio", "models"},
 ]
 EVERYWHERE = {
-    "config", "errors", "atomic", "skipped", "progress", "hub_names", "share", "verbosity", "command_line"
+    "config", "errors", "atomic", "skipped", "progress", "hub_names", "share", "verbosity", "command_line", "memory"
 }  # fmt: skip
 SIBLINGS = {"data": {"packing", "pretraining", "labelled"}}  # of the rooms in a room: these stand on the others
 

@@ -1,7 +1,9 @@
-"""Where libsndfile would stop early or guess: several streams joined in one file, and MP3 without a length.
+"""Where libsndfile would stop early or guess: several streams joined in one file, MP3 without a length, and a file of a
+Mac beside the sound.
 
 A chained Ogg file (a radio recording, `cat a.ogg b.ogg`) and joined FLAC files are read up to the end of the first
-stream; the length of an MP3 without a Xing header is guessed from the bit rate of its first frame.
+stream; the length of an MP3 without a Xing header is guessed from the bit rate of its first frame. With `._a.mp3`
+beside it, `a.mp3` is taken for another format; its bytes are not.
 """
 
 import mmap
@@ -57,10 +59,11 @@ def _is_sound(path: str, size: int, mtime_ns: int) -> bool:
 def _split_file(path: str) -> list[Encoded] | None:
     with open(path, "rb") as opened:
         start = opened.read(4)
-        if not (start in (b"OggS", b"fLaC") or _is_mpeg(start)):
+        beside = Path(path).with_name(f"._{Path(path).name}").exists()
+        if not start or not (beside or start in (b"OggS", b"fLaC") or _is_mpeg(start)):
             return None
         with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return _split(data)
+            return _split(data) or ([data[:]] if beside else None)
 
 
 def _is_mpeg(start: bytes) -> bool:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 @dataclass
 class ModelConfig:
-    size: Literal["tiny", "base", "0.6b", "1.2b"] = "tiny"
+    size: Literal["tiny", "small", "base", "0.6b", "1.2b"] = "tiny"
     """Encoder and decoder widths and depths (src/models/sizes.py)."""
     init_from: str | None = None
     """Checkpoint, export, release name or hf://owner/name to load weights from; null starts from random weights."""

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from src.config.settings import DataConfig
+from src.memory import keep_freed_memory
 
 
 def loader_settings(config: DataConfig) -> dict[str, Any]:
@@ -16,11 +17,12 @@ def loader_settings(config: DataConfig) -> dict[str, Any]:
         "prefetch_factor": config.prefetch_factor,
         "pin_memory": torch.cuda.is_available() if config.pin_memory is None else config.pin_memory,
         "persistent_workers": config.persistent_workers and workers > 0,
-        "worker_init_fn": leave_signals_to_the_parent,
+        "worker_init_fn": start_worker,
     }
 
 
-def leave_signals_to_the_parent(worker: int) -> None:
+def start_worker(worker: int) -> None:
     """Ignore signals to the process group, so that workers live until the parent has saved the run and exits."""
+    keep_freed_memory()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""The four model sizes and the functions that create networks from them."""
+"""The five model sizes and the functions that create networks from them."""
 
 from typing import Any, NamedTuple
 
@@ -22,9 +22,10 @@ class Size(NamedTuple):
     decoder: Shape
 
 
-# base, 0.6b and 1.2b are from the paper (table 1); tiny is DeiT-tiny.
+# base, 0.6b and 1.2b are from the paper (table 1); tiny and small are DeiT's.
 SIZES = {
     "tiny": Size(Shape(192, 12, 3), Shape(192, 4, 3)),
+    "small": Size(Shape(384, 12, 6), Shape(256, 4, 4)),
     "base": Size(Shape(768, 12, 12), Shape(512, 8, 16)),
     "0.6b": Size(Shape(1280, 32, 16), Shape(512, 8, 16)),
     "1.2b": Size(Shape(1536, 40, 24), Shape(768, 8, 24)),

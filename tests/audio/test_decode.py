@@ -181,6 +181,17 @@ def test_the_mean_of_channels_is_numpys_bit_by_bit(tmp_path, channels):
         assert decode(tmp_path / "a.wav").tobytes() == scaled.mean(axis=1).tobytes()
 
 
+@pytest.mark.parametrize("kind", ["WAV", "AIFF", "AU", "CAF", "W64", "RF64", "FLAC"])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_16_bit_samples_are_libsndfiles_bit_by_bit(tmp_path, kind, channels):
+    samples = np.random.default_rng(0).integers(-(2**15), 2**15, (4000, channels), dtype=np.int16)
+    samples[:4, 0] = [-(2**15), 2**15 - 1, 0, -1]
+    soundfile.write(tmp_path / "a", samples, 16000, "PCM_16", format=kind)
+    expected = soundfile.read(tmp_path / "a", dtype="float32", always_2d=True)[0].mean(axis=1)
+    assert decode(tmp_path / "a").tobytes() == expected.tobytes()
+    assert decode(tmp_path / "a", 0.1, 0.1).tobytes() == expected[1600:3200].tobytes()
+
+
 def test_sound_over_full_scale_is_kept(tmp_path, write_wav):
     samples = write_wav(tmp_path / "a.wav", peak=20.0)
     np.testing.assert_array_equal(decode(tmp_path / "a.wav"), samples)

@@ -13,7 +13,7 @@ from src.models.vit import AudioViT
 from tests.models.batches import pad_batch
 
 TOLERANCE = 1e-5
-DECODER_PARAMETERS = {"tiny": 1_914_880, "base": 25_874_688, "0.6b": 26_136_832, "1.2b": 58_276_096}
+DECODER_PARAMETERS = {"tiny": 1_914_880, "small": 3_388_672, "base": 25_874_688, "0.6b": 26_136_832, "1.2b": 58_276_096}
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -10,7 +10,7 @@ from tests.models.batches import pad_batch
 
 TOLERANCE = 1e-5
 
-PARAMETERS = {"tiny": 5_436_800, "base": 85_447_808, "0.6b": 630_333_568, "1.2b": 1_134_047_360}
+PARAMETERS = {"tiny": 5_436_800, "small": 21_490_304, "base": 85_447_808, "0.6b": 630_333_568, "1.2b": 1_134_047_360}
 
 
 def count_by_hand(width: int, depth: int) -> int:

@@ -285,8 +285,14 @@ class PretrainDataModule(L.LightningDataModule):
             batches,
             batch_size=None,  # a request is a whole batch
             sampler=requests,  # type: ignore[arg-type]
+            collate_fn=_as_it_is,
             **loader_settings(self.config),
         )
+
+
+def _as_it_is(batch: Any) -> Any:
+    """Keeps the loader from going through all names and lengths of a batch in search of arrays."""
+    return batch
 
 
 def open_stream(source: SourceConfig, rank: int, world_size: int) -> Any:

@@ -37,8 +37,8 @@ class FileSource(Source):
         )
         self._not_listed = [(self._relative(path), as_text(path), reason) for path, reason in unreadable]
 
-    def _read(self, i: int) -> Path:
-        return Path(self._files[i])
+    def _read(self, i: int) -> str:
+        return self._files[i]
 
     def _name(self, i: int) -> str:
         return as_text(self._files[i][self._root_length :])

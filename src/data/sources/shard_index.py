@@ -83,7 +83,8 @@ class ShardIndex:
 
 
 def _map(file: Path, kind: type) -> np.ndarray:
-    return np.memmap(file, dtype=kind, mode="r") if file.stat().st_size else np.zeros(0, kind)
+    """As an array: each value of a `np.memmap` would be one too."""
+    return np.memmap(file, dtype=kind, mode="r").view(np.ndarray) if file.stat().st_size else np.zeros(0, kind)
 
 
 def open_shard_index(shards: list[str]) -> ShardIndex:
