@@ -11,6 +11,7 @@ from torch.distributed.tensor import DTensor
 from src.models.initialize import fill
 
 MOMENTUM = 0.95
+_ITERATIONS, _A, _B, _C = 5, 3.4445, -4.7750, 2.0315  # of Jordan et al.
 
 
 class Muon(torch.optim.AdamW):
@@ -82,12 +83,30 @@ def orthogonalize(matrices: Tensor) -> Tensor:
     x = matrices.bfloat16() if matrices.is_cuda else matrices
     x = x.mT if rows > columns else x
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
-    for _ in range(5):
-        square = x @ x.mT
-        square = torch.baddbmm(square, square, square, beta=-4.7750, alpha=2.0315)
-        x = torch.baddbmm(x, square, x, beta=3.4445)
+    x = iterate_by_squares(x) if not x.is_cuda and x.shape[2] >= 2 * x.shape[1] else iterate(x)
     x = x.mT if rows > columns else x
     return x.to(matrices.dtype) * (0.2 * max(rows, columns) ** 0.5)
+
+
+def iterate(x: Tensor) -> Tensor:
+    """x <- (a + b x x' + c (x x')^2) x, five times."""
+    for _ in range(_ITERATIONS):
+        square = x @ x.mT
+        square = torch.baddbmm(square, square, square, beta=_B, alpha=_C)
+        x = torch.baddbmm(x, square, x, beta=_A)
+    return x
+
+
+def iterate_by_squares(x: Tensor) -> Tensor:
+    """The same from products of the square matrix x x' alone: two thirds of the time where x is four times as wide as
+    high. Needs fp32."""
+    square, a = x @ x.mT, _A * torch.eye(x.shape[1])
+    factor = step = a + torch.baddbmm(square, square, square, beta=_B, alpha=_C)
+    for _ in range(_ITERATIONS - 1):
+        square = step @ square @ step
+        step = a + torch.baddbmm(square, square, square, beta=_B, alpha=_C)
+        factor = step @ factor
+    return factor @ x
 
 
 def _whole(values: Tensor) -> Tensor:

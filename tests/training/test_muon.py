@@ -7,7 +7,7 @@ import torch
 
 from src.config.settings import OptimizerConfig
 from src.models import create_mae
-from src.training.muon import Muon, orthogonalize
+from src.training.muon import Muon, iterate, iterate_by_squares, orthogonalize
 from src.training.optimizer import make_optimizer, parameter_groups
 
 CONFIG = OptimizerConfig(name="muon", weight_decay=0.1)
@@ -30,6 +30,14 @@ def test_query_key_and_value_are_matrices_of_their_own():
     )
     parts = torch.cat([orthogonalize(part[None])[0] for part in matrix.chunk(3)])
     torch.testing.assert_close(orthogonalize(matrix[None])[0], parts)
+
+
+@pytest.mark.parametrize("rank", [64, 3])
+def test_the_short_way_for_wide_matrices_is_the_same(rank):
+    generator = torch.Generator().manual_seed(rank)
+    x = torch.randn(2, 64, rank, generator=generator) @ torch.randn(2, rank, 256, generator=generator)
+    x = (x + 1e-6 * torch.randn(x.shape, generator=generator)) / x.norm(dim=(1, 2), keepdim=True)
+    torch.testing.assert_close(iterate_by_squares(x), iterate(x), rtol=0, atol=5e-4 * float(iterate(x).abs().max()))
 
 
 def run(optimizer, parameters, steps, seed=0):
