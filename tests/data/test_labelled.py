@@ -1,12 +1,14 @@
 """A labelled set as a whole: folds, missing and contradicting labels, small splits; labels in shards and datasets."""
 
 import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from src import pack as pack_command
 from src.config.settings import DataConfig, SourceConfig
 from src.data.labelled import clips as clips_module
 from src.data.labelled.clips import read_labelled
@@ -159,6 +161,29 @@ def test_labels_go_into_shards_and_come_out_of_them(audio, tmp_path):
         assert [again.annotation(i) for i in range(12)] == [folder.annotation(i) for i in range(12)]
     assert shards.annotation(0) == Annotation(("dog", "cat"), events=(Event(0.0, 0.05, "dog"), Event(0.01, 0.1, "cat")))
     assert len(read_labelled([config], None, None).clips) == 8
+
+
+def test_events_are_read_from_a_dataset_as_pack_writes_it(audio, tmp_path):
+    shutil.copytree(audio, tmp_path / "set")
+    table = "filename,onset,offset,label\n00.wav,0,0.05,dog\n00.wav,0.01,0.1,cat\n03.wav,0.02,0.04,dog\n"
+    (tmp_path / "set/labels.csv").write_text(table)
+    assert pack_command.main([str(tmp_path / "set"), "--format", "parquet", "--out", str(tmp_path / "rows")]) == 0
+    config = SourceConfig("huggingface", str(tmp_path / "rows"), label_column="label", label_separator=";")
+    folder, rows = open_source(SourceConfig(path=str(tmp_path / "set"))), open_source(config)
+    assert [rows.annotation(i) for i in range(12)] == [folder.annotation(i) for i in range(12)]
+    (file,) = (tmp_path / "rows").rglob("*.parquet")
+    whole = pq.read_table(file)
+
+    def again(events):
+        place = whole.column_names.index("events")
+        pq.write_table(whole.set_column(place, "events", pa.array(events)), tmp_path / "other.parquet")
+        return open_source(replace(config, path=str(tmp_path / "other.parquet")))
+
+    assert again(["a party"] * 12).annotation(0) == Annotation(("dog", "cat"))  # another column of that name
+    with pytest.raises(
+        UserError, match=r"other\.parquet, row 3: an event is of cow, which is not among its labels dog"
+    ):
+        again(['[[0, 0.1, "dog"]]'] * 3 + ['[[0, 0.1, "cow"]]'] + [None] * 8)
 
 
 def test_a_semicolon_in_a_class_goes_into_shards_and_comes_out_of_them(audio, tmp_path):

@@ -1,4 +1,4 @@
-"""Labels, folds and groups in the columns of a Hugging Face dataset."""
+"""Labels, folds, groups and events in the columns of a Hugging Face dataset."""
 
 import math
 import warnings
@@ -16,17 +16,20 @@ from src.data.sources.annotations import (
     is_multi_hot,
     printed_list,
 )
+from src.data.sources.label_table import Row
+from src.data.sources.packed_labels import read_events
 from src.errors import UserError, nearest
 
 
 def read_annotations(dataset: Any, config: SourceConfig) -> tuple[list[str], list[Annotation | None]]:
-    """Class names, and the labels, fold and group of each row.
+    """Class names, and the labels, fold, group and events of each row.
 
     A label column holds names, numbers or ClassLabels, or lists of them, or a list with 0 or 1 for each class; strings
-    are split at `label_separator`.
+    are split at `label_separator`. Events are read from a column as `python -m src.pack` writes it.
 
     Raises:
-        UserError: no such column; lists of numbers that are no classes; a fold that cannot name a folder.
+        UserError: no such column; lists of numbers that are no classes; a fold that cannot name a folder; events that
+            are none of the labels.
     """
     dataset = dataset.with_format(None)
     labels = _column(dataset, "label_column", config.label_column)
@@ -43,10 +46,23 @@ def read_annotations(dataset: Any, config: SourceConfig) -> tuple[list[str], lis
     names = names and [composed(name) for name in names]
     classes = _classes(labels, names, config)
     class_names = names or in_order(label for each in classes for label in each)
-    return class_names, [
+    annotations = [
         Annotation(each, None, fold, None if is_missing(group) else composed(group)) if each else None
         for each, fold, group in zip(classes, folds_of_rows, groups, strict=True)
     ]
+    for number, text in enumerate(_packed_events(dataset)):
+        if text and (annotation := annotations[number]):
+            row = Row(f"{config.path}, row {number}", {"events": text})
+            annotations[number] = annotation._replace(events=read_events(row, annotation.labels))
+    return class_names, annotations
+
+
+def _packed_events(dataset: Any) -> list[str]:
+    """The column `events`, where it is text and each cell empty or the JSON of a list of lists; else none."""
+    if "events" not in dataset.column_names or getattr(dataset.features["events"], "dtype", None) != "string":
+        return []
+    texts = _texts(dataset["events"])
+    return texts if all(text.startswith("[[") for text in texts if text) else []
 
 
 def _column(dataset: Any, key: str, column: str | None) -> list[Any]:
