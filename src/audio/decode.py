@@ -13,7 +13,7 @@ import soxr
 
 from src.audio.containers import CONTAINER_SUFFIXES, HAS_AV, ContainerSound
 from src.audio.error import AudioError
-from src.audio.sound import Sound, blocks, count_frames, open_sound, read_mono, seek_frame
+from src.audio.sound import Sound, blocks, count_frames, open_sound, read_mono, seek_frame, seeks_again
 from src.audio.streams import Encoded, streams
 
 SAMPLE_RATE = 16000
@@ -87,11 +87,10 @@ def decode_ranges(file: Encoded, ranges: Sequence[tuple[float, float]]) -> list[
     with contextlib.suppress(AudioError):  # `decode` raises it again below
         parts = _streams(file)
         if len(parts) == 1:
-            for run in _runs(ranges):
-                for samples in _decode_run(parts[0], run):
-                    if not len(samples):
-                        raise AudioError("no samples")
-                    found.append(samples)
+            for samples in _decode_runs(parts[0], ranges):
+                if not len(samples):
+                    raise AudioError("no samples")
+                found.append(samples)
     for start_seconds, seconds in ranges[len(found) :]:
         try:
             found.append(decode(file, start_seconds, seconds))
@@ -153,28 +152,41 @@ def _decode_stream(file: Encoded, first: int, count: int | None) -> np.ndarray:
     return _resampled(samples, rate, first - begin * SAMPLE_RATE // rate, count)
 
 
-def _decode_run(file: Encoded, ranges: Sequence[tuple[float, float]]) -> Iterator[np.ndarray]:
-    """Samples of each range, none beyond the end of the file, with one seek: a second one gives wrong Vorbis samples.
+def _decode_runs(file: Encoded, ranges: Sequence[tuple[float, float]]) -> Iterator[np.ndarray]:
+    """Samples of each range, none beyond the end of the file; a seek for each run of them.
+
+    The file is opened again for it where a second seek gives wrong samples (Vorbis). An MP3 stays open: until it knows
+    where its frames are, a seek reads all that lies before.
 
     Raises:
         AudioError: as `decode`; a stream that cannot seek.
     """
-    with open_sound(file) as sound:
-        held, held_begin = np.zeros(0, np.float32), None  # the stream stands at the end of `held`
-        for start_seconds, seconds in ranges:
-            first, count = round(start_seconds * SAMPLE_RATE), max(1, round(seconds * SAMPLE_RATE))
-            begin, end = _frames(first, count, sound.samplerate)
-            assert end is not None
-            if held_begin is None:
-                seek_frame(sound, begin)
-                held = read_mono(sound, end - begin)
-            else:
-                position = held_begin + len(held)
-                more = read_mono(sound, max(0, end - position))[max(0, begin - position) :]
-                held = np.concatenate([held[begin - held_begin :], more]) if begin < position else more
-            held_begin = begin
-            skipped = first - begin * SAMPLE_RATE // sound.samplerate
-            yield _resampled(held[: end - begin], sound.samplerate, skipped, count)
+    with contextlib.ExitStack() as opened:
+        sound: Sound | None = None
+        for run in _runs(ranges):
+            if sound is None or not seeks_again(sound):
+                opened.close()
+                sound = opened.enter_context(open_sound(file))
+            yield from _decode_run(sound, run)
+
+
+def _decode_run(sound: Sound, ranges: Sequence[tuple[float, float]]) -> Iterator[np.ndarray]:
+    """Samples of each range, with one seek."""
+    held, held_begin = np.zeros(0, np.float32), None  # the stream stands at the end of `held`
+    for start_seconds, seconds in ranges:
+        first, count = round(start_seconds * SAMPLE_RATE), max(1, round(seconds * SAMPLE_RATE))
+        begin, end = _frames(first, count, sound.samplerate)
+        assert end is not None
+        if held_begin is None:
+            seek_frame(sound, begin)
+            held = read_mono(sound, end - begin)
+        else:
+            position = held_begin + len(held)
+            more = read_mono(sound, max(0, end - position))[max(0, begin - position) :]
+            held = np.concatenate([held[begin - held_begin :], more]) if begin < position else more
+        held_begin = begin
+        skipped = first - begin * SAMPLE_RATE // sound.samplerate
+        yield _resampled(held[: end - begin], sound.samplerate, skipped, count)
 
 
 def _runs(ranges: Sequence[tuple[float, float]]) -> Iterator[list[tuple[float, float]]]:

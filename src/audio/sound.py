@@ -21,7 +21,9 @@ from src.audio.streams import Encoded
 _LOWEST_RATE_HZ, _HIGHEST_RATE_HZ = 1_000, 768_000  # outside this range, the header is broken
 _BLOCK_FRAMES = 2**20  # read at a time: a broken header may claim more than fits into memory
 _MAX_FRAMES_PER_BYTE = 10_000  # above this, the header is wrong: even digital silence in FLAC has only hundreds
-_MP3_PREROLL_FRAMES = 4608  # decoded before a crop and dropped: MP3 needs earlier bits, or the crop starts with noise
+# Decoded before a crop and dropped: an MP3 frame needs up to 511 bytes of earlier ones (255 below 32 kHz), which at the
+# lowest bit rates are 12 frames of 1,152 (24 of 576); without them, the crop starts with noise.
+_MP3_PREROLL_FRAMES = 13824
 _STDERR = threading.Lock()
 
 
@@ -89,6 +91,11 @@ def seek_frame(sound: Sound, begin: int) -> None:
             raise AudioError(f"cannot seek ({_reason(error)})") from None
         if preroll:
             read_mono(sound, preroll)
+
+
+def seeks_again(sound: Sound) -> bool:
+    """Whether `seek_frame` is right after a read, too: not in Ogg, where a second seek gives wrong Vorbis samples."""
+    return isinstance(sound, FileSound) and sound.format != "OGG"
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ import pytest
 import soundfile
 import soxr
 
-from src.audio.decode import SAMPLE_RATE, AudioError, decode, probe
+from src.audio.decode import SAMPLE_RATE, AudioError, decode, decode_ranges, probe
 from tests.training.sources import DEMO
 
 REFUSED = {  # file: what the message says
@@ -133,6 +133,23 @@ def test_crops_of_a_long_mp3_have_no_false_start(long_mp3):
         begin = round(start * SAMPLE_RATE)
         crop = decode(long_mp3, start, 0.25)
         assert np.abs(crop - whole[begin : begin + 4000]).max() < 1e-3, start
+
+
+@pytest.mark.parametrize(("rate", "compression"), [(48000, 0.9), (16000, 0.5)])
+def test_crops_of_an_mp3_of_variable_bit_rate_are_those_of_the_whole(long_mp3, tmp_path, rate, compression):
+    """Frames of quiet sound are so small that many of them share the bits that a later one needs."""
+    sound = soxr.resample(decode(long_mp3, 0.0, 60.0), SAMPLE_RATE, rate)
+    path = tmp_path / "a.mp3"
+    quality = {"compression_level": compression, "bitrate_mode": "VARIABLE"}
+    with soundfile.SoundFile(path, "w", rate, 2, "MPEG_LAYER_III", format="MP3", **quality) as file:
+        file.write(np.stack([sound, sound], axis=1))
+    whole, random = decode(path), np.random.default_rng(1)
+    for _ in range(15):
+        spans = [(float(start), 1.0) for start in np.cumsum(random.uniform(0, 8, 20)) if start < 58]
+        for (start, seconds), crop in zip(spans, decode_ranges(path, spans), strict=True):
+            piece = whole[round(start * SAMPLE_RATE) :][:SAMPLE_RATE]
+            assert np.abs(crop - piece).max() < 1e-5, (start, "with others before")
+            assert np.abs(decode(path, start, seconds) - piece).max() < 1e-5, (start, "alone")
 
 
 def test_workers_keep_what_libmpg123_says_of_such_frames_to_themselves(long_mp3, capfd):
