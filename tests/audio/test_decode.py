@@ -135,7 +135,7 @@ def test_crops_of_a_long_mp3_have_no_false_start(long_mp3):
         assert np.abs(crop - whole[begin : begin + 4000]).max() < 1e-3, start
 
 
-@pytest.mark.parametrize(("rate", "compression"), [(48000, 0.9), (16000, 0.5)])
+@pytest.mark.parametrize(("rate", "compression"), [(48000, 0.9), (16000, 0.5), (8000, 0.5)])
 def test_crops_of_an_mp3_of_variable_bit_rate_are_those_of_the_whole(long_mp3, tmp_path, rate, compression):
     """Frames of quiet sound are so small that many of them share the bits that a later one needs."""
     sound = soxr.resample(decode(long_mp3, 0.0, 60.0), SAMPLE_RATE, rate)
