@@ -24,7 +24,7 @@ quickstart: $(RUNTIME)    ## pretrain a tiny encoder on the demo sounds, measure
 test: $(DEV)              ## the test suite (about 7 minutes on two cores)
 	$(PYTEST)
 
-test-slow: $(DEV)         ## the tests that take longer (about 45 minutes)
+test-slow: $(DEV)         ## the tests that take longer (about 25 minutes)
 	$(PYTEST) -m slow
 
 lint: $(DEV)              ## ruff and mypy

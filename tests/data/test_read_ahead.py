@@ -11,8 +11,9 @@ from src.audio.decode import SAMPLE_RATE, AudioError, decode, decode_ranges
 from src.config.settings import DataConfig, SourceConfig
 from src.data.pretraining import sampler
 from src.data.pretraining.datamodule import PretrainDataModule
-from src.data.pretraining.order import Crops
-from src.data.pretraining.read_ahead import read_ahead
+from src.data.pretraining.order import Batching, Crops, Order
+from src.data.pretraining.read_ahead import bring_forward, read_ahead
+from src.data.pretraining.sampler import OrderSampler
 from src.data.sources.folder import FolderSource
 
 LOSSY = {"mp3": 1e-6, "opus": 1e-6}  # largest difference of formats that depend on where reading starts
@@ -86,6 +87,44 @@ def test_what_is_decoded_together_is_the_same_after_a_resume():
     left = {(int(b.clip[i]), b.start_seconds[i]) for b in batches[7:] for i in range(8)}
     for mine in resumed:
         assert all((group.clip, start) in left for group in mine for start, _ in group.wanted)
+
+
+@pytest.mark.parametrize("most_seconds", [0.0, 100.0, 1e9])
+def test_what_is_brought_forward_is_spread_evenly_and_comes_in_the_order_of_need(most_seconds):
+    random = np.random.default_rng(0)
+    batches = [crops(random.integers(0, 40, 8), random.uniform(0, 90, 8)) for _ in range(60)]
+    groups = read_ahead(batches, 0, 1e9)
+    early, late = bring_forward(groups, 10, most_seconds)
+    assert [group for mine in [*early, *late] for group in mine] == [group for mine in groups for group in mine]
+    seconds = [sum(2.0 * len(group.wanted) for group in mine) for mine in early]
+    assert sum(seconds) <= most_seconds
+    assert max(seconds) - min(seconds) <= 2 * max(2.0 * len(group.wanted) for mine in groups for group in mine)
+    assert bring_forward(groups, 0, most_seconds) == ([], groups)
+
+
+@pytest.mark.parametrize(("workers", "position"), [(1, 0), (3, 0), (3, 1234)])
+@pytest.mark.parametrize("most_seconds", [200.0, 1e9])
+def test_after_the_first_window_each_batch_decodes_about_as_much(workers, position, most_seconds, monkeypatch):
+    """As a loader would, each worker decodes what comes with its requests: a crop once, and never much in one batch."""
+    monkeypatch.setattr(sampler, "_AHEAD_BYTES", most_seconds * workers * 4 * SAMPLE_RATE)
+    order = Order([np.full(40, 90.9)], [1.0], 2.0, 1000, seed=0)
+    requests = iter(OrderSampler(order, Batching(1, 20, None), 0, position, workers, decoding=True))
+    kept, decoded, found = [{} for _ in range(workers)], [], set()
+    for number, request in enumerate(itertools.islice(requests, 200)):
+        mine, seconds = kept[number % workers], 0.0
+        for group in request.groups:
+            mine.update(((group.window, group.clip, span), None) for span in group.wanted)
+            seconds += sum(length for _, length in group.ranges)
+        crops = request.crops
+        for clip, span in zip(crops.clip.tolist(), zip(crops.start_seconds, crops.seconds, strict=True), strict=True):
+            key = (request.window, clip, span)
+            assert key not in found
+            found.add(key)
+            seconds += span[1] if mine.pop(key, found) is found else 0.0
+        assert sum(span[1] for _, _, span in mine) <= 2 * most_seconds, number
+        decoded.append(seconds)
+    assert np.sum(decoded[50:]) == pytest.approx(40.0 * 150, rel=0.05)
+    assert max(decoded[50:]) <= 40.0 + 2 * 90.0  # seconds of a batch, and of two clips; of all clips: 3600
 
 
 def batches_of(folder, position=0, count=6, **settings):

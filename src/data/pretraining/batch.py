@@ -22,7 +22,8 @@ _NEIGHBORS = 10  # of these are adjacent; the others are spread out, as a whole 
 class BatchRequest(NamedTuple):
     """A batch to make. position: crops consumed once it is trained on. encoded: (name, encoded clip) of a stream,
     indexed by `crops`; None if `crops` index the clips of a source. bad: (name, reason) of unreadable clips in the
-    stream since the last request. groups: of the `window`, to decode now and to keep until their batch is made."""
+    stream since the last request. groups: of the `window` or the next, to decode now and to keep until their batch is
+    made."""
 
     crops: Crops
     position: int
@@ -52,7 +53,7 @@ class CropDataset(Dataset):
         replace_bad: bool = True,
     ) -> None:
         self.sources, self.pad_seconds, self.gain_db, self.replace_bad = sources, pad_seconds, gain_db, replace_bad
-        self._kept: dict[tuple, np.ndarray] = {}  # crops of the window, by (source, clip), (start_seconds, seconds)
+        self._kept: dict[tuple, np.ndarray] = {}  # crops, by (window, source, clip), (start_seconds, seconds)
         self._window = -1
 
     def __getitem__(self, request: BatchRequest) -> dict[str, Any]:
@@ -88,11 +89,12 @@ class CropDataset(Dataset):
     def _read_ahead(self, request: BatchRequest) -> None:
         """Decode and keep the crops of the request's groups; those that can't be are met again in their batch."""
         if request.window != self._window:
-            self._kept, self._window = {}, request.window
-        for source, clip, ranges, wanted in request.groups:
+            self._kept = {key: crop for key, crop in self._kept.items() if key[0][0] == request.window}
+            self._window = request.window
+        for window, source, clip, ranges, wanted in request.groups:
             for span, waveform in zip(ranges, self.sources[source].crops(clip, ranges), strict=True):
                 if span in wanted and not isinstance(waveform, AudioError):
-                    self._kept[(source, clip), span] = waveform
+                    self._kept[(window, source, clip), span] = waveform
 
     def _clip(self, request: BatchRequest, row: int, bad: list[tuple[str, str]]) -> tuple[np.ndarray, str] | None:
         """Waveform and name of a row, of the next readable clip if it cannot be read; None without `replace_bad`."""
@@ -108,7 +110,8 @@ class CropDataset(Dataset):
             begin = start if attempt == 0 else 0.0
             try:
                 if source is not None:
-                    kept = self._kept.pop(((number_of_source, clip), (start, seconds)), None) if attempt == 0 else None
+                    key = (request.window, number_of_source, clip), (start, seconds)
+                    kept = self._kept.pop(key, None) if attempt == 0 else None
                     waveform = source.waveform(number, begin, seconds) if kept is None else kept
                 else:
                     waveform = decode(request.encoded[number][1], begin, seconds)  # type: ignore[index]
