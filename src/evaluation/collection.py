@@ -21,6 +21,7 @@ from src.data.sources.source import Source
 from src.evaluation.embedding_file import EmbeddingFile, rows
 from src.evaluation.embeddings import embed_clips, embed_frames
 from src.models.long_clips import LONG_SECONDS, encode_long_clip, pool_chunks
+from src.models.packed import packed_linears
 from src.models.vit import AudioViT, Layer, Pooling
 
 Level = Literal["clip", "frame"]
@@ -233,15 +234,16 @@ def _long_rows(
     encoder.eval()
     levels, encoded = Levels(), clip.source.read(clip.number)
     chunks = encode_long_clip(encoder, lambda: levels.watch(decode_blocks(encoded)), settings.layers)
-    if settings.level == "clip":
-        embedding = pool_chunks(chunks, settings.pooling).cpu().numpy()
-        yield rows([clip.path], [clip.seconds], [clip.label], _finite(embedding[None]), None, _segments([clip]))
-    else:
-        first = 0
-        for chunk in chunks:
-            times = encoder.token_times(first + len(chunk))[first:].numpy()
-            yield _frame_rows(clip, _finite(chunk.float().cpu().numpy()), times)
-            first += len(chunk)
+    with packed_linears(encoder):
+        if settings.level == "clip":
+            embedding = pool_chunks(chunks, settings.pooling).cpu().numpy()
+            yield rows([clip.path], [clip.seconds], [clip.label], _finite(embedding[None]), None, _segments([clip]))
+        else:
+            first = 0
+            for chunk in chunks:
+                times = encoder.token_times(first + len(chunk))[first:].numpy()
+                yield _frame_rows(clip, _finite(chunk.float().cpu().numpy()), times)
+                first += len(chunk)
     if what := levels.oddity(lambda: encoded):
         odd.append((clip.path, what))
 

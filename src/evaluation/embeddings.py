@@ -1,5 +1,6 @@
 """Embeddings of clips: from the encoder, and from mel statistics, the floor an encoder has to beat."""
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -14,9 +15,11 @@ import torch.distributed as dist
 from src.errors import UserError
 from src.models.log_mel import LogMel
 from src.models.long_clips import encode_clips
+from src.models.packed import packed_linears
 from src.models.vit import AudioViT, Layer, Pooling, pool
 
 _FRAMES = 6000  # of a clip, transformed at a time: a minute
+_PACKED_SECONDS = 60  # of audio in all from which packing an encoder's weights takes less than it saves
 
 
 def embed_clips(
@@ -107,17 +110,20 @@ def _embed(
         length = torch.tensor([len(waveforms[i]) for i in chosen], device=device)
         return rows_of(encode_clips(encoder, waveform.to(device), length, layer), encoder.num_tokens(length))
 
-    batches = batches_by_length([len(w) for w in waveforms], round(batch_seconds * encoder.sample_rate))[::-1]
+    lengths = [len(w) for w in waveforms]
+    batches = batches_by_length(lengths, round(batch_seconds * encoder.sample_rate))[::-1]
     threads, was_training = torch.get_num_threads(), encoder.training
     encoder.eval()
     # Shards are gathered in one order on all processes, and autocast holds for the thread that entered it.
     alone = not (dist.is_initialized() or torch.is_autocast_enabled("cpu"))
-    if device.type == "cpu" and alone and min(threads, len(batches)) > 1:
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as executor:
-            found = list(executor.map(embed_batch, batches))
-        torch.set_num_threads(threads)  # the last number that was set is that of threads to come
-    else:
-        found = [embed_batch(chosen) for chosen in batches]
+    packed = alone and sum(lengths) > _PACKED_SECONDS * encoder.sample_rate
+    with packed_linears(encoder) if packed else contextlib.nullcontext():
+        if device.type == "cpu" and alone and min(threads, len(batches)) > 1:
+            with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as executor:
+                found = list(executor.map(embed_batch, batches))
+            torch.set_num_threads(threads)  # the last number that was set is that of threads to come
+        else:
+            found = [embed_batch(chosen) for chosen in batches]
     encoder.train(was_training)
     rows = dict(zip(itertools.chain(*batches), itertools.chain(*found), strict=True))
     return [rows[i] for i in range(len(waveforms))]

@@ -22,9 +22,10 @@ from src.audio.levels import oddity, warn_of_oddities
 from src.data.sources.index import cache_root, digest, mark_used, remove_unused
 from src.errors import UserError
 from src.evaluation.embeddings import band_statistics, batches_by_length
-from src.evaluation.frozen import Batch, Embedded, Frozen
+from src.evaluation.frozen import Batch, Embedded, Frozen, FrozenViT
 from src.evaluation.tasks.task import Clip, Task
 from src.models.log_mel import LogMel
+from src.models.packed import packed_linears
 
 _WINDOW_CLIPS, _WINDOW_SECONDS = 512, 600.0  # decoded and held in memory together
 _CALIBRATION_CLIPS, _CALIBRATION_SECONDS = 256, 10.08
@@ -79,6 +80,9 @@ def embed_task(
         pool = ThreadPoolExecutor(max(1, workers), initializer=torch.set_num_threads, initargs=(1,))
         stack.callback(pool.shutdown, cancel_futures=True)
         _calibrate(task, [encoder for encoder, _ in wanted if encoder.calibrated], pool)
+        for encoder, _ in wanted:
+            if isinstance(encoder, FrozenViT):
+                stack.enter_context(packed_linears(encoder.encoder))
         writers = {
             (id(encoder), view): stack.enter_context(_writing(folder_of(task, encoder, view)))
             for encoder, views in wanted
