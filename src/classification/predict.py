@@ -3,6 +3,7 @@
 import csv
 import logging
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -22,6 +23,7 @@ from src.encoders.load import load_classifier
 from src.errors import UserError
 from src.evaluation.events import find_events
 from src.models.classifier import AudioClassifier
+from src.models.packed import packed_linears
 from src.skipped import report_skipped
 from src.training.run_folder import checkpoint_of, later_starts, results_folder
 from src.training.trainer import find_device
@@ -52,7 +54,10 @@ def predict(config: Config, checkpoint: str | None) -> int:
     bad, odd = list(source.bad_paths), list[tuple[str, str]]()
     log.info("checkpoint: %s", paths[0] if len(paths) == 1 else f"the mean of {len(paths)} folds, {paths[0]}, ...")
     write = _events if models[0].pooling is None else _classes
-    with writing_new(results_folder(paths[0]) / "predictions-new.csv") as (unfinished, target):
+    with ExitStack() as stack:
+        for model in models:
+            stack.enter_context(packed_linears(model.encoder))
+        unfinished, target = stack.enter_context(writing_new(results_folder(paths[0]) / "predictions-new.csv"))
         rows = write(models, _segments(source, models[0].encoder.hop_seconds, bad, odd), source, unfinished)
         warn_of_oddities(odd)
         status = report_skipped(bad, target.with_suffix(".skipped.csv"))

@@ -77,12 +77,12 @@ def embed_task(
         return
     odd: list[tuple[str, str]] = []
     with contextlib.ExitStack() as stack:
-        pool = ThreadPoolExecutor(max(1, workers), initializer=torch.set_num_threads, initargs=(1,))
-        stack.callback(pool.shutdown, cancel_futures=True)
-        _calibrate(task, [encoder for encoder, _ in wanted if encoder.calibrated], pool)
         for encoder, _ in wanted:
             if isinstance(encoder, FrozenViT):
                 stack.enter_context(packed_linears(encoder.encoder))
+        pool = ThreadPoolExecutor(max(1, workers), initializer=torch.set_num_threads, initargs=(1,))
+        stack.callback(pool.shutdown, cancel_futures=True)
+        _calibrate(task, [encoder for encoder, _ in wanted if encoder.calibrated], pool)
         writers = {
             (id(encoder), view): stack.enter_context(_writing(folder_of(task, encoder, view)))
             for encoder, views in wanted
