@@ -171,7 +171,7 @@ def draw(results: Path, picture: Path) -> None:
         axis.set(xlim=(-0.3, 1.3 * max(minutes)), xlabel="minutes", title=f"{method}, mean accuracy over tasks")
         axis.set_xticks(minutes, [f"{each:g}" for each in minutes])
         axis.minorticks_off()
-        axis.legend()
+        axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15))
     figure.savefig(picture, dpi=120, bbox_inches="tight")
 
 
