@@ -23,9 +23,9 @@ def packed_linears(encoder: AudioViT) -> Iterator[None]:
     encoder at the same time.
     """
     linears = [module for module in encoder.blocks.modules() if type(module) is nn.Linear and _can_pack(module)]
-    for linear in linears:
-        linear.forward = _Packed(linear)  # type: ignore[assignment, method-assign]
     try:
+        for linear in linears:
+            linear.forward = _Packed(linear)  # type: ignore[assignment, method-assign]
         yield
     finally:
         for linear in linears:

@@ -65,7 +65,7 @@ def test_each_crop_is_decoded_once_and_no_more_is_kept_than_may_be():
     batches = [crops(random.integers(0, 5, 8), random.uniform(0, 90, 8)) for _ in range(20)]
     every = {(int(b.clip[i]), b.start_seconds[i]) for b in batches for i in range(8)}
     for most_seconds in (0.0, 20.0, 1e9):
-        groups, kept, decoded = read_ahead(batches, 0, most_seconds), set(), []
+        groups, kept, decoded = read_ahead(0, batches, 0, most_seconds), set(), []
         for batch, mine in zip(batches, groups, strict=True):
             for group in mine:
                 assert group.wanted == set(group.ranges) and group.ranges == sorted(group.ranges)
@@ -81,7 +81,7 @@ def test_each_crop_is_decoded_once_and_no_more_is_kept_than_may_be():
 def test_what_is_decoded_together_is_the_same_after_a_resume():
     random = np.random.default_rng(0)
     batches = [crops(random.integers(0, 5, 8), random.uniform(0, 90, 8)) for _ in range(20)]
-    whole, resumed = read_ahead(batches, 0, 30.0), read_ahead(batches, 7, 30.0)
+    whole, resumed = read_ahead(0, batches, 0, 30.0), read_ahead(0, batches, 7, 30.0)
     ranges = [(group.clip, group.ranges) for mine in whole for group in mine]
     assert not any(resumed[:7]) and all((group.clip, group.ranges) in ranges for mine in resumed for group in mine)
     left = {(int(b.clip[i]), b.start_seconds[i]) for b in batches[7:] for i in range(8)}
@@ -93,7 +93,7 @@ def test_what_is_decoded_together_is_the_same_after_a_resume():
 def test_what_is_brought_forward_is_spread_evenly_and_comes_in_the_order_of_need(most_seconds):
     random = np.random.default_rng(0)
     batches = [crops(random.integers(0, 40, 8), random.uniform(0, 90, 8)) for _ in range(60)]
-    groups = read_ahead(batches, 0, 1e9)
+    groups = read_ahead(0, batches, 0, 1e9)
     early, late = bring_forward(groups, 10, most_seconds)
     assert [group for mine in [*early, *late] for group in mine] == [group for mine in groups for group in mine]
     seconds = [sum(2.0 * len(group.wanted) for group in mine) for mine in early]

@@ -24,7 +24,7 @@ class Group(NamedTuple):
     wanted: set[tuple[float, float]]
 
 
-def read_ahead(batches: Sequence[Crops], done: int, most_seconds: float, window: int = 0) -> list[list[Group]]:
+def read_ahead(window: int, batches: Sequence[Crops], done: int, most_seconds: float) -> list[list[Group]]:
     """What to decode with each batch, for it and for later ones; nothing for the first `done`, which are not made.
 
     What is decoded together does not depend on `done`: MP3 and Opus differ by 1e-7 with the place where reading starts,

@@ -97,7 +97,7 @@ class OrderSampler:
         for worker in range(min(self.workers, len(batches)) if self.decoding else 0):
             its = slice(worker, None, self.workers)
             its_done = len(range(worker, done, self.workers))
-            groups[its] = read_ahead(mine[its], its_done, self._most_seconds, number)
+            groups[its] = read_ahead(number, mine[its], its_done, self._most_seconds)
         return _Window(number, mine, [number * size + int(end) for end in ends], done, groups)
 
 
